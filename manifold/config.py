@@ -1,0 +1,553 @@
+"""The typed configuration: one dataclass a section, and an unknown key is an error.
+
+``resolve`` merges a scale's file with what the user overrides and returns an ``Experiment``.
+Nothing here imports torch, so that ``snakemake -n`` answers at once.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from manifold.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN_TEACHER = "train"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set and the form in which the networks see it."""
+
+    dataset: Literal["fashion_mnist", "digits", "cifar10", "cifar100", "folder"]
+    folder: str | None  # where the files are; null for data that a package carries
+    image_size: int
+    channels: Literal[1, 3]
+    mean: list[float]
+    std: list[float]
+    validation: int  # training images held out for every choice that anyone makes
+    crop: float  # side of the centre crop at evaluation, as a share of the resized image
+    interpolation: Literal["bilinear", "bicubic", "nearest"]
+    verify: bool  # decode every image of a folder before any compute
+
+
+@dataclass(frozen=True)
+class Model:
+    """A timm model; image size, channels and classes come from the data."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    model: Model
+    weights: str  # "train", or the path of a .safetensors file
+    recipe: str
+    epochs: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """Student blocks and the teacher blocks that they are compared with, pair by pair."""
+
+    student: list[int]
+    teacher: list[int]
+
+
+@dataclass(frozen=True)
+class Pair:
+    student: Model
+    distilled_student: Model | None  # the same network with DeiT's distillation token
+    teacher: Teacher
+    layers: dict[str, LayerMap]
+    most_tokens: int  # maps of more tokens are merged to this many (paper: 196)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    name: str
+    learning_rate: float
+    weight_decay: float
+    epsilon: float
+    betas: list[float]
+    clip_norm: float | None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    name: Literal["cosine", "constant"]
+    warmup_epochs: float
+    warmup_learning_rate: float
+    minimum_learning_rate: float
+    per: Literal["step", "epoch"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    scale: list[float]
+    ratio: list[float]
+    horizontal_flip: float
+    color_jitter: float
+    auto_augment: str | None
+    random_erasing: float
+
+
+@dataclass(frozen=True)
+class Mixing:
+    mixup: float
+    cutmix: float
+    probability: float
+    switch_probability: float
+    mode: Literal["batch", "pair", "elem"]
+
+
+@dataclass(frozen=True)
+class SoftLabels:
+    """The part of a recipe that the distillation loss reads: (1−α)·CE + α·T²·KL."""
+
+    alpha: float
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    batch_size: int
+    optimizer: Optimizer
+    schedule: Schedule
+    augmentation: Augmentation
+    mixing: Mixing | None
+    label_smoothing: float
+    drop_path: float
+    ema_decay: float
+    distillation: SoftLabels
+
+
+@dataclass(frozen=True)
+class Method:
+    title: str
+    distiller: str  # module:Class
+    arguments: dict[str, Any]
+    student: Literal["student", "distilled_student"]
+    source: str
+
+
+@dataclass(frozen=True)
+class Table1:
+    pair: str
+    recipe: str
+    epochs: int
+    baseline: str  # gains are over this method
+    claims: dict[str, str]  # method: id of the row of claims.csv that stands next to it
+
+
+@dataclass(frozen=True)
+class CohortSettings:
+    size: int | None  # methods trained in one job; null: all of them
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str
+    threads: int
+    workers: int
+    evaluation_batch_size: int
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True)
+class Statistics:
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Experiment:
+    scale: str
+    description: str
+    name: str
+    results: str
+    claims: str
+    data: Data
+    pairs: dict[str, Pair]
+    recipes: dict[str, Recipe]
+    method_definitions: dict[str, Method]
+    methods: list[str]
+    seeds: list[int]
+    table1: Table1
+    statistics: Statistics
+    cohort: CohortSettings
+    machine: Machine
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.results) / self.name
+
+    def teacher_directory(self, pair: str) -> Path:
+        return self.directory / "teachers" / pair
+
+    def teacher_weights(self, pair: str) -> Path:
+        weights = self.pairs[pair].teacher.weights
+        if weights == TRAIN_TEACHER:
+            return self.teacher_directory(pair) / "student.safetensors"
+        return Path(weights)
+
+    def cell_directory(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> Path:
+        return (
+            self.directory / "cells" / pair / recipe / f"{epochs}-epochs" / method / f"seed-{seed}"
+        )
+
+    def cohorts(self) -> list[list[str]]:
+        """The methods, split into the lists that are trained together."""
+        size = self.cohort.size or len(self.methods)
+        return [self.methods[i : i + size] for i in range(0, len(self.methods), size)]
+
+    def teacher_identity(self, pair: str) -> dict[str, Any]:
+        """What shapes the weights of a pair's teacher, where the workflow trains it."""
+        teacher = self.pairs[pair].teacher
+        shaping = {
+            "data": self.data,
+            "model": teacher.model,
+            "recipe": self.recipes[teacher.recipe],
+            "epochs": teacher.epochs,
+            "seed": teacher.seed,
+        }
+        return to_plain(shaping)
+
+    def cell_identity(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> dict:
+        """What shapes the weights of a cell, except the bytes of the teacher's file."""
+        shaping = {
+            "data": self.data,
+            "pair": {
+                key: value
+                for key, value in vars(self.pairs[pair]).items()
+                if key in ("student", "distilled_student", "layers", "most_tokens")
+            },
+            "teacher": self.pairs[pair].teacher.model,
+            "recipe": self.recipes[recipe],
+            "epochs": epochs,
+            "method": method,
+            "distiller": self.method_definitions[method].distiller,
+            "arguments": self.method_definitions[method].arguments,
+            "student": self.method_definitions[method].student,
+            "seed": seed,
+        }
+        return to_plain(shaping)
+
+
+# What a cell's weights depend on: a run that overrides any of these gets a folder of its own.
+_SHAPING_SECTIONS = ("data", "pairs", "recipes", "method_definitions")
+
+
+def resolve(overrides: dict[str, Any]) -> Experiment:
+    """Merge the named scale with ``overrides`` (the content of ``--config`` and config files).
+
+    Raises:
+        UserError: an unknown or missing key, a value of the wrong type, a name that nothing
+            defines, or a combination that cannot be run.
+    """
+    overrides = dict(overrides)
+    scale = overrides.pop("scale", None)
+    if not isinstance(scale, str):
+        raise UserError(f"'scale' must name a scale ({_known_scales()}) or a .yaml file: {scale!r}")
+    base = _load_scale(scale)
+    merged = _merge(base, overrides)
+    merged["scale"] = Path(scale).stem
+    if merged.get("name") is None:
+        merged["name"] = _experiment_name(merged, base)
+    experiment = _build(Experiment, merged, "", _Origin(overrides, scale))
+    _check(experiment)
+    return experiment
+
+
+def parse_words(words: list[str]) -> dict[str, Any]:
+    """Read ``key=value`` words as ``snakemake --config`` does: the value is YAML."""
+    overrides: dict[str, Any] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or not key:
+            raise UserError(f"--config expects key=value, got {word!r}")
+        try:
+            overrides = _merge(overrides, {key: yaml.safe_load(value)})
+        except yaml.YAMLError as error:
+            raise UserError(f"--config {word!r}: the value is not YAML: {error}") from error
+    return overrides
+
+
+def to_words(overrides: dict[str, Any]) -> list[str]:
+    """The inverse of ``parse_words``."""
+    return [f"{key}={json.dumps(value)}" for key, value in sorted(overrides.items())]
+
+
+def to_plain(value: Any) -> Any:
+    """Return dataclasses, mappings and lists as plain JSON types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {key: to_plain(item) for key, item in vars(value).items()}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def fingerprint(value: Any) -> str:
+    """Return the SHA-256 of the canonical JSON of a configuration."""
+    text = json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: there is no such file, or it is not a YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a mapping, got {type(content).__name__}")
+    return content
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """Return "Did you mean …?" for a misspelt name, or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=3)
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+# ---------------------------------------------------------------------------------------------
+
+
+def _known_scales() -> str:
+    return ", ".join(sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml")))
+
+
+def _load_scale(scale: str) -> dict[str, Any]:
+    if scale.endswith((".yaml", ".yml")):
+        content = read_yaml(Path(scale))
+    else:
+        path = ROOT / "config/scales" / f"{scale}.yaml"
+        if not path.is_file():
+            raise UserError(f"unknown scale {scale!r}; known: {_known_scales()}")
+        content = read_yaml(path)
+    content = _merge({"method_definitions": read_yaml(ROOT / "config/methods.yaml")}, content)
+    recipes = content.get("recipes")
+    if isinstance(recipes, dict):
+        content["recipes"] = {
+            name: read_yaml(ROOT / recipe) if isinstance(recipe, str) else recipe
+            for name, recipe in recipes.items()
+        }
+    return content
+
+
+def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``overrides`` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _experiment_name(merged: dict[str, Any], base: dict[str, Any]) -> str:
+    changed = {
+        section: merged.get(section)
+        for section in _SHAPING_SECTIONS
+        if merged.get(section) != base.get(section)
+    }
+    return merged["scale"] + (f"-{fingerprint(changed)[:8]}" if changed else "")
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Tells which of the sources a key came from, for the messages."""
+
+    overrides: dict[str, Any]
+    scale: str
+
+    def of(self, path: str) -> str:
+        node: Any = self.overrides
+        for key in path.split("."):
+            if not isinstance(node, dict) or key not in node:
+                return f"scale {self.scale!r}"
+            node = node[key]
+        return "--config or --configfile"
+
+
+def _build(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
+    """Check ``value`` against the type ``kind`` and return it as that type."""
+    arguments = typing.get_args(kind)
+    outer = typing.get_origin(kind)
+    if kind is Any:
+        return value
+    if dataclasses.is_dataclass(kind):
+        return _build_section(kind, value, path, origin)
+    if outer is Literal:
+        if value not in arguments or isinstance(value, bool):
+            raise _wrong(path, f"one of {', '.join(map(repr, arguments))}", value, origin)
+        return value
+    if outer in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        (present,) = [argument for argument in arguments if argument is not type(None)]
+        return _build(present, value, path, origin)
+    if outer is list:
+        if not isinstance(value, list):
+            raise _wrong(path, "a list", value, origin)
+        return [_build(arguments[0], v, f"{path}[{i}]", origin) for i, v in enumerate(value)]
+    if outer is dict:
+        if not isinstance(value, dict):
+            raise _wrong(path, "a mapping", value, origin)
+        return {
+            _build(arguments[0], key, path, origin): _build(
+                arguments[1], item, f"{path}.{key}", origin
+            )
+            for key, item in value.items()
+        }
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+        raise _wrong(path, names[kind], value, origin)
+    return value
+
+
+def _build_section(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(path, f"a mapping ({kind.__name__})", value, origin)
+    hints = typing.get_type_hints(kind)
+    where = path or "the top level"
+    for key in value:
+        if key not in hints:
+            full = f"{path}.{key}".lstrip(".")
+            raise UserError(
+                f"{origin.of(full)}: unknown key {key!r} in {where}.{suggest(key, hints)} "
+                f"Known keys: {', '.join(hints)}"
+            )
+    missing = [key for key in hints if key not in value]
+    if missing:
+        raise UserError(f"scale {origin.scale!r}: {where} lacks {', '.join(missing)}")
+    return kind(
+        **{
+            key: _build(hints[key], value[key], f"{path}.{key}".lstrip("."), origin)
+            for key in hints
+        }
+    )
+
+
+def _wrong(path: str, expected: str, value: Any, origin: _Origin) -> UserError:
+    hint = ""
+    if isinstance(value, str):
+        try:
+            hint = f" (YAML reads this as text; write {float(value):#g})"
+        except ValueError:
+            pass
+    return UserError(
+        f"{origin.of(path)}: {path} must be {expected}, got {value!r} "
+        f"({type(value).__name__}){hint}"
+    )
+
+
+def _check(experiment: Experiment) -> None:
+    """Refuse what the types allow and no run can use."""
+    _check_names(experiment)
+    _check_numbers(experiment)
+    for name, pair in experiment.pairs.items():
+        if pair.teacher.recipe not in experiment.recipes:
+            raise _unknown(f"pairs.{name}.teacher.recipe", pair.teacher.recipe, experiment.recipes)
+        for map_name, layers in pair.layers.items():
+            if len(layers.student) != len(layers.teacher) or not layers.student:
+                raise UserError(
+                    f"pairs.{name}.layers.{map_name}: student and teacher must list equally many "
+                    f"blocks, at least one; got {layers.student} and {layers.teacher}"
+                )
+
+
+def _check_names(experiment: Experiment) -> None:
+    definitions = experiment.method_definitions
+    if not experiment.methods:
+        raise UserError("methods must list at least one method")
+    for method in experiment.methods:
+        if method not in definitions:
+            raise _unknown("methods", method, definitions)
+    for key in ("methods", "seeds"):
+        values = getattr(experiment, key)
+        doubles = sorted({str(value) for value in values if values.count(value) > 1})
+        if doubles:
+            raise UserError(f"{key} lists {', '.join(doubles)} more than once")
+    table = experiment.table1
+    if table.pair not in experiment.pairs:
+        raise _unknown("table1.pair", table.pair, experiment.pairs)
+    if table.recipe not in experiment.recipes:
+        raise _unknown("table1.recipe", table.recipe, experiment.recipes)
+    if table.baseline not in experiment.methods:
+        raise UserError(
+            f"table1.baseline {table.baseline!r} is not among the methods that run "
+            f"({', '.join(experiment.methods)}); gains are taken over it, so add it"
+        )
+    for method in experiment.methods:
+        if (
+            definitions[method].student == "distilled_student"
+            and experiment.pairs[table.pair].distilled_student is None
+        ):
+            raise UserError(
+                f"method {method!r} needs a student with a distillation token: set "
+                f"pairs.{table.pair}.distilled_student or leave the method out"
+            )
+    for name in (experiment.name, *experiment.pairs, *experiment.recipes, *definitions):
+        if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+            raise UserError(
+                f"{name!r} names a folder of the results: use letters, digits, '-', '_' and '.'"
+            )
+
+
+def _check_numbers(experiment: Experiment) -> None:
+    if len(experiment.seeds) < 2:
+        raise UserError(
+            f"seeds: {experiment.seeds} has {len(experiment.seeds)}; a table with intervals needs "
+            "at least two, for instance seeds=[0,1,2]"
+        )
+    if not 0 < experiment.statistics.confidence < 1:
+        raise UserError("statistics.confidence must lie between 0 and 1")
+    size = experiment.cohort.size
+    if size is not None and size < 1:
+        raise UserError(f"cohort.size must be positive, or null for all methods; got {size}")
+    data = experiment.data
+    for key in ("mean", "std"):
+        if len(getattr(data, key)) != data.channels:
+            raise UserError(
+                f"data.{key} has {len(getattr(data, key))} values for {data.channels} channel(s)"
+            )
+    positive = {
+        "data.image_size": data.image_size,
+        "data.validation": data.validation,
+        "table1.epochs": experiment.table1.epochs,
+        "machine.threads": experiment.machine.threads,
+        "machine.evaluation_batch_size": experiment.machine.evaluation_batch_size,
+        **{f"pairs.{n}.teacher.epochs": p.teacher.epochs for n, p in experiment.pairs.items()},
+        **{f"recipes.{n}.batch_size": r.batch_size for n, r in experiment.recipes.items()},
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise UserError(f"{key} must be at least 1, got {value}")
+    for name, recipe in experiment.recipes.items():
+        if recipe.mixing and recipe.batch_size % 2:
+            raise UserError(f"recipes.{name}.batch_size must be even for mixup, got odd")
+
+
+def _unknown(key: str, name: str, known: typing.Iterable[str]) -> UserError:
+    known = list(known)
+    return UserError(f"{key}: unknown {name!r}.{suggest(name, known)} Known: {', '.join(known)}")

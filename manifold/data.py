@@ -1,0 +1,432 @@
+"""Data sets, their three splits, and batches whose every draw follows from the seed.
+
+The training split loses its last images to a validation split, for every choice that anyone makes;
+the test split is for the final evaluation alone.
+"""
+
+import gzip
+import subprocess
+import tempfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from timm.data import Mixup, create_transform
+from timm.data.mixup import mixup_target
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import datasets
+from tqdm import tqdm
+
+from manifold.config import Data, Recipe
+from manifold.errors import UserError
+from manifold.files import write_atomic
+from manifold.seeds import derive, reseed
+
+# SHA-256 of the uncompressed files; gzip's own bytes differ between mirrors.
+FASHION_MNIST = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
+DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+DOWNLOAD_TIMEOUT_SECONDS = 20
+DIGITS_TEST_IMAGES = 360
+
+
+@dataclass
+class Images(Dataset):
+    """Images of one split.
+
+    ``split[i, seed]`` draws its augmentation from ``seed``; ``split[i, None]`` draws nothing.
+    """
+
+    load: Callable[[int], Image.Image]
+    indices: np.ndarray
+    labels: np.ndarray
+    transform: Callable[[Image.Image], Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: tuple[int, int | None]) -> tuple[Tensor, int]:
+        position, seed = key
+        if seed is not None:
+            reseed(seed)
+        index = int(self.indices[position])
+        return self.transform(self.load(index)), int(self.labels[index])
+
+    def transformed(self, transform: Callable[[Image.Image], Tensor]) -> "Images":
+        return Images(self.load, self.indices, self.labels, transform)
+
+
+@dataclass
+class Splits:
+    train: Images
+    validation: Images
+    test: Images
+    classes: list[str]
+
+
+def load_splits(data: Data) -> Splits:
+    """Find, check and open a data set.
+
+    Raises:
+        UserError: it is missing or corrupt; names the file and the layout that is expected.
+    """
+    train, test, classes = _OPEN[data.dataset](data)
+    labels = train.labels
+    held_out = _held_out(labels, data)
+    positions = np.arange(len(labels))
+    return Splits(
+        train=Images(train.load, positions[~held_out], labels),
+        validation=Images(train.load, positions[held_out], labels),
+        test=test,
+        classes=classes,
+    )
+
+
+def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
+    """The last images of the training split; of a folder, which is sorted, the last of each class."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    if data.validation >= len(labels):
+        raise UserError(
+            f"data.validation {data.validation} leaves nothing of {len(labels)} training images"
+        )
+    if data.dataset == "folder":
+        for label in np.unique(labels):
+            own = np.flatnonzero(labels == label)
+            count = round(data.validation * len(own) / len(labels))
+            if not 0 < count < len(own):
+                raise UserError(
+                    f"data.validation {data.validation} takes {count} of the {len(own)} training "
+                    f"images of class {label}; choose a number that takes some and leaves some of "
+                    "every class"
+                )
+            held_out[own[len(own) - count :]] = True
+    else:
+        held_out[-data.validation :] = True
+    return held_out
+
+
+# ---- augmentation and batches ----------------------------------------------------------------
+
+
+def train_transform(data: Data, recipe: Recipe) -> Callable[[Image.Image], Tensor]:
+    """timm's training transform for the recipe."""
+    augmentation = recipe.augmentation
+    return create_transform(
+        data.image_size,
+        is_training=True,
+        scale=augmentation.scale,
+        ratio=augmentation.ratio,
+        hflip=augmentation.horizontal_flip,
+        color_jitter=augmentation.color_jitter or None,
+        auto_augment=augmentation.auto_augment,
+        re_prob=augmentation.random_erasing,
+        re_mode="pixel",
+        interpolation=data.interpolation,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+    )
+
+
+def evaluation_transform(data: Data) -> Callable[[Image.Image], Tensor]:
+    """timm's evaluation transform: resize by the shorter side, then the centre crop."""
+    return create_transform(
+        data.image_size,
+        crop_pct=data.crop,
+        interpolation=data.interpolation,
+        mean=tuple(data.mean),
+        std=tuple(data.std),
+    )
+
+
+@dataclass
+class TrainingBatches:
+    """The batches of one epoch, as (position, augmentation seed) keys; the last short one is left out.
+
+    Order and augmentation follow from (seed, epoch, image) alone, so an epoch can be entered at
+    any batch and by any number of workers.
+    """
+
+    length: int
+    batch_size: int
+    seed: int
+    epoch: int
+    first_batch: int = 0
+
+    def __len__(self) -> int:
+        return self.length // self.batch_size - self.first_batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
+        order = torch.randperm(self.length, generator=generator).tolist()
+        for batch in range(self.first_batch, self.length // self.batch_size):
+            positions = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(p, derive(self.seed, "augmentation", self.epoch, p)) for p in positions]
+
+
+def evaluation_loader(images: Images, data: Data, batch_size: int, workers: int) -> DataLoader:
+    """Every image once, in order, without padding."""
+    keys = [(position, None) for position in range(len(images))]
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    return DataLoader(
+        images.transformed(evaluation_transform(data)), batch_sampler=batches, num_workers=workers
+    )
+
+
+class Mixer:
+    """Turns class indices into soft targets: timm's mixup and cutmix, or smoothing alone."""
+
+    def __init__(self, recipe: Recipe, classes: int, seed: int):
+        self.classes = classes
+        self.smoothing = recipe.label_smoothing
+        self.seed = seed
+        self.mixup = None
+        if recipe.mixing:
+            self.mixup = Mixup(
+                mixup_alpha=recipe.mixing.mixup,
+                cutmix_alpha=recipe.mixing.cutmix,
+                prob=recipe.mixing.probability,
+                switch_prob=recipe.mixing.switch_probability,
+                mode=recipe.mixing.mode,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=classes,
+            )
+
+    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return mixed images (B, C, H, W) and target probabilities (B, classes)."""
+        if self.mixup:
+            reseed(derive(self.seed, "mixup", step))
+            return self.mixup(images, labels)
+        return images, mixup_target(labels, self.classes, lam=1.0, smoothing=self.smoothing)
+
+
+def duplicate_share(batch: list[tuple[int, int]]) -> float:
+    """The share of a batch's entries whose image stands in it already."""
+    return 1 - len({position for position, _ in batch}) / len(batch)
+
+
+# ---- the data sets -----------------------------------------------------------------------------
+
+
+def _from_arrays(images: np.ndarray, labels: np.ndarray, mode: str) -> Images:
+    labels = np.asarray(labels, dtype=np.int64)
+    return Images(
+        lambda i: Image.fromarray(images[i]).convert(mode), np.arange(len(labels)), labels
+    )
+
+
+def _mode(data: Data) -> str:
+    return "L" if data.channels == 1 else "RGB"
+
+
+def _required_folder(data: Data) -> Path:
+    if data.folder is None:
+        raise UserError(f"data.folder must name the folder of data set {data.dataset!r}")
+    return Path(data.folder)
+
+
+def _open_digits(data: Data) -> tuple[Images, Images, list[str]]:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).round().astype(np.uint8)
+    names = [str(name) for name in digits.target_names]
+    cut = len(images) - DIGITS_TEST_IMAGES
+    return (
+        _from_arrays(images[:cut], digits.target[:cut], _mode(data)),
+        _from_arrays(images[cut:], digits.target[cut:], _mode(data)),
+        names,
+    )
+
+
+def _open_fashion_mnist(data: Data) -> tuple[Images, Images, list[str]]:
+    root = obtain_fashion_mnist(_required_folder(data))
+    train, test = (datasets.FashionMNIST(root, train=train) for train in (True, False))
+    return (
+        _from_arrays(train.data.numpy(), train.targets.numpy(), _mode(data)),
+        _from_arrays(test.data.numpy(), test.targets.numpy(), _mode(data)),
+        list(train.classes),
+    )
+
+
+def _open_cifar(data: Data) -> tuple[Images, Images, list[str]]:
+    kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.dataset]
+    folder = _required_folder(data)
+    try:
+        train, test = (kind(folder, train=train) for train in (True, False))
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"{folder}: no intact {data.dataset} ({error}); expected {kind.base_folder}/ with the "
+            f"files of the official python archive, {kind.url}"
+        ) from error
+    return (
+        _from_arrays(train.data, np.array(train.targets), _mode(data)),
+        _from_arrays(test.data, np.array(test.targets), _mode(data)),
+        list(train.classes),
+    )
+
+
+def _open_folder(data: Data) -> tuple[Images, Images, list[str]]:
+    folder = _required_folder(data)
+    splits = []
+    for name in ("train", "val"):
+        try:
+            splits.append(datasets.ImageFolder(folder / name))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(
+                f"{folder / name}: {error}; expected {folder}/train/CLASS/*.jpg and "
+                f"{folder}/val/CLASS/*.jpg (or .png and what else torchvision's ImageFolder reads)"
+            ) from error
+    train, test = splits
+    if train.classes != test.classes:
+        odd = sorted(set(train.classes) ^ set(test.classes))
+        raise UserError(f"{folder}: classes that only one of train/ and val/ has: {', '.join(odd)}")
+    if len(train.classes) < 2:
+        raise UserError(f"{folder}/train holds one class alone, {train.classes[0]!r}")
+
+    def images(split: datasets.ImageFolder) -> Images:
+        paths = [path for path, _ in split.samples]
+        labels = np.array([label for _, label in split.samples], dtype=np.int64)
+        return Images(lambda i: _read_image(paths[i], _mode(data)), np.arange(len(paths)), labels)
+
+    return images(train), images(test), list(train.classes)
+
+
+def _read_image(path: str, mode: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert(mode)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}; replace it") from error
+
+
+def verify(splits: Splits) -> None:
+    """Decode every image once.
+
+    Raises:
+        UserError: names the first file that cannot be read.
+    """
+    for name in ("train", "validation", "test"):
+        split = getattr(splits, name)
+        for index in tqdm(split.indices, desc=f"verify {name}", unit="image", mininterval=5):
+            split.load(int(index))
+
+
+_OPEN = {
+    "digits": _open_digits,
+    "fashion_mnist": _open_fashion_mnist,
+    "cifar10": _open_cifar,
+    "cifar100": _open_cifar,
+    "folder": _open_folder,
+}
+
+
+# ---- fetching Fashion-MNIST --------------------------------------------------------------------
+
+
+def obtain_fashion_mnist(folder: Path) -> Path:
+    """Make sure of Fashion-MNIST's four files in ``folder`` and return torchvision's root.
+
+    They are looked for in ``folder`` itself (gzipped, as published), then where Debian's package
+    installs them, then fetched from torchvision's mirror, then from Debian's package, unpacked
+    without installing it. Every file is checked by the SHA-256 of its content.
+
+    Raises:
+        UserError: a file that is there is corrupt, or none of the sources can be reached.
+    """
+    raw = folder / "FashionMNIST" / "raw"
+    for name, digest in FASHION_MNIST.items():
+        path = raw / name
+        if path.exists():
+            _check_digest(path, path.read_bytes(), digest)
+    if all((raw / name).exists() for name in FASHION_MNIST):
+        return folder
+    contents, refusals = None, []
+    for source in (_from_folder(folder), _from_folder(DEBIAN_FOLDER)):
+        try:
+            contents = contents or source()
+        except FileNotFoundError as error:
+            refusals.append(str(error))
+    for source in (_from_mirror, _from_debian):
+        try:
+            contents = contents or source()
+        except (OSError, subprocess.SubprocessError, UserError) as error:
+            refusals.append(f"{source.__doc__.splitlines()[0]}: {error}")
+    if contents:
+        for name, content in contents.items():
+            write_atomic(raw / name, lambda partial, content=content: partial.write_bytes(content))
+        return folder
+    raise UserError(
+        f"Fashion-MNIST is not in {folder} and cannot be fetched ({'; '.join(refusals)}); put "
+        f"{', '.join(f'{name}.gz' for name in FASHION_MNIST)} into {folder}, or install Debian's "
+        f"package {FASHION_MNIST_PACKAGE}"
+    )
+
+
+def _from_folder(folder: Path) -> Callable[[], dict[str, bytes]]:
+    def read() -> dict[str, bytes]:
+        missing = [name for name in FASHION_MNIST if not (folder / f"{name}.gz").is_file()]
+        if missing:
+            raise FileNotFoundError(f"{folder} lacks {missing[0]}.gz")
+        return {
+            name: _unzip(folder / f"{name}.gz", digest) for name, digest in FASHION_MNIST.items()
+        }
+
+    return read
+
+
+def _unzip(path: Path, digest: str) -> bytes:
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path} is corrupt ({error}); delete it and run again") from error
+    _check_digest(path, content, digest)
+    return content
+
+
+def _check_digest(path: Path, content: bytes, expected: str) -> None:
+    got = sha256(content).hexdigest()
+    if got != expected:
+        raise UserError(
+            f"{path} is corrupt: the SHA-256 of its content is {got}, expected {expected}; delete "
+            "it and run again to fetch it anew"
+        )
+
+
+def _from_mirror() -> dict[str, bytes]:
+    """Download from torchvision's mirror."""
+    (mirror, *_) = datasets.FashionMNIST.mirrors
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in tqdm(FASHION_MNIST, desc="Fashion-MNIST, torchvision's mirror", unit="file"):
+            with urllib.request.urlopen(
+                f"{mirror}{name}.gz", timeout=DOWNLOAD_TIMEOUT_SECONDS
+            ) as response:
+                (Path(temporary) / f"{name}.gz").write_bytes(response.read())
+        return _from_folder(Path(temporary))()
+
+
+def _from_debian() -> dict[str, bytes]:
+    """Download Debian's package and unpack it."""
+    # apt gets lists and a cache of its own: no root is needed, and the system's stay as they are.
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name in ("lists/partial", "cache/archives/partial", "unpacked"):
+            (folder / name).mkdir(parents=True)
+        apt = ["apt-get", "-qq", "-o", f"Dir::State::Lists={folder}/lists"]
+        apt += ["-o", f"Dir::Cache={folder}/cache"]
+        apt += ["-o", "APT::Sandbox::User=root"]
+        for command in (["update"], ["download", FASHION_MNIST_PACKAGE]):
+            subprocess.run([*apt, *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        (package,) = folder.glob(f"{FASHION_MNIST_PACKAGE}_*.deb")
+        subprocess.run(["dpkg-deb", "-x", package, folder / "unpacked"], check=True)
+        return _from_folder(folder / "unpacked" / DEBIAN_FOLDER.relative_to("/"))()

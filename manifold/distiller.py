@@ -1,0 +1,154 @@
+"""What every method is: a ``timm.task.TrainingTask`` that turns two networks into named losses."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.task import TrainingTask
+from torch import Tensor, nn
+
+from manifold.config import LayerMap
+from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
+
+
+class FrozenTeacher(nn.Module):
+    """A teacher that cannot leave eval mode, has no gradient, and runs once a batch.
+
+    The outputs of the last batch are kept: the members of a cohort ask with the same tensor, and
+    the first of them pays for the pass.
+    """
+
+    def __init__(self, model: nn.Module, most_tokens: int):
+        super().__init__()
+        self.model = model.requires_grad_(False)
+        self.most_tokens = most_tokens
+        self.layers: set[int] = set()
+        self.sha256: str | None = None
+        self._last: tuple[Tensor, int, Outputs] | None = None
+        self.eval()
+
+    def train(self, mode: bool = True) -> "FrozenTeacher":
+        return super().train(False)
+
+    def watch(self, layers: list[int]) -> None:
+        """Ask for the tokens of these blocks in every later pass."""
+        self.layers.update(layers)
+        self._last = None
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Outputs:
+        if self._last is not None:
+            known_images, version, outputs = self._last
+            if known_images is images and version == images._version:
+                return outputs
+        outputs = forward_with_tokens(self.model, images, self.layers, self.most_tokens)
+        self._last = (images, images._version, outputs)
+        return outputs
+
+
+class Distiller(TrainingTask):
+    """A method: owns the student, its own auxiliary modules and a reference to the teacher.
+
+    A method derives from this class, keeps its weights in ``__init__``, registers what it trains
+    beside the student in ``self.auxiliary``, and returns its weighted losses from ``terms``.
+
+    Args:
+        student: the timm model that is trained.
+        teacher: the frozen teacher, shared with other methods; None for a method without one.
+        image_shape: (channels, height, width) of one image.
+        layers: blocks that are compared; None for methods that read logits alone.
+        most_tokens: larger token maps are merged to this many.
+        alpha, temperature: of ``soft_kd``, set by the recipe.
+
+    Attributes:
+        trainable_module: the student (timm's name for it).
+        auxiliary: modules that are trained with the student and thrown away with the method.
+        sampling: the generator for the method's own draws; reseeded at every step.
+        student_layouts, teacher_layouts: block → token layout, for the sizes of projectors.
+
+    Raises:
+        UserError: a layer out of range, or token grids that do not match.
+    """
+
+    uses_teacher = True
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: FrozenTeacher | None,
+        *,
+        image_shape: tuple[int, int, int],
+        most_tokens: int,
+        alpha: float,
+        temperature: float,
+        layers: LayerMap | None = None,
+    ):
+        super().__init__(device=next(student.parameters()).device, verbose=False)
+        self.trainable_module = student
+        self.auxiliary = nn.ModuleDict()
+        # Not registered as a submodule: train(), parameters() and state_dict() pass it by.
+        object.__setattr__(self, "teacher", teacher)
+        self.most_tokens = most_tokens
+        self.alpha = alpha
+        self.temperature = temperature
+        self.layers = layers or LayerMap(student=[], teacher=[])
+        self.sampling = torch.Generator()
+        self.student_layouts = layouts(student, image_shape, self.layers.student, most_tokens)
+        self.teacher_layouts = {}
+        if self.uses_teacher:
+            self.teacher_layouts = layouts(
+                teacher.model, image_shape, self.layers.teacher, most_tokens
+            )
+            check_grids(self.student_layouts, self.teacher_layouts, self.layers)
+            teacher.watch(self.layers.teacher)
+
+    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return ``loss``, ``output`` (logits) and every named, weighted term of the loss.
+
+        Args:
+            images: (B, C, H, W), normalised, as augmented and mixed for the student.
+            targets: (B, classes) probabilities, or (B,) class indices.
+        """
+        student = forward_with_tokens(
+            self.trainable_module, images, self.layers.student, self.most_tokens
+        )
+        teacher = self.teacher(images) if self.uses_teacher else None
+        terms = self.terms(student, teacher, targets)
+        return {"loss": sum(terms.values()), "output": student.logits, **terms}
+
+    def terms(self, student: Outputs, teacher: Outputs | None, targets: Tensor) -> dict[str, Any]:
+        """Return the method's named losses, weighted; their sum is minimised."""
+        raise NotImplementedError
+
+    def token_pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        """The (student, teacher) tokens of each layer pair, (B, N, D_s) and (B, N, D_t)."""
+        return [
+            (student.tokens[own], teacher.tokens[other])
+            for own, other in zip(self.layers.student, self.layers.teacher, strict=True)
+        ]
+
+    def soft_kd(self, student: Outputs, teacher: Outputs, targets: Tensor) -> dict[str, Tensor]:
+        """(1−α)·CE(student, targets) + α·T²·KL(teacher ‖ student), KL summed over the classes.
+
+        Both are means over the batch alone, never over batch × classes. With α = 1 there is no
+        cross-entropy term at all: the labels are not used.
+
+        Source: Hinton et al. 2015, arXiv 1503.02531; reduction as in Hao840/manifold-distillation.
+        """
+        terms = {}
+        if self.alpha < 1:
+            terms["cross_entropy"] = (1 - self.alpha) * F.cross_entropy(student.logits, targets)
+        if self.alpha > 0:
+            divergence = F.kl_div(
+                F.log_softmax(student.logits / self.temperature, dim=-1),
+                F.log_softmax(teacher.logits / self.temperature, dim=-1),
+                reduction="batchmean",
+                log_target=True,
+            )
+            terms["kl"] = self.alpha * self.temperature**2 * divergence
+        return terms
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the student's parameters that timm never decays, as the optimizer sees them."""
+        names = getattr(self.trainable_module, "no_weight_decay", set)()
+        return {f"trainable_module.{name}" for name in names}

@@ -1,0 +1,525 @@
+"""Train a cohort: ``python -m manifold.train --config scale=mini --methods soft_kd --seed 0``.
+
+The same command is what the workflow's rules call. It resumes from its last checkpoint, and cells
+that are complete already are left alone.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from benchmarks.classification import evaluate
+from manifold import config, records
+from manifold.cohort import Cohort, Member
+from manifold.config import TRAIN_TEACHER, Experiment, Method, Model, Pair, Recipe
+from manifold.data import (
+    Mixer,
+    Splits,
+    TrainingBatches,
+    duplicate_share,
+    evaluation_loader,
+    load_splits,
+    train_transform,
+)
+from manifold.distiller import Distiller, FrozenTeacher
+from manifold.errors import UserError
+from manifold.files import sha256, write_atomic, write_text
+from manifold.models import create_model, load_weights, save_weights
+from manifold.seeds import derive, reseed
+
+CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
+
+
+@dataclass
+class Cell:
+    """One run: a method under a recipe, a budget and a seed, and the folder of its results."""
+
+    method: str
+    definition: Method
+    student: Model
+    directory: Path
+    identity: dict
+
+    @property
+    def fingerprint(self) -> str:
+        return config.fingerprint(self.identity)
+
+    def is_complete(self) -> bool:
+        """Whether the folder holds the files of this very configuration, unharmed."""
+        if not all((self.directory / name).is_file() for name in CELL_FILES):
+            return False
+        record = records.read_run(self.directory / "run.json")
+        return record["fingerprint"] == self.fingerprint and all(
+            sha256(self.directory / name) == digest for name, digest in record["files"].items()
+        )
+
+
+@dataclass
+class Setting:
+    """What the cells of one cohort share."""
+
+    experiment: Experiment
+    pair: Pair
+    pair_name: str
+    recipe: Recipe
+    recipe_name: str
+    epochs: int
+    seed: int
+    teacher_weights: Path | None
+    state: Path
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.experiment.machine.device)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        data = self.experiment.data
+        return (data.channels, data.image_size, data.image_size)
+
+
+def student_setting(
+    experiment: Experiment, pair: str, recipe: str, epochs: int, methods: list[str], seed: int
+) -> tuple[Setting, list[Cell]]:
+    """The setting and the cells of ``methods`` for one seed."""
+    weights = experiment.teacher_weights(pair)
+    directory = experiment.directory / "state" / pair / recipe / f"{epochs}-epochs"
+    setting = Setting(
+        experiment=experiment,
+        pair=experiment.pairs[pair],
+        pair_name=pair,
+        recipe=experiment.recipes[recipe],
+        recipe_name=recipe,
+        epochs=epochs,
+        seed=seed,
+        teacher_weights=weights,
+        state=directory / f"seed-{seed}-{config.fingerprint(sorted(methods))[:8]}.pt",
+    )
+    if not weights.is_file():
+        raise UserError(
+            f"{weights}: no teacher there; train it first (the workflow's rule does, or this "
+            f"command with --teacher), or correct pairs.{pair}.teacher.weights"
+        )
+    teacher = sha256(weights)
+    cells = []
+    for method in methods:
+        definition = experiment.method_definitions[method]
+        identity = experiment.cell_identity(pair, recipe, epochs, method, seed)
+        student = getattr(setting.pair, definition.student)
+        directory = experiment.cell_directory(pair, recipe, epochs, method, seed)
+        identity["teacher_sha256"] = teacher
+        cells.append(Cell(method, definition, student, directory, identity))
+    return setting, cells
+
+
+def teacher_setting(experiment: Experiment, pair: str) -> tuple[Setting, list[Cell]]:
+    """The setting and the one cell in which a pair's teacher is trained, without distillation."""
+    teacher = experiment.pairs[pair].teacher
+    setting = Setting(
+        experiment=experiment,
+        pair=experiment.pairs[pair],
+        pair_name=pair,
+        recipe=experiment.recipes[teacher.recipe],
+        recipe_name=teacher.recipe,
+        epochs=teacher.epochs,
+        seed=teacher.seed,
+        teacher_weights=None,
+        state=experiment.directory / "state" / pair / "teacher.pt",
+    )
+    cell = Cell(
+        method="none",
+        definition=experiment.method_definitions["none"],
+        student=teacher.model,
+        directory=experiment.teacher_directory(pair),
+        identity=experiment.teacher_identity(pair),
+    )
+    return setting, [cell]
+
+
+def build_teacher(setting: Setting, classes: int) -> FrozenTeacher | None:
+    """Create the teacher and load its weights; None where the setting has none."""
+    if setting.teacher_weights is None:
+        return None
+    model = create_model(setting.pair.teacher.model, setting.image_shape, classes)
+    load_weights(model, setting.teacher_weights, f"the teacher of pair {setting.pair_name!r}")
+    teacher = FrozenTeacher(model.to(setting.device), setting.pair.most_tokens)
+    teacher.sha256 = sha256(setting.teacher_weights)
+    return teacher
+
+
+def build_distiller(
+    setting: Setting, cell: Cell, teacher: FrozenTeacher | None, classes: int
+) -> Distiller:
+    """Create the student and the method around it, each from its own seed.
+
+    Raises:
+        UserError: the method's class, an argument or a layer does not exist; grids do not match.
+    """
+    definition = cell.definition
+    kind = find_distiller(cell.method, definition)
+    reseed(derive(setting.seed, "initialisation"))
+    student = create_model(cell.student, setting.image_shape, classes, setting.recipe.drop_path)
+    reseed(derive(setting.seed, "auxiliary", cell.method))
+    arguments = dict(definition.arguments)
+    if "layers" in arguments:
+        arguments["layers"] = _layer_map(setting, cell.method, arguments["layers"])
+    try:
+        distiller = kind(
+            student,
+            teacher,
+            image_shape=setting.image_shape,
+            most_tokens=setting.pair.most_tokens,
+            alpha=setting.recipe.distillation.alpha,
+            temperature=setting.recipe.distillation.temperature,
+            **arguments,
+        )
+    except TypeError as error:
+        raise UserError(
+            f"method {cell.method!r}: {definition.distiller} refuses its arguments "
+            f"{definition.arguments}: {error}; correct them in config/methods.yaml"
+        ) from error
+    except UserError as error:
+        raise UserError(f"method {cell.method!r}, pair {setting.pair_name!r}: {error}") from error
+    return distiller.to(setting.device)
+
+
+def find_distiller(method: str, definition: Method) -> type[Distiller]:
+    module, _, name = definition.distiller.partition(":")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"method {method!r}: there is no {definition.distiller!r} ({error}); 'distiller' in "
+            "config/methods.yaml is module:Class"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Distiller)):
+        raise UserError(f"method {method!r}: {definition.distiller} is not a manifold.Distiller")
+    return kind
+
+
+def _layer_map(setting: Setting, method: str, name: str) -> config.LayerMap:
+    maps = setting.pair.layers
+    if name not in maps:
+        raise UserError(
+            f"method {method!r}: pair {setting.pair_name!r} has no layer map {name!r}."
+            f"{config.suggest(name, maps)} Known: {', '.join(maps)}"
+        )
+    return maps[name]
+
+
+def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps_per_epoch: int) -> Cohort:
+    """Create the teacher, every student and every method of a cohort."""
+    teacher = build_teacher(setting, classes)
+    members = [
+        Member(
+            cell.method,
+            build_distiller(setting, cell, teacher, classes),
+            setting.recipe,
+            seed=setting.seed,
+            epochs=setting.epochs,
+            steps_per_epoch=steps_per_epoch,
+        )
+        for cell in cells
+    ]
+    return Cohort(members, teacher)
+
+
+class Training:
+    """A cohort on its way from the first step to the last, and what must survive a kill."""
+
+    def __init__(self, setting: Setting, cells: list[Cell], splits: Splits):
+        self.setting = setting
+        self.cells = cells
+        self.splits = splits
+        self.steps_per_epoch = len(splits.train) // setting.recipe.batch_size
+        if not self.steps_per_epoch:
+            raise UserError(
+                f"recipes.{setting.recipe_name}.batch_size {setting.recipe.batch_size} is larger "
+                f"than the training split of {len(splits.train)} images"
+            )
+        self.cohort = build_cohort(setting, cells, len(splits.classes), self.steps_per_epoch)
+        self.mixer = Mixer(setting.recipe, len(splits.classes), setting.seed)
+        self.train_images = splits.train.transformed(
+            train_transform(setting.experiment.data, setting.recipe)
+        )
+        self.step = 0
+        self.rows: dict[str, list[dict]] = {cell.method: [] for cell in cells}
+        self.best: dict[str, dict] = {}
+        self.duplicates = 0.0
+        self.wall_seconds = 0.0
+        self._clock = time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        return self.step // self.steps_per_epoch
+
+    def run(self) -> None:
+        """Train to the end of the last epoch, from wherever the training stands."""
+        while self.epoch < self.setting.epochs:
+            self._run_epoch()
+            self._validate()
+            self.save()
+
+    def _run_epoch(self) -> None:
+        batches, loader = self._loader()
+        bar = tqdm(
+            zip(batches, loader, strict=True),
+            desc=f"seed {self.setting.seed}, epoch {self.epoch + 1}/{self.setting.epochs}",
+            initial=batches.first_batch,
+            total=self.steps_per_epoch,
+            unit="step",
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+        )
+        for keys, (images, labels) in bar:
+            images, labels = images.to(self.setting.device), labels.to(self.setting.device)
+            images, targets = self.mixer(images, labels, self.step)
+            self.cohort.step(images, targets, self.step)
+            self.duplicates += duplicate_share(keys)
+            self.step += 1
+            # The end of an epoch is saved by run(), together with its validation.
+            if self._is_save_due() and self.step % self.steps_per_epoch:
+                self.save()
+
+    def _loader(self) -> tuple[TrainingBatches, DataLoader]:
+        batches = TrainingBatches(
+            length=len(self.train_images),
+            batch_size=self.setting.recipe.batch_size,
+            seed=self.setting.seed,
+            epoch=self.epoch,
+            first_batch=self.step % self.steps_per_epoch,
+        )
+        workers = self.setting.experiment.machine.workers
+        return batches, DataLoader(self.train_images, batch_sampler=batches, num_workers=workers)
+
+    def _validate(self) -> None:
+        accuracies = self.evaluate(
+            [member.distiller.get_eval_model() for member in self.cohort.members],
+            self.splits.validation,
+            "validation",
+        )
+        for member, top1 in zip(self.cohort.members, accuracies, strict=True):
+            row = {"epoch": self.epoch, "step": self.step, "learning_rate": member.learning_rate}
+            row |= {term: total / self.steps_per_epoch for term, total in member.totals.items()}
+            row |= {"validation_top1": top1, "images_per_second": self._images_per_second(member)}
+            self.rows[member.name].append(row)
+            if member.name not in self.best or top1 > self.best[member.name]["top1"]:
+                weights = member.distiller.get_eval_model().state_dict()
+                self.best[member.name] = {
+                    "top1": top1,
+                    "epoch": self.epoch,
+                    "weights": {key: value.clone() for key, value in weights.items()},
+                }
+            member.totals, member.seconds = {}, 0.0
+        self.cohort.teacher_seconds = 0.0
+
+    def _images_per_second(self, member: Member) -> float:
+        """Training throughput of the epoch as if the member had run alone, without the data."""
+        seconds = member.seconds
+        if member.distiller.uses_teacher:
+            seconds += self.cohort.teacher_seconds
+        return self.steps_per_epoch * self.setting.recipe.batch_size / seconds
+
+    def evaluate(self, models: list[nn.Module], images, what: str) -> list[float]:
+        machine = self.setting.experiment.machine
+        loader = evaluation_loader(
+            images, self.setting.experiment.data, machine.evaluation_batch_size, machine.workers
+        )
+        return evaluate(models, loader, self.setting.device, what)
+
+    # ---- surviving a kill ------------------------------------------------------------------
+
+    def _is_save_due(self) -> bool:
+        elapsed = time.monotonic() - self._clock
+        return elapsed >= self.setting.experiment.machine.checkpoint_seconds
+
+    def _read_clock(self) -> None:
+        now = time.monotonic()
+        self.wall_seconds += now - self._clock
+        self._clock = now
+
+    def _fingerprint(self) -> str:
+        return config.fingerprint([cell.identity for cell in self.cells])
+
+    def save(self) -> None:
+        self._read_clock()
+        state = {
+            "fingerprint": self._fingerprint(),
+            "cohort": self.cohort.state(),
+            "step": self.step,
+            "rows": self.rows,
+            "best": self.best,
+            "duplicates": self.duplicates,
+            "wall_seconds": self.wall_seconds,
+        }
+        write_atomic(self.setting.state, lambda partial: torch.save(state, partial))
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one of this very configuration.
+
+        Raises:
+            UserError: the checkpoint is damaged.
+        """
+        path = self.setting.state
+        if not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location=self.setting.device, weights_only=True)
+            fingerprint = state["fingerprint"]
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise UserError(
+                f"{path} is damaged: not a checkpoint of this project ({error}); delete it to "
+                "start this cohort again"
+            ) from error
+        if fingerprint != self._fingerprint():
+            print(f"{path} is of another configuration; starting anew", file=sys.stderr)
+            return
+        self.cohort.load_state(state["cohort"])
+        self.step = state["step"]
+        self.rows = state["rows"]
+        self.best = state["best"]
+        self.duplicates = state["duplicates"]
+        self.wall_seconds = state["wall_seconds"]
+        print(f"resuming {path} at step {self.step}", file=sys.stderr)
+
+    # ---- results ---------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Evaluate on the test split and write the cells; the checkpoint goes last."""
+        members = self.cohort.members
+        last = [member.distiller.get_eval_model() for member in members]
+        ema = [member.distiller.get_eval_model(ema=True) for member in members]
+        top1 = self.evaluate(last, self.splits.test, "test")
+        ema_top1 = self.evaluate(ema, self.splits.test, "test, EMA")
+        best_top1 = self._test_best(top1)
+        self._read_clock()
+        for index, (cell, member) in enumerate(zip(self.cells, members, strict=True)):
+            result = {
+                "top1": top1[index],
+                "best_top1": best_top1[index],
+                "best_epoch": self.best[member.name]["epoch"],
+                "ema_top1": ema_top1[index],
+                "test_images": len(self.splits.test),
+            }
+            self._write_cell(cell, member, result)
+        self.setting.state.unlink(missing_ok=True)
+
+    def _test_best(self, last_top1: list[float]) -> list[float]:
+        """Test accuracy of the weights with the best validation accuracy."""
+        accuracies = []
+        for member, top1 in zip(self.cohort.members, last_top1, strict=True):
+            best = self.best[member.name]
+            if best["epoch"] != self.setting.epochs:
+                model = member.distiller.get_eval_model()
+                last = {key: value.clone() for key, value in model.state_dict().items()}
+                model.load_state_dict(best["weights"])
+                (top1,) = self.evaluate([model], self.splits.test, "test, best epoch")
+                model.load_state_dict(last)
+            accuracies.append(top1)
+        return accuracies
+
+    def _write_cell(self, cell: Cell, member: Member, result: dict) -> None:
+        weights, metrics, run = (cell.directory / name for name in CELL_FILES)
+        save_weights(member.distiller.get_eval_model(), weights)
+        write_text(metrics, pd.DataFrame(self.rows[member.name]).to_csv(index=False))
+        record = {
+            "fingerprint": cell.fingerprint,
+            "configuration": cell.identity,
+            "pair": self.setting.pair_name,
+            "recipe_name": self.setting.recipe_name,
+            "method": cell.method,
+            "epochs": self.setting.epochs,
+            "seed": self.setting.seed,
+            "result": result,
+            "images_seen": self.step * self.setting.recipe.batch_size,
+            "images_per_second": self.rows[member.name][-1]["images_per_second"],
+            "duplicate_share": self.duplicates / self.step,
+            "wall_seconds": self.wall_seconds,
+            "cohort": [member.name for member in self.cohort.members],
+            "splits": {
+                name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")
+            },
+            "classes": self.splits.classes,
+            "resolved": records.describe_member(member, self.mixer, self.train_images.transform),
+            "teacher_sha256": self.cohort.teacher and self.cohort.teacher.sha256,
+            "environment": records.describe_environment(self.setting.device),
+            "files": {path.name: sha256(path) for path in (weights, metrics)},
+        }
+        records.write_run(run, record)
+
+
+def train(setting: Setting, cells: list[Cell]) -> None:
+    """Train the cells that are not complete and write their files."""
+    missing = [cell for cell in cells if not cell.is_complete()]
+    for cell in cells:
+        if cell not in missing:
+            print(f"{cell.directory} is complete", file=sys.stderr)
+            for name in CELL_FILES:
+                os.utime(cell.directory / name)  # up to date with a teacher that was only touched
+    if not missing:
+        return
+    training = Training(setting, missing, load_splits(setting.experiment.data))
+    training.resume()
+    training.run()
+    training.finish()
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m manifold.train", description=__doc__)
+    parser.add_argument(
+        "--config", nargs="+", default=["scale=mini"], help="key=value words, as for snakemake"
+    )
+    parser.add_argument("--pair", help="default: table1's")
+    parser.add_argument("--recipe", help="default: table1's")
+    parser.add_argument("--epochs", type=int, help="default: table1's")
+    parser.add_argument("--methods", nargs="+", help="default: all of the scale's")
+    parser.add_argument("--seed", type=int, help="default: the scale's first")
+    parser.add_argument("--teacher", action="store_true", help="train the pair's teacher instead")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
+    experiment = config.resolve(config.parse_words(options.config))
+    torch.set_num_threads(experiment.machine.threads)
+    pair = options.pair or experiment.table1.pair
+    for key, name, known in (
+        ("--pair", pair, experiment.pairs),
+        ("--recipe", options.recipe, experiment.recipes),
+        *(("--methods", method, experiment.method_definitions) for method in options.methods or ()),
+    ):
+        if name is not None and name not in known:
+            raise UserError(f"{key}: unknown {name!r}.{config.suggest(name, known)}")
+    if options.teacher:
+        if experiment.pairs[pair].teacher.weights != TRAIN_TEACHER:
+            raise UserError(
+                f"pairs.{pair}.teacher.weights is a file; set it to {TRAIN_TEACHER!r} to train one"
+            )
+        train(*teacher_setting(experiment, pair))
+    else:
+        train(
+            *student_setting(
+                experiment,
+                pair,
+                options.recipe or experiment.table1.recipe,
+                options.epochs or experiment.table1.epochs,
+                options.methods or experiment.methods,
+                experiment.seeds[0] if options.seed is None else options.seed,
+            )
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
