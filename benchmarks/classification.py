@@ -21,7 +21,9 @@ def evaluate(
     evaluators = [ClassificationEvaluator(device=device) for _ in models]
     for model in models:
         model.eval()
-    for images, labels in tqdm(loader, desc=what, unit="batch", mininterval=5, leave=False):
+    for images, labels in tqdm(
+        loader, desc=what, unit="batch", mininterval=5, leave=False, disable=None
+    ):
         images, labels = images.to(device), labels.to(device)
         for model, evaluator in zip(models, evaluators, strict=True):
             evaluator.update(model(images), labels)

@@ -4,6 +4,7 @@
 Nothing here imports torch, so that ``snakemake -n`` answers at once.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -20,6 +21,7 @@ from manifold.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_TEACHER = "train"
+CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,15 @@ class Table1:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """The grid of a scale's numbers that are chosen on the validation split."""
+
+    pairs: list[str]
+    recipes: list[str]
+    epochs: list[int]
+
+
+@dataclass(frozen=True)
 class CohortSettings:
     size: int | None  # methods trained in one job; null: all of them
 
@@ -182,6 +193,8 @@ class Experiment:
     methods: list[str]
     seeds: list[int]
     table1: Table1
+    choice: Choice | None
+    evaluation_split: Literal["test", "validation"]  # of the accuracies in run.json
     statistics: Statistics
     cohort: CohortSettings
     machine: Machine
@@ -218,6 +231,7 @@ class Experiment:
             "recipe": self.recipes[teacher.recipe],
             "epochs": teacher.epochs,
             "seed": teacher.seed,
+            "evaluation_split": self.evaluation_split,
         }
         return to_plain(shaping)
 
@@ -238,6 +252,7 @@ class Experiment:
             "arguments": self.method_definitions[method].arguments,
             "student": self.method_definitions[method].student,
             "seed": seed,
+            "evaluation_split": self.evaluation_split,
         }
         return to_plain(shaping)
 
@@ -256,7 +271,9 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     overrides = dict(overrides)
     scale = overrides.pop("scale", None)
     if not isinstance(scale, str):
-        raise UserError(f"'scale' must name a scale ({_known_scales()}) or a .yaml file: {scale!r}")
+        raise UserError(
+            f"'scale' must be one of {', '.join(_known_scales())} or a .yaml file, got {scale!r}"
+        )
     base = _load_scale(scale)
     merged = _merge(base, overrides)
     merged["scale"] = Path(scale).stem
@@ -329,26 +346,34 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 # ---------------------------------------------------------------------------------------------
 
 
-def _known_scales() -> str:
-    return ", ".join(sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml")))
+def _known_scales() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml"))
 
 
 def _load_scale(scale: str) -> dict[str, Any]:
+    """Read a scale's file over the one that it extends, recipe files and methods filled in."""
     if scale.endswith((".yaml", ".yml")):
         content = read_yaml(Path(scale))
     else:
         path = ROOT / "config/scales" / f"{scale}.yaml"
         if not path.is_file():
-            raise UserError(f"unknown scale {scale!r}; known: {_known_scales()}")
+            raise UserError(
+                f"unknown scale {scale!r}.{suggest(scale, _known_scales())} "
+                f"Known: {', '.join(_known_scales())}, or the path of a .yaml file"
+            )
         content = read_yaml(path)
-    content = _merge({"method_definitions": read_yaml(ROOT / "config/methods.yaml")}, content)
     recipes = content.get("recipes")
     if isinstance(recipes, dict):
         content["recipes"] = {
             name: read_yaml(ROOT / recipe) if isinstance(recipe, str) else recipe
             for name, recipe in recipes.items()
         }
-    return content
+    extended = content.pop("extends", None)
+    if extended is None:
+        below = {"method_definitions": read_yaml(ROOT / "config/methods.yaml")}
+    else:
+        below = _load_scale(extended)
+    return _merge(below, content)
 
 
 def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -451,10 +476,8 @@ def _build_section(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
 def _wrong(path: str, expected: str, value: Any, origin: _Origin) -> UserError:
     hint = ""
     if isinstance(value, str):
-        try:
+        with contextlib.suppress(ValueError):
             hint = f" (YAML reads this as text; write {float(value):#g})"
-        except ValueError:
-            pass
     return UserError(
         f"{origin.of(path)}: {path} must be {expected}, got {value!r} "
         f"({type(value).__name__}){hint}"
@@ -466,6 +489,12 @@ def _check(experiment: Experiment) -> None:
     _check_names(experiment)
     _check_numbers(experiment)
     for name, pair in experiment.pairs.items():
+        weights = pair.teacher.weights
+        if weights != TRAIN_TEACHER and not Path(weights).is_file():
+            raise UserError(
+                f"pairs.{name}.teacher.weights: no file {weights!r}; give the path of a "
+                f".safetensors file, or {TRAIN_TEACHER!r} to train the teacher here"
+            )
         if pair.teacher.recipe not in experiment.recipes:
             raise _unknown(f"pairs.{name}.teacher.recipe", pair.teacher.recipe, experiment.recipes)
         for map_name, layers in pair.layers.items():
@@ -493,20 +522,16 @@ def _check_names(experiment: Experiment) -> None:
         raise _unknown("table1.pair", table.pair, experiment.pairs)
     if table.recipe not in experiment.recipes:
         raise _unknown("table1.recipe", table.recipe, experiment.recipes)
+    if experiment.choice is not None:
+        for key, known in (("pairs", experiment.pairs), ("recipes", experiment.recipes)):
+            for name in getattr(experiment.choice, key):
+                if name not in known:
+                    raise _unknown(f"choice.{key}", name, known)
     if table.baseline not in experiment.methods:
         raise UserError(
             f"table1.baseline {table.baseline!r} is not among the methods that run "
             f"({', '.join(experiment.methods)}); gains are taken over it, so add it"
         )
-    for method in experiment.methods:
-        if (
-            definitions[method].student == "distilled_student"
-            and experiment.pairs[table.pair].distilled_student is None
-        ):
-            raise UserError(
-                f"method {method!r} needs a student with a distillation token: set "
-                f"pairs.{table.pair}.distilled_student or leave the method out"
-            )
     for name in (experiment.name, *experiment.pairs, *experiment.recipes, *definitions):
         if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
             raise UserError(

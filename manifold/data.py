@@ -94,7 +94,7 @@ def load_splits(data: Data) -> Splits:
 
 
 def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
-    """The last images of the training split; of a folder, which is sorted, the last of each class."""
+    """The last images of the training split; of a folder, which is sorted, of each class."""
     held_out = np.zeros(len(labels), dtype=bool)
     if data.validation >= len(labels):
         raise UserError(
@@ -151,7 +151,7 @@ def evaluation_transform(data: Data) -> Callable[[Image.Image], Tensor]:
 
 @dataclass
 class TrainingBatches:
-    """The batches of one epoch, as (position, augmentation seed) keys; the last short one is left out.
+    """The batches of one epoch, as (position, augmentation seed) keys, without a last short one.
 
     Order and augmentation follow from (seed, epoch, image) alone, so an epoch can be entered at
     any batch and by any number of workers.

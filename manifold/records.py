@@ -32,7 +32,9 @@ def describe_member(member: Member, mixer: Mixer, transform: Any) -> dict[str, A
         "distiller_settings": {
             key: value
             for key, value in vars(distiller).items()
-            if isinstance(value, plain) and not key.startswith("_") and key != "training"
+            if isinstance(value, plain)
+            and not key.startswith("_")
+            and key not in ("training", "student_layouts", "teacher_layouts")
         }
         | {"layers": vars(distiller.layers)},
         "token_layouts": {

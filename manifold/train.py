@@ -4,7 +4,6 @@ The same command is what the workflow's rules call. It resumes from its last che
 that are complete already are left alone.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -19,10 +18,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from benchmarks.classification import evaluate
-from manifold import config, records
+from manifold import command, config, records
 from manifold.cohort import Cohort, Member
-from manifold.config import TRAIN_TEACHER, Experiment, Method, Model, Pair, Recipe
+from manifold.config import CELL_FILES, TRAIN_TEACHER, Experiment, Method, Model, Pair, Recipe
 from manifold.data import (
+    Images,
     Mixer,
     Splits,
     TrainingBatches,
@@ -36,8 +36,6 @@ from manifold.errors import UserError
 from manifold.files import sha256, write_atomic, write_text
 from manifold.models import create_model, load_weights, save_weights
 from manifold.seeds import derive, reseed
-
-CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 
 
 @dataclass
@@ -115,11 +113,26 @@ def student_setting(
     for method in methods:
         definition = experiment.method_definitions[method]
         identity = experiment.cell_identity(pair, recipe, epochs, method, seed)
-        student = getattr(setting.pair, definition.student)
+        student = student_model(setting.pair, pair, method, definition)
         directory = experiment.cell_directory(pair, recipe, epochs, method, seed)
         identity["teacher_sha256"] = teacher
         cells.append(Cell(method, definition, student, directory, identity))
     return setting, cells
+
+
+def student_model(pair: Pair, pair_name: str, method: str, definition: Method) -> Model:
+    """The pair's student that the method asks for.
+
+    Raises:
+        UserError: the pair has none of that kind.
+    """
+    student = getattr(pair, definition.student)
+    if student is None:
+        raise UserError(
+            f"method {method!r} needs a student with a distillation token: set "
+            f"pairs.{pair_name}.distilled_student or leave the method out"
+        )
+    return student
 
 
 def teacher_setting(experiment: Experiment, pair: str) -> tuple[Setting, list[Cell]]:
@@ -217,7 +230,7 @@ def _layer_map(setting: Setting, method: str, name: str) -> config.LayerMap:
     return maps[name]
 
 
-def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps_per_epoch: int) -> Cohort:
+def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps: int) -> Cohort:
     """Create the teacher, every student and every method of a cohort."""
     teacher = build_teacher(setting, classes)
     members = [
@@ -227,11 +240,25 @@ def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps_per_ep
             setting.recipe,
             seed=setting.seed,
             epochs=setting.epochs,
-            steps_per_epoch=steps_per_epoch,
+            steps_per_epoch=steps,
         )
         for cell in cells
     ]
     return Cohort(members, teacher)
+
+
+def steps_per_epoch(images: int, recipe: Recipe, name: str) -> int:
+    """Full batches in an epoch.
+
+    Raises:
+        UserError: there is not one.
+    """
+    if images < recipe.batch_size:
+        raise UserError(
+            f"recipes.{name}.batch_size {recipe.batch_size} is larger than the training split of "
+            f"{images} images"
+        )
+    return images // recipe.batch_size
 
 
 class Training:
@@ -241,12 +268,9 @@ class Training:
         self.setting = setting
         self.cells = cells
         self.splits = splits
-        self.steps_per_epoch = len(splits.train) // setting.recipe.batch_size
-        if not self.steps_per_epoch:
-            raise UserError(
-                f"recipes.{setting.recipe_name}.batch_size {setting.recipe.batch_size} is larger "
-                f"than the training split of {len(splits.train)} images"
-            )
+        self.steps_per_epoch = steps_per_epoch(
+            len(splits.train), setting.recipe, setting.recipe_name
+        )
         self.cohort = build_cohort(setting, cells, len(splits.classes), self.steps_per_epoch)
         self.mixer = Mixer(setting.recipe, len(splits.classes), setting.seed)
         self.train_images = splits.train.transformed(
@@ -329,7 +353,7 @@ class Training:
             seconds += self.cohort.teacher_seconds
         return self.steps_per_epoch * self.setting.recipe.batch_size / seconds
 
-    def evaluate(self, models: list[nn.Module], images, what: str) -> list[float]:
+    def evaluate(self, models: list[nn.Module], images: Images, what: str) -> list[float]:
         machine = self.setting.experiment.machine
         loader = evaluation_loader(
             images, self.setting.experiment.data, machine.evaluation_batch_size, machine.workers
@@ -394,13 +418,17 @@ class Training:
     # ---- results ---------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Evaluate on the test split and write the cells; the checkpoint goes last."""
+        """Evaluate on the test split and write the cells; the checkpoint goes last.
+
+        A scale that exists for choices evaluates on the validation split once more instead.
+        """
+        images = getattr(self.splits, self.setting.experiment.evaluation_split)
         members = self.cohort.members
         last = [member.distiller.get_eval_model() for member in members]
         ema = [member.distiller.get_eval_model(ema=True) for member in members]
-        top1 = self.evaluate(last, self.splits.test, "test")
-        ema_top1 = self.evaluate(ema, self.splits.test, "test, EMA")
-        best_top1 = self._test_best(top1)
+        top1 = self.evaluate(last, images, "last epoch")
+        ema_top1 = self.evaluate(ema, images, "EMA")
+        best_top1 = self._evaluate_best(images, top1)
         self._read_clock()
         for index, (cell, member) in enumerate(zip(self.cells, members, strict=True)):
             result = {
@@ -408,13 +436,14 @@ class Training:
                 "best_top1": best_top1[index],
                 "best_epoch": self.best[member.name]["epoch"],
                 "ema_top1": ema_top1[index],
-                "test_images": len(self.splits.test),
+                "split": self.setting.experiment.evaluation_split,
+                "images": len(images),
             }
             self._write_cell(cell, member, result)
         self.setting.state.unlink(missing_ok=True)
 
-    def _test_best(self, last_top1: list[float]) -> list[float]:
-        """Test accuracy of the weights with the best validation accuracy."""
+    def _evaluate_best(self, images: Images, last_top1: list[float]) -> list[float]:
+        """Accuracy of the weights of the epoch with the best validation accuracy."""
         accuracies = []
         for member, top1 in zip(self.cohort.members, last_top1, strict=True):
             best = self.best[member.name]
@@ -422,7 +451,7 @@ class Training:
                 model = member.distiller.get_eval_model()
                 last = {key: value.clone() for key, value in model.state_dict().items()}
                 model.load_state_dict(best["weights"])
-                (top1,) = self.evaluate([model], self.splits.test, "test, best epoch")
+                (top1,) = self.evaluate([model], images, "best epoch")
                 model.load_state_dict(last)
             accuracies.append(top1)
         return accuracies
@@ -473,32 +502,31 @@ def train(setting: Setting, cells: list[Cell]) -> None:
     training.finish()
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m manifold.train", description=__doc__)
-    parser.add_argument(
-        "--config", nargs="+", default=["scale=mini"], help="key=value words, as for snakemake"
-    )
+def main() -> None:
+    parser = command.parser("manifold.train", __doc__)
     parser.add_argument("--pair", help="default: table1's")
     parser.add_argument("--recipe", help="default: table1's")
     parser.add_argument("--epochs", type=int, help="default: table1's")
     parser.add_argument("--methods", nargs="+", help="default: all of the scale's")
     parser.add_argument("--seed", type=int, help="default: the scale's first")
     parser.add_argument("--teacher", action="store_true", help="train the pair's teacher instead")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    options = parse_arguments(arguments)
-    experiment = config.resolve(config.parse_words(options.config))
-    torch.set_num_threads(experiment.machine.threads)
-    pair = options.pair or experiment.table1.pair
+    options = parser.parse_args()
+    experiment = command.experiment(options)
+    table = experiment.table1
+    pair = options.pair or table.pair
+    recipe = options.recipe or table.recipe
+    epochs = table.epochs if options.epochs is None else options.epochs
+    methods = options.methods or experiment.methods
+    seed = experiment.seeds[0] if options.seed is None else options.seed
     for key, name, known in (
         ("--pair", pair, experiment.pairs),
-        ("--recipe", options.recipe, experiment.recipes),
-        *(("--methods", method, experiment.method_definitions) for method in options.methods or ()),
+        ("--recipe", recipe, experiment.recipes),
+        *(("--methods", method, experiment.method_definitions) for method in methods),
     ):
-        if name is not None and name not in known:
+        if name not in known:
             raise UserError(f"{key}: unknown {name!r}.{config.suggest(name, known)}")
+    if epochs < 1:
+        raise UserError(f"--epochs must be at least 1, got {epochs}")
     if options.teacher:
         if experiment.pairs[pair].teacher.weights != TRAIN_TEACHER:
             raise UserError(
@@ -506,20 +534,8 @@ def main(arguments: list[str] | None = None) -> None:
             )
         train(*teacher_setting(experiment, pair))
     else:
-        train(
-            *student_setting(
-                experiment,
-                pair,
-                options.recipe or experiment.table1.recipe,
-                options.epochs or experiment.table1.epochs,
-                options.methods or experiment.methods,
-                experiment.seeds[0] if options.seed is None else options.seed,
-            )
-        )
+        train(*student_setting(experiment, pair, recipe, epochs, methods, seed))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    command.run(main)

@@ -1,0 +1,40 @@
+"""Distilling vision transformers: the targets. `snakemake --cores all reproduce_table1`."""
+
+from snakemake.exceptions import WorkflowError
+
+from manifold.config import resolve, to_words
+from manifold.errors import UserError
+
+
+configfile: "config/config.yaml"
+
+
+try:
+    EXPERIMENT = resolve(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+# Every job resolves the configuration again, from the same words.
+WORDS = to_words(config)
+RESULTS = str(EXPERIMENT.directory)
+
+
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/tables.smk"
+
+
+localrules:
+    reproduce_table1,
+    choose,
+
+
+rule reproduce_table1:
+    default_target: True
+    input:
+        TABLE1,
+
+
+rule choose:
+    input:
+        f"{RESULTS}/choice.csv",

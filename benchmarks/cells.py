@@ -1,0 +1,53 @@
+"""Collect the records of finished cells."""
+
+from pathlib import Path
+
+from manifold.config import Experiment, fingerprint
+from manifold.errors import UserError
+from manifold.files import sha256
+from manifold.records import read_run
+
+
+def collect(
+    experiment: Experiment, pair: str, recipe: str, epochs: int
+) -> dict[str, dict[int, dict]]:
+    """Return method → seed → run.json of every cell under one pair, recipe and budget.
+
+    Raises:
+        UserError: a cell is missing, or is of another configuration or teacher.
+    """
+    teacher = sha256(experiment.teacher_weights(pair))
+    return {
+        method: {
+            seed: _read(experiment, (pair, recipe, epochs, method, seed), teacher)
+            for seed in experiment.seeds
+        }
+        for method in experiment.methods
+    }
+
+
+def _read(experiment: Experiment, key: tuple[str, str, int, str, int], teacher: str) -> dict:
+    path = experiment.cell_directory(*key) / "run.json"
+    if not path.is_file():
+        raise UserError(f"{path}: this cell has not been run; snakemake makes it")
+    record = read_run(path)
+    identity = {**experiment.cell_identity(*key), "teacher_sha256": teacher}
+    if record["fingerprint"] != fingerprint(identity):
+        raise UserError(f"{path} is of another configuration; delete its folder to run it again")
+    return record
+
+
+def read_teacher(experiment: Experiment, pair: str) -> dict:
+    """Return the run.json that stands beside the teacher's weights.
+
+    Raises:
+        UserError: it is missing, or is the record of other weights.
+    """
+    weights = experiment.teacher_weights(pair)
+    path = Path(weights).with_name("run.json")
+    if not path.is_file():
+        raise UserError(f"{path}: a teacher's record must stand beside its weights")
+    record = read_run(path)
+    if sha256(weights) not in record["files"].values():
+        raise UserError(f"{path} is the record of other weights than {weights}")
+    return record

@@ -1,0 +1,82 @@
+"""Figures in one style: colours for the colour-blind, every seed a dot, intervals as bars."""
+
+import textwrap
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinct for the colour-blind and in grey.
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6F6F6F"
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+    "pdf.fonttype": 42,
+}
+CAPTION_WIDTH = 135
+
+
+def draw_table1(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
+    """Top-1 of each method and its paired gain over the baseline.
+
+    Args:
+        rows: as in table1.csv, the teacher's row among them.
+        seeds: as in table1_seeds.csv.
+    """
+    teacher = rows[rows["method"] == "teacher"].iloc[0]
+    methods = rows[rows["method"] != "teacher"].reset_index(drop=True)
+    by_seed = seeds.pivot(index="seed", columns="method", values="top1")
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(8.2, 0.42 * len(methods) + 1.3), sharey=True, layout="constrained"
+        )
+        for position, row in methods.iterrows():
+            name = row["method"]
+            colour = ORANGE if name.startswith("manifold") else BLUE
+            _draw_row(left, position, by_seed[name], row, "top1", colour)
+            if name != baseline:
+                gains = by_seed[name] - by_seed[baseline]
+                _draw_row(right, position, gains, row, "gain", colour)
+        left.axvline(teacher["top1_mean"], color=GREY, linestyle="--", linewidth=1)
+        left.annotate(
+            f"teacher {teacher['top1_mean']:.1f}",
+            (teacher["top1_mean"], 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=GREY,
+        )
+        right.axvline(0, color=GREY, linewidth=1)
+        left.set_yticks(range(len(methods)), methods["title"])
+        left.set_ylim(len(methods) - 0.5, -0.5)
+        left.set_xlabel("Top-1 (%)")
+        (title,) = methods.loc[methods["method"] == baseline, "title"]
+        right.set_xlabel(f"Paired gain over {title} (points)")
+        for axes in (left, right):
+            axes.grid(axis="x", color="#E3E3E3", linewidth=0.6)
+            axes.set_axisbelow(True)
+            axes.tick_params(axis="y", length=0)
+        figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
+    return figure
+
+
+def _draw_row(axes, position: int, values: pd.Series, row: pd.Series, key: str, colour: str):
+    axes.plot(
+        [row[f"{key}_low"], row[f"{key}_high"]],
+        [position, position],
+        color=colour,
+        linewidth=2.2,
+        solid_capstyle="round",
+    )
+    axes.plot(row[f"{key}_mean"], position, "D", color=colour, markersize=5)
+    offsets = [position + 0.22] * len(values)
+    axes.plot(values, offsets, "o", markersize=3, color=colour, alpha=0.6, markeredgewidth=0)

@@ -1,0 +1,318 @@
+"""Table 1: every method next to the reported number, with intervals, gains and verdicts.
+
+``python -m benchmarks.table1 --config scale=mini`` writes ``table1.{md,csv,tex,png,pdf}``,
+``table1_claims.csv`` and ``table1_seeds.csv`` from the cells that have been trained.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.cells import collect, read_teacher
+from benchmarks.figures import draw_table1
+from manifold import command
+from manifold.claims import Claim, judge_direction, read_claims
+from manifold.config import Experiment
+from manifold.files import write_atomic, write_text
+from manifold.statistics import Interval, holm, mean_interval, paired_difference
+
+MISSING = "—"
+
+
+@dataclass
+class Table1:
+    """The measured table.
+
+    Attributes:
+        rows: one a method and one for the teacher, columns as in ``table1.csv``.
+        claims: one a claim of claims.csv, with this scale's verdict.
+        seeds: one a method and seed.
+    """
+
+    rows: pd.DataFrame
+    claims: pd.DataFrame
+    seeds: pd.DataFrame
+    caption: str
+
+
+def build(experiment: Experiment) -> Table1:
+    """Read the cells and compute the table."""
+    table = experiment.table1
+    records = collect(experiment, table.pair, table.recipe, table.epochs)
+    teacher = read_teacher(experiment, table.pair)
+    claims = read_claims(Path(experiment.claims), table.claims.values())
+    top1 = {
+        method: {seed: record["result"]["top1"] for seed, record in runs.items()}
+        for method, runs in records.items()
+    }
+    confidence = experiment.statistics.confidence
+    gains = {
+        method: paired_difference(values, top1[table.baseline], confidence)
+        for method, values in top1.items()
+        if method != table.baseline
+    }
+    adjusted = holm({method: gain.p for method, gain in gains.items()})
+    rows = [
+        _method_row(
+            experiment,
+            method,
+            records[method],
+            mean_interval(list(top1[method].values()), confidence),
+            gains.get(method),
+            adjusted.get(method),
+            claims.get(table.claims.get(method, "")),
+        )
+        for method in experiment.methods
+    ]
+    rows.append(_teacher_row(experiment, teacher))
+    return Table1(
+        rows=pd.DataFrame(rows),
+        claims=pd.DataFrame([_claim_row(experiment, c, top1) for c in claims.values()]),
+        seeds=_seed_rows(records),
+        caption=_caption(experiment, records, teacher),
+    )
+
+
+def _method_row(
+    experiment: Experiment,
+    method: str,
+    runs: dict[int, dict],
+    top1: Interval,
+    gain: Interval | None,
+    p_holm: float | None,
+    claim: Claim | None,
+) -> dict:
+    results = pd.DataFrame([run["result"] for run in runs.values()])
+    (first, *_) = runs.values()
+    return {
+        "method": method,
+        "n": top1.n,
+        "top1_mean": top1.mean,
+        "top1_low": top1.low,
+        "top1_high": top1.high,
+        "gain_mean": gain and gain.mean,
+        "gain_low": gain and gain.low,
+        "gain_high": gain and gain.high,
+        "p_holm": p_holm,
+        "reported": claim and claim.printed,
+        "evidence": claim and claim.evidence,
+        "parameters": first["resolved"]["parameters"],
+        "images_per_second": pd.Series([run["images_per_second"] for run in runs.values()]).mean(),
+        "title": experiment.method_definitions[method].title,
+        "epochs": first["epochs"],
+        "images_seen": first["images_seen"],
+        "recipe": first["recipe_name"],
+        "tokens": _token_type(experiment.method_definitions[method].student),
+        "best_top1_mean": results["best_top1"].mean(),
+        "ema_top1_mean": results["ema_top1"].mean(),
+        "duplicate_share": first["duplicate_share"],
+        "teacher_sha256": first["teacher_sha256"],
+        "claim": claim and claim.id,
+    }
+
+
+def _teacher_row(experiment: Experiment, record: dict) -> dict:
+    return {
+        "method": "teacher",
+        "n": 1,
+        "top1_mean": record["result"]["top1"],
+        "parameters": record["resolved"]["parameters"],
+        "images_per_second": record["images_per_second"],
+        "title": f"Teacher ({experiment.pairs[experiment.table1.pair].teacher.model.name})",
+        "epochs": record["epochs"],
+        "images_seen": record["images_seen"],
+        "recipe": record["recipe_name"],
+        "tokens": "patch + class",
+        "best_top1_mean": record["result"]["best_top1"],
+        "ema_top1_mean": record["result"]["ema_top1"],
+        "duplicate_share": record["duplicate_share"],
+        "teacher_sha256": record["files"]["student.safetensors"],
+    }
+
+
+def _token_type(student: str) -> str:
+    return "patch + class" + (" + distillation" if student == "distilled_student" else "")
+
+
+def _claim_row(experiment: Experiment, claim: Claim, top1: dict[str, dict[int, float]]) -> dict:
+    """Judge a claim: differences by their sign here, values only at the scale they are of."""
+    measured = None
+    if claim.difference and all(method in top1 for method in claim.difference):
+        first, second = claim.difference
+        measured = paired_difference(top1[first], top1[second], experiment.statistics.confidence)
+    return {
+        "id": claim.id,
+        "claim": f"{claim.method}, {claim.metric}, {claim.student}"
+        + (f" ← {claim.teacher}" if claim.teacher else ""),
+        "reported": claim.printed,
+        "unit": claim.unit,
+        "evidence": claim.evidence,
+        "dataset": claim.dataset,
+        "measured_mean": measured and measured.mean,
+        "measured_low": measured and measured.low,
+        "measured_high": measured and measured.high,
+        "n": measured.n if measured else 0,
+        "scale": experiment.name,
+        "direction_at_this_scale": judge_direction(float(claim.value), measured)
+        if measured
+        else "not run",
+        "verdict_at_reported_scale": "not run",
+        "source": claim.source,
+    }
+
+
+def _seed_rows(records: dict[str, dict[int, dict]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "method": method,
+                "seed": seed,
+                **{key: run["result"][key] for key in ("top1", "best_top1", "ema_top1")},
+                "images_per_second": run["images_per_second"],
+                "wall_seconds": run["wall_seconds"],
+                "cohort": " ".join(run["cohort"]),
+                "git_commit": run["environment"]["git_commit"],
+                "fingerprint": run["fingerprint"],
+            }
+            for method, runs in records.items()
+            for seed, run in runs.items()
+        ]
+    )
+
+
+def _caption(experiment: Experiment, records: dict, teacher: dict) -> str:
+    table = experiment.table1
+    run = next(iter(records[table.baseline].values()))
+    result = run["result"]
+    environment = run["environment"]
+    return (
+        f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
+        f"{result['images']:,} {result['split']} images; pair {table.pair}, recipe {table.recipe}, "
+        f"{table.epochs} epochs = {run['images_seen']:,} images seen. "
+        f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
+        f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
+        f"The teacher reaches {teacher['result']['top1']:.2f} % (one run). Images/s: training, the "
+        f"method alone with its teacher's pass, on {environment['device']} "
+        f"({environment['processor']}, {environment['threads']} thread(s))."
+    )
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def write(table: Table1, experiment: Experiment) -> None:
+    """Write every format into the experiment's folder."""
+    directory = experiment.directory
+    readable = _readable(table.rows, experiment)
+    write_text(directory / "table1.csv", table.rows.to_csv(index=False))
+    write_text(directory / "table1_claims.csv", table.claims.to_csv(index=False))
+    write_text(directory / "table1_seeds.csv", table.seeds.to_csv(index=False))
+    write_text(directory / "table1.md", _markdown(table, readable, experiment))
+    write_text(directory / "table1.tex", _latex(readable, table.caption))
+    figure = draw_table1(table.rows, table.seeds, experiment.table1.baseline, table.caption)
+    for suffix in ("png", "pdf"):
+        path = directory / f"table1.{suffix}"
+        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+
+
+def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    def interval(mean: float, low: float, high: float, sign: str = "") -> str:
+        if pd.isna(mean):
+            return MISSING
+        if pd.isna(low):
+            return f"{mean:{sign}.2f}"
+        return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+    def row(values: pd.Series) -> dict:
+        return {
+            "Method": values["title"],
+            "n": values["n"],
+            "Top-1 (%)": interval(values["top1_mean"], values["top1_low"], values["top1_high"]),
+            f"Gain over {experiment.table1.baseline}": interval(
+                values["gain_mean"], values["gain_low"], values["gain_high"], "+"
+            ),
+            "p (Holm)": MISSING if pd.isna(values["p_holm"]) else f"{values['p_holm']:.2g}",
+            "Reported, ImageNet-1k": MISSING
+            if pd.isna(values["reported"])
+            else f"{values['reported']} ({values['evidence']})",
+            "EMA": f"{values['ema_top1_mean']:.2f}",
+            "Best epoch": f"{values['best_top1_mean']:.2f}",
+            "Epochs": values["epochs"],
+            "Images seen": f"{values['images_seen']:,}",
+            "Recipe": values["recipe"],
+            "Tokens": values["tokens"],
+            "Parameters": f"{values['parameters']:,}",
+            "Images/s": f"{values['images_per_second']:.0f}",
+            "Teacher": values["teacher_sha256"][:8],
+        }
+
+    return pd.DataFrame([row(values) for _, values in rows.iterrows()])
+
+
+def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> str:
+    judged = table.claims[table.claims["n"] > 0]
+    unjudged = table.claims[table.claims["n"] == 0]
+    verdicts = pd.DataFrame(
+        [
+            {
+                "Claim": f"{row['id']}: {row['claim']}",
+                "Reported": f"{row['reported']} {row['unit']} ({row['evidence']})",
+                f"Measured at {experiment.name}": f"{row['measured_mean']:+.2f} "
+                f"[{row['measured_low']:+.2f}, {row['measured_high']:+.2f}], n = {row['n']}",
+                f"Its direction, at {experiment.name}": row["direction_at_this_scale"],
+                f"At its own scale ({row['dataset']})": row["verdict_at_reported_scale"],
+            }
+            for _, row in judged.iterrows()
+        ]
+    )
+    return "\n".join(
+        [
+            f"# Table 1, {experiment.name}",
+            "",
+            table.caption,
+            "",
+            readable.to_markdown(index=False),
+            "",
+            "The reported numbers are of other data and longer schedules: they stand here for "
+            "orientation and are not what this scale can reproduce. A dash means that no number "
+            "with evidence is known, or that none applies.",
+            "",
+            "## Claims",
+            "",
+            "A verdict here is on the sign of a difference, from its interval, at this scale alone;"
+            " no claim at ImageNet's scale is confirmed or refuted by it.",
+            "",
+            verdicts.to_markdown(index=False) if len(verdicts) else "This run judges no claim.",
+            "",
+            f"Not run at this scale: {', '.join(unjudged['id'])}." if len(unjudged) else "",
+            "",
+        ]
+    )
+
+
+def _latex(readable: pd.DataFrame, caption: str) -> str:
+    escapes = {"%": r"\%", "_": r"\_", "←": r"$\leftarrow$", "×": r"$\times$", "—": "---"}
+
+    def escape(text: object) -> str:
+        escaped = str(text)
+        for plain, command_ in escapes.items():
+            escaped = escaped.replace(plain, command_)
+        return escaped
+
+    shown = readable.map(escape).rename(columns=escape)
+    tabular = shown.to_latex(index=False, column_format="l" + "r" * (len(shown.columns) - 1))
+    return (
+        "% needs \\usepackage{booktabs,graphicx}\n"
+        "\\begin{table}\n\\centering\n\\caption{" + escape(caption) + "}\n"
+        "\\resizebox{\\linewidth}{!}{%\n" + tabular + "}\n\\end{table}\n"
+    )
+
+
+def main() -> None:
+    experiment = command.experiment(command.parser("benchmarks.table1", __doc__).parse_args())
+    write(build(experiment), experiment)
+
+
+if __name__ == "__main__":
+    command.run(main)

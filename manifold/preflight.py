@@ -1,0 +1,97 @@
+"""Check everything that a run needs before any compute is spent on it.
+
+``python -m manifold.preflight --config scale=mini --output preflight.json``
+"""
+
+import json
+from pathlib import Path
+
+from manifold import command
+from manifold.claims import read_claims
+from manifold.config import TRAIN_TEACHER, Experiment
+from manifold.data import load_splits, verify
+from manifold.distiller import FrozenTeacher
+from manifold.files import write_text
+from manifold.models import count_parameters, create_model
+from manifold.train import (
+    Cell,
+    Setting,
+    build_distiller,
+    build_teacher,
+    steps_per_epoch,
+    student_model,
+)
+
+
+def preflight(experiment: Experiment) -> dict:
+    """Open the data, build every pair's teacher and every method around every student.
+
+    Returns:
+        What was found: split sizes, classes, parameters, token layouts.
+
+    Raises:
+        UserError: whatever would stop the run later.
+    """
+    splits = load_splits(experiment.data)
+    if experiment.data.verify:
+        verify(splits)
+    read_claims(Path(experiment.claims), experiment.table1.claims.values())
+    for name, recipe in experiment.recipes.items():
+        steps_per_epoch(len(splits.train), recipe, name)
+    return {
+        "scale": experiment.scale,
+        "name": experiment.name,
+        "splits": {name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
+        "classes": splits.classes,
+        "pairs": {
+            name: _check_pair(experiment, name, len(splits.classes)) for name in experiment.pairs
+        },
+    }
+
+
+def _check_pair(experiment: Experiment, name: str, classes: int) -> dict:
+    pair = experiment.pairs[name]
+    recipe = experiment.table1.recipe
+    setting = Setting(
+        experiment=experiment,
+        pair=pair,
+        pair_name=name,
+        recipe=experiment.recipes[recipe],
+        recipe_name=recipe,
+        epochs=experiment.table1.epochs,
+        seed=experiment.seeds[0],
+        teacher_weights=experiment.teacher_weights(name),
+        state=Path(),
+    )
+    if pair.teacher.weights == TRAIN_TEACHER:
+        # There are no weights yet; the network itself is what can be checked.
+        model = create_model(pair.teacher.model, setting.image_shape, classes)
+        teacher = FrozenTeacher(model, pair.most_tokens)
+    else:
+        teacher = build_teacher(setting, classes)
+    found = {"teacher_parameters": count_parameters(teacher.model), "methods": {}}
+    for method in experiment.methods:
+        definition = experiment.method_definitions[method]
+        student = student_model(pair, name, method, definition)
+        distiller = build_distiller(
+            setting, Cell(method, definition, student, Path(), {}), teacher, classes
+        )
+        found["methods"][method] = {
+            "student_parameters": count_parameters(distiller.trainable_module),
+            "auxiliary_parameters": count_parameters(distiller.auxiliary),
+            "student_tokens": {k: str(v) for k, v in distiller.student_layouts.items()},
+            "teacher_tokens": {k: str(v) for k, v in distiller.teacher_layouts.items()},
+        }
+    return found
+
+
+def main() -> None:
+    parser = command.parser("manifold.preflight", __doc__)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    found = preflight(command.experiment(options))
+    write_text(options.output, json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    command.run(main)

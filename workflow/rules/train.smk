@@ -1,0 +1,97 @@
+from manifold.config import CELL_FILES, fingerprint
+
+CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
+
+
+def cells(pairs, recipes, epochs, files=CELL_FILES):
+    """The files of every method and seed under these pairs, recipes and budgets."""
+    return expand(
+        CELL,
+        pair=pairs,
+        recipe=recipes,
+        epochs=epochs,
+        method=EXPERIMENT.methods,
+        seed=EXPERIMENT.seeds,
+        file=files,
+    )
+
+
+def identity_of(methods):
+    """A params function: what shapes the weights of a cohort of these methods."""
+
+    def hashed(wildcards):
+        key = (wildcards.pair, wildcards.recipe, int(wildcards.epochs))
+        return fingerprint(
+            [
+                EXPERIMENT.cell_identity(*key, method, int(wildcards.seed))
+                for method in methods
+            ]
+        )
+
+    return hashed
+
+
+wildcard_constraints:
+    pair=r"[^/]+",
+    recipe=r"[^/]+",
+    epochs=r"\d+",
+    seed=r"\d+",
+
+
+rule train_teacher:
+    """Train a pair's teacher with the loop that trains the students, without distillation."""
+    input:
+        rules.preflight.output,
+    output:
+        update(
+            expand(
+                f"{RESULTS}/teachers/{{pair}}/{{file}}",
+                file=CELL_FILES,
+                allow_missing=True,
+            )
+        ),
+    conda:
+        "../../environment.yml"
+    log:
+        f"{RESULTS}/logs/teacher-{{pair}}.txt",
+    threads: EXPERIMENT.machine.threads
+    params:
+        words=WORDS,
+        fingerprint=lambda wildcards: fingerprint(
+            EXPERIMENT.teacher_identity(wildcards.pair)
+        ),
+    message:
+        "Training the teacher of {wildcards.pair}; log: {log}"
+    shell:
+        "python -m manifold.train --config {params.words:q} --pair {wildcards.pair:q}"
+        " --teacher 2>&1 | tee {log:q}"
+
+
+# A cohort is one job: its methods share the batches and the teacher's passes. `update` keeps the
+# cells that are there when one of them has to be trained again.
+for number, methods in enumerate(EXPERIMENT.cohorts()):
+
+    rule:
+        name:
+            f"train_cohort_{number}"
+        input:
+            preflight=rules.preflight.output,
+            teacher=lambda wildcards: EXPERIMENT.teacher_weights(wildcards.pair),
+        output:
+            update(expand(CELL, method=methods, file=CELL_FILES, allow_missing=True)),
+        conda:
+            "../../environment.yml"
+        log:
+            f"{RESULTS}/logs/cohort-{number}-{{pair}}-{{recipe}}-{{epochs}}-seed-{{seed}}.txt",
+        threads: EXPERIMENT.machine.threads
+        params:
+            words=WORDS,
+            methods=methods,
+            fingerprint=identity_of(methods),
+        message:
+            "Training seed {wildcards.seed} of {params.methods} ({wildcards.pair}, recipe"
+            " {wildcards.recipe}, {wildcards.epochs} epochs); log: {log}"
+        shell:
+            "python -m manifold.train --config {params.words:q} --pair {wildcards.pair:q}"
+            " --recipe {wildcards.recipe:q} --epochs {wildcards.epochs} --seed {wildcards.seed}"
+            " --methods {params.methods:q} 2>&1 | tee {log:q}"
