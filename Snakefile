@@ -19,6 +19,7 @@ WORDS = to_words(config)
 RESULTS = str(EXPERIMENT.directory)
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"

@@ -2,10 +2,10 @@ rule preflight:
     """Find and check the data, build every network and method once: errors come before compute."""
     output:
         f"{RESULTS}/preflight.json",
-    conda:
-        "../../environment.yml"
     log:
         f"{RESULTS}/logs/preflight.txt",
+    conda:
+        "../../environment.yml"
     threads: EXPERIMENT.machine.threads
     params:
         words=WORDS,

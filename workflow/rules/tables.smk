@@ -15,10 +15,10 @@ rule table1:
         TABLE1,
         f"{RESULTS}/table1_claims.csv",
         f"{RESULTS}/table1_seeds.csv",
-    conda:
-        "../../environment.yml"
     log:
         f"{RESULTS}/logs/table1.txt",
+    conda:
+        "../../environment.yml"
     params:
         words=WORDS,
     message:
@@ -40,10 +40,10 @@ if EXPERIMENT.choice is not None:
         output:
             f"{RESULTS}/choice.csv",
             f"{RESULTS}/choice.md",
-        conda:
-            "../../environment.yml"
         log:
             f"{RESULTS}/logs/choice.txt",
+        conda:
+            "../../environment.yml"
         params:
             words=WORDS,
         message:

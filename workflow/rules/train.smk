@@ -1,36 +1,3 @@
-from manifold.config import CELL_FILES, fingerprint
-
-CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
-
-
-def cells(pairs, recipes, epochs, files=CELL_FILES):
-    """The files of every method and seed under these pairs, recipes and budgets."""
-    return expand(
-        CELL,
-        pair=pairs,
-        recipe=recipes,
-        epochs=epochs,
-        method=EXPERIMENT.methods,
-        seed=EXPERIMENT.seeds,
-        file=files,
-    )
-
-
-def identity_of(methods):
-    """A params function: what shapes the weights of a cohort of these methods."""
-
-    def hashed(wildcards):
-        key = (wildcards.pair, wildcards.recipe, int(wildcards.epochs))
-        return fingerprint(
-            [
-                EXPERIMENT.cell_identity(*key, method, int(wildcards.seed))
-                for method in methods
-            ]
-        )
-
-    return hashed
-
-
 wildcard_constraints:
     pair=r"[^/]+",
     recipe=r"[^/]+",
@@ -50,10 +17,10 @@ rule train_teacher:
                 allow_missing=True,
             )
         ),
-    conda:
-        "../../environment.yml"
     log:
         f"{RESULTS}/logs/teacher-{{pair}}.txt",
+    conda:
+        "../../environment.yml"
     threads: EXPERIMENT.machine.threads
     params:
         words=WORDS,
@@ -79,10 +46,10 @@ for number, methods in enumerate(EXPERIMENT.cohorts()):
             teacher=lambda wildcards: EXPERIMENT.teacher_weights(wildcards.pair),
         output:
             update(expand(CELL, method=methods, file=CELL_FILES, allow_missing=True)),
-        conda:
-            "../../environment.yml"
         log:
             f"{RESULTS}/logs/cohort-{number}-{{pair}}-{{recipe}}-{{epochs}}-seed-{{seed}}.txt",
+        conda:
+            "../../environment.yml"
         threads: EXPERIMENT.machine.threads
         params:
             words=WORDS,
