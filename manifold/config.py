@@ -275,11 +275,14 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
             f"'scale' must be one of {', '.join(_known_scales())} or a .yaml file, got {scale!r}"
         )
     base = _load_scale(scale)
+    name = Path(scale).stem
+    unnamed = {"name": name, "scale": name}
+    own = _build(Experiment, {**base, **unnamed}, "", _Origin({}, scale))
     merged = _merge(base, overrides)
-    merged["scale"] = Path(scale).stem
-    if merged.get("name") is None:
-        merged["name"] = _experiment_name(merged, base)
-    experiment = _build(Experiment, merged, "", _Origin(overrides, scale))
+    given = {} if merged.get("name") is None else {"name": merged["name"]}
+    experiment = _build(Experiment, {**merged, **unnamed, **given}, "", _Origin(overrides, scale))
+    if not given:
+        experiment = dataclasses.replace(experiment, name=_experiment_name(experiment, own))
     _check(experiment)
     return experiment
 
@@ -346,6 +349,16 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 # ---------------------------------------------------------------------------------------------
 
 
+def _load_recipe(recipe: Any) -> Any:
+    """Read a recipe: the path of its file, or a mapping that may extend such a file."""
+    if isinstance(recipe, str):
+        return read_yaml(ROOT / recipe)
+    if isinstance(recipe, dict) and "extends" in recipe:
+        changes = {key: value for key, value in recipe.items() if key != "extends"}
+        return _merge(_load_recipe(recipe["extends"]), changes)
+    return recipe
+
+
 def _known_scales() -> list[str]:
     return sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml"))
 
@@ -364,10 +377,7 @@ def _load_scale(scale: str) -> dict[str, Any]:
         content = read_yaml(path)
     recipes = content.get("recipes")
     if isinstance(recipes, dict):
-        content["recipes"] = {
-            name: read_yaml(ROOT / recipe) if isinstance(recipe, str) else recipe
-            for name, recipe in recipes.items()
-        }
+        content["recipes"] = {name: _load_recipe(recipe) for name, recipe in recipes.items()}
     extended = content.pop("extends", None)
     if extended is None:
         below = {"method_definitions": read_yaml(ROOT / "config/methods.yaml")}
@@ -387,13 +397,14 @@ def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _experiment_name(merged: dict[str, Any], base: dict[str, Any]) -> str:
+def _experiment_name(experiment: Experiment, own: Experiment) -> str:
+    """The scale's name; with a hash of what shapes the weights, where the user overrides that."""
     changed = {
-        section: merged.get(section)
+        section: getattr(experiment, section)
         for section in _SHAPING_SECTIONS
-        if merged.get(section) != base.get(section)
+        if getattr(experiment, section) != getattr(own, section)
     }
-    return merged["scale"] + (f"-{fingerprint(changed)[:8]}" if changed else "")
+    return experiment.scale + (f"-{fingerprint(changed)[:8]}" if changed else "")
 
 
 @dataclass(frozen=True)
@@ -416,6 +427,8 @@ def _build(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
     """Check ``value`` against the type ``kind`` and return it as that type."""
     arguments = typing.get_args(kind)
     outer = typing.get_origin(kind)
+    if isinstance(value, str):
+        value = _read_text(kind, value)
     if kind is Any:
         return value
     if dataclasses.is_dataclass(kind):
@@ -450,6 +463,28 @@ def _build(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
     return value
 
 
+def _read_text(kind: Any, text: str) -> Any:
+    """Read a number, truth value or null where the type asks for one.
+
+    Snakemake hands the values inside ``--config key={...}`` and ``--config key=[...]`` on as text.
+    """
+    wanted: tuple[type, ...] = {int: (int,), float: (int, float), bool: (bool,)}.get(kind, ())
+    if kind is Any:
+        wanted = (bool, int, float, type(None))
+    elif typing.get_origin(kind) is Literal:
+        wanted = tuple({type(choice) for choice in typing.get_args(kind)} - {str})
+    elif typing.get_origin(kind) in (typing.Union, types.UnionType):
+        wanted = (type(None),)
+    with contextlib.suppress(yaml.YAMLError):
+        value = yaml.safe_load(text)
+        if type(value) in wanted:
+            return value
+    if kind is float:
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text
+
+
 def _build_section(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
     if not isinstance(value, dict):
         raise _wrong(path, f"a mapping ({kind.__name__})", value, origin)
@@ -474,13 +509,8 @@ def _build_section(kind: Any, value: Any, path: str, origin: _Origin) -> Any:
 
 
 def _wrong(path: str, expected: str, value: Any, origin: _Origin) -> UserError:
-    hint = ""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            hint = f" (YAML reads this as text; write {float(value):#g})"
     return UserError(
-        f"{origin.of(path)}: {path} must be {expected}, got {value!r} "
-        f"({type(value).__name__}){hint}"
+        f"{origin.of(path)}: {path} must be {expected}, got {value!r} ({type(value).__name__})"
     )
 
 
