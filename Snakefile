@@ -34,6 +34,7 @@ rule reproduce_table1:
     default_target: True
     input:
         TABLE1,
+        TABLE1_CELLS,  # asked for by name, so that one that was deleted is made again
 
 
 rule choose:

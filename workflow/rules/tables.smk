@@ -3,12 +3,15 @@ TABLE1 = expand(
 )
 
 
+TABLE1_CELLS = cells(
+    EXPERIMENT.table1.pair, EXPERIMENT.table1.recipe, EXPERIMENT.table1.epochs
+)
+
+
 rule table1:
     """Every method's top-1 next to the reported one, with intervals, gains and verdicts."""
     input:
-        cells=cells(
-            EXPERIMENT.table1.pair, EXPERIMENT.table1.recipe, EXPERIMENT.table1.epochs
-        ),
+        cells=TABLE1_CELLS,
         teacher=EXPERIMENT.teacher_weights(EXPERIMENT.table1.pair).with_name("run.json"),
         claims=EXPERIMENT.claims,
     output:

@@ -1,0 +1,202 @@
+"""The configuration: what it accepts, where results go, and errors that name culprit and cure."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from manifold import config
+from manifold.config import parse_words, resolve, to_words
+from manifold.errors import UserError
+from manifold.preflight import preflight
+
+SMOKE = {"scale": "smoke"}
+
+
+def pair(**changes):
+    return {"pairs": {"deit-cait": changes}}
+
+
+@pytest.mark.parametrize("scale", [path.stem for path in (config.ROOT / "config/scales").glob("*")])
+def test_every_scale_resolves(scale):
+    experiment = resolve({"scale": scale})
+    assert experiment.scale == experiment.name == scale
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"scale": "mni"}, ["'mni'", "Did you mean 'mini'?"]),
+        ({"scale": 3}, ["'scale'", "got 3"]),
+        ({"scale": "/nowhere/mine.yaml"}, ["/nowhere/mine.yaml", "no such configuration file"]),
+        ({**SMOKE, "sedes": [0, 1]}, ["'sedes'", "Did you mean 'seeds'?"]),
+        (
+            {**SMOKE, "recipes": {"A": {"optimizer": {"learning_rat": 1}}}},
+            ["recipes.A.optimizer", "'learning_rat'", "'learning_rate'", "--config"],
+        ),
+        ({**SMOKE, "recipes": {"A": {"batch_size": 1.5}}}, ["recipes.A.batch_size", "an integer"]),
+        ({**SMOKE, "recipes": {"A": {"batch_size": "many"}}}, ["recipes.A.batch_size", "'many'"]),
+        ({**SMOKE, "recipes": {"A": {"batch_size": 33}}}, ["recipes.A.batch_size", "even"]),
+        ({**SMOKE, "machine": {"threads": True}}, ["machine.threads", "True"]),
+        ({**SMOKE, "data": {"channels": 2}}, ["data.channels", "1, 3"]),
+        ({**SMOKE, "data": {"channels": 3}}, ["data.mean", "1 values for 3"]),
+        ({**SMOKE, "data": {"validation": 0}}, ["data.validation", "at least 1"]),
+        ({**SMOKE, "methods": ["soft_kd", "manifld"]}, ["'manifld'", "'manifold'"]),
+        ({**SMOKE, "methods": []}, ["methods", "at least one"]),
+        ({**SMOKE, "methods": ["none", "soft_kd", "none"]}, ["methods", "none", "more than once"]),
+        ({**SMOKE, "methods": ["none", "sp"]}, ["table1.baseline", "'soft_kd'", "add it"]),
+        ({**SMOKE, "seeds": [0]}, ["seeds", "at least two"]),
+        ({**SMOKE, "seeds": []}, ["seeds", "at least two"]),
+        ({**SMOKE, "seeds": [1, 1]}, ["seeds", "1", "more than once"]),
+        ({**SMOKE, "table1": {"pair": "deit"}}, ["table1.pair", "'deit'", "deit-cait"]),
+        ({**SMOKE, "table1": {"recipe": "Z"}}, ["table1.recipe", "'Z'"]),
+        ({**SMOKE, "table1": {"epochs": 0}}, ["table1.epochs", "at least 1"]),
+        ({**SMOKE, "cohort": {"size": 0}}, ["cohort.size"]),
+        ({**SMOKE, "statistics": {"confidence": 95}}, ["statistics.confidence"]),
+        ({**SMOKE, "name": "../mini"}, ["'../mini'", "folder"]),
+        (
+            {**SMOKE, **pair(teacher={"weights": "nowhere.safetensors"})},
+            ["pairs.deit-cait.teacher.weights", "nowhere.safetensors", "'train'"],
+        ),
+        ({**SMOKE, **pair(teacher={"recipe": "T"})}, ["teacher.recipe", "'T'"]),
+        (
+            {**SMOKE, **pair(layers={"paper": {"student": [0], "teacher": [0, 1]}})},
+            ["layers.paper", "[0]", "[0, 1]"],
+        ),
+    ],
+)
+def test_a_bad_configuration_names_the_culprit(overrides, words):
+    with pytest.raises(UserError) as error:
+        resolve(overrides)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            pair(student={"name": "deit_tiny_patch16_22"}),
+            ["deit_tiny_patch16_22", "Did you mean", "deit_tiny_patch16_224"],
+        ),
+        (pair(student={"arguments": {"embed_dims": 24}}), ["deit_tiny_patch16_224", "embed_dims"]),
+        (
+            pair(layers={"paper": {"student": [0, 4], "teacher": [0, 1]}}),
+            ["'manifold'", "layer 4", "4 blocks"],
+        ),
+        (
+            pair(teacher={"model": {"arguments": {"patch_size": 4}}}),
+            ["16 = 4×4", "4 = 2×2", "patch size"],
+        ),
+        (pair(distilled_student=None), ["'hard_kd_token'", "distilled_student"]),
+        (
+            pair(distilled_student={"name": "deit_tiny_patch16_224"}),
+            ["'hard_kd_token'", "distillation token"],
+        ),
+        ({"recipes": {"A": {"batch_size": 5000}}}, ["recipes.A.batch_size", "5000", "1237"]),
+        ({"data": {"validation": 1437}}, ["data.validation", "leaves nothing"]),
+        (
+            {"method_definitions": {"manifold": {"arguments": {"intre": 1}}}},
+            ["'manifold'", "intre"],
+        ),
+        (
+            {"method_definitions": {"sp": {"arguments": {"layers": "lst"}}}},
+            ["'sp'", "'lst'", "'last'"],
+        ),
+        (
+            {"method_definitions": {"sp": {"distiller": "baselines.sp:SPP"}}},
+            ["'sp'", "baselines.sp:SPP"],
+        ),
+        ({"claims": "nowhere.csv"}, ["nowhere.csv"]),
+        ({"table1": {"claims": {"none": "no-distilation"}}}, ["no-distilation", "no-distillation"]),
+    ],
+)
+def test_preflight_refuses_what_cannot_run(experiment, tmp_path, overrides, words):
+    with pytest.raises(UserError) as error:
+        preflight(experiment(**overrides))
+    for word in words:
+        assert word in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_preflight_finds_sizes_and_tokens(experiment):
+    found = preflight(experiment())
+    assert found["splits"] == {"train": 1237, "validation": 200, "test": 360}
+    methods = found["pairs"]["deit-cait"]["methods"]
+    assert methods["manifold"]["student_tokens"][0] == "16 = 4×4"
+    assert methods["fitnet"]["auxiliary_parameters"] == 24 * 32 + 32
+
+
+def test_an_error_is_one_line_without_a_traceback(tmp_path):
+    command = [sys.executable, "-m", "manifold.train", "--config", "scale=smoke", "seeds=[0]"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: seeds")
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_stand_apart_when_something_that_shapes_weights_changes():
+    assert resolve(SMOKE).name == "smoke"
+    assert resolve({**SMOKE, "seeds": [5, 6], "methods": ["soft_kd", "sp"]}).name == "smoke"
+    names = {
+        resolve({**SMOKE, **overrides}).name
+        for overrides in (
+            {"data": {"validation": 150}},
+            {"recipes": {"A": {"batch_size": 16}}},
+            pair(student={"arguments": {"depth": 5}}),
+            {"method_definitions": {"manifold": {"arguments": {"intra": 1.0}}}},
+        )
+    }
+    assert len(names) == 4 and all(name.startswith("smoke-") for name in names)
+    assert resolve({**SMOKE, "name": "mine", "data": {"validation": 150}}).name == "mine"
+
+
+def test_restating_a_value_of_the_scale_changes_nothing():
+    assert resolve({**SMOKE, "data": {"validation": "200"}}) == resolve(SMOKE)
+
+
+def test_words_survive_the_way_to_a_job():
+    overrides = {"scale": "smoke", "seeds": [3, 4], "data": {"validation": 150}, "name": None}
+    assert parse_words(to_words(overrides)) == overrides
+
+
+def test_snakemakes_text_is_read_as_the_type_that_is_asked_for():
+    text = {
+        "seeds": ["7", "8"],
+        "recipes": {"A": {"mixing": "null", "optimizer": {"learning_rate": "1e-3"}}},
+        "method_definitions": {"manifold": {"arguments": {"inter": "0.5"}}},
+    }
+    experiment = resolve({**SMOKE, **text})
+    assert experiment.seeds == [7, 8]
+    assert experiment.recipes["A"].mixing is None
+    assert experiment.recipes["A"].optimizer.learning_rate == 0.001
+    assert experiment.method_definitions["manifold"].arguments["inter"] == 0.5
+
+
+def test_a_word_without_a_value_is_refused():
+    with pytest.raises(UserError, match="key=value"):
+        parse_words(["scale"])
+
+
+def test_a_scale_of_ones_own_may_extend_another(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"extends": "smoke", "data": {"validation": 100}}))
+    experiment = resolve({"scale": str(path)})
+    assert (experiment.name, experiment.data.validation) == ("mine", 100)
+    assert experiment.pairs == resolve(SMOKE).pairs
+
+
+def test_identities_are_plain_and_tell_cells_apart():
+    experiment = resolve(SMOKE)
+    key = ("deit-cait", "A", 4)
+    identity = experiment.cell_identity(*key, "manifold", 0)
+    assert json.loads(json.dumps(identity)) == identity
+    others = [
+        experiment.cell_identity(*key, "manifold", 1),
+        experiment.cell_identity(*key, "sp", 0),
+        experiment.cell_identity("deit-cait", "A", 5, "manifold", 0),
+    ]
+    assert len({config.fingerprint(i) for i in [identity, *others]}) == 4

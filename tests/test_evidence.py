@@ -1,0 +1,246 @@
+"""Statistics, claims and the table: intervals, pairing, Holm, verdicts, nothing remembered."""
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from benchmarks import table1
+from manifold import config
+from manifold.claims import EVIDENCE, judge_direction, read_claims
+from manifold.errors import UserError
+from manifold.files import sha256
+from manifold.statistics import Interval, holm, mean_interval, paired_difference
+
+CLAIMS = config.ROOT / "results/reported/claims.csv"
+COLUMNS = (
+    "method,n,top1_mean,top1_low,top1_high,gain_mean,gain_low,gain_high,p_holm,reported,evidence,"
+    "parameters,images_per_second"
+)
+
+
+def test_the_interval_is_students():
+    values = [80.1, 81.4, 79.9, 80.6]
+    interval = mean_interval(values, 0.95)
+    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    assert interval.n == 4
+
+
+def test_an_interval_of_one_value_is_refused():
+    with pytest.raises(ValueError, match="at least two"):
+        mean_interval([80.0], 0.95)
+
+
+def test_differences_are_paired_by_seed_not_by_order():
+    first = {0: 81.0, 1: 91.0, 2: 71.5}
+    second = {2: 71.0, 1: 90.0, 0: 80.0}
+    difference = paired_difference(first, second, 0.95)
+    expected = stats.ttest_rel([81.0, 91.0, 71.5], [80.0, 90.0, 71.0])
+    assert difference.mean == pytest.approx(2.5 / 3)
+    assert difference.p == pytest.approx(expected.pvalue)
+    unpaired = mean_interval(list(first.values()), 0.95)
+    assert difference.high - difference.low < (unpaired.high - unpaired.low) / 10
+
+
+def test_unpaired_seeds_are_refused():
+    with pytest.raises(ValueError, match="unpaired"):
+        paired_difference({0: 1.0, 1: 2.0}, {0: 1.0, 2: 2.0}, 0.95)
+
+
+@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (1.0, 0.0)])
+def test_differences_without_spread_have_a_p_value(shift, p):
+    values = {0: 1.0, 1: 2.0, 2: 5.0}
+    shifted = {seed: value + shift for seed, value in values.items()}
+    assert paired_difference(shifted, values, 0.95).p == p
+
+
+def test_holm_corrects_step_by_step():
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("claimed", "low", "high", "verdict"),
+    [
+        (0.7, 0.1, 1.0, "supported"),
+        (0.7, -0.1, 1.0, "inconclusive"),
+        (0.7, -1.0, -0.1, "contradicted"),
+        (-0.7, -1.0, -0.1, "supported"),
+        (0.0, 0.1, 1.0, "contradicted"),
+        (0.0, -0.1, 1.0, "inconclusive"),
+    ],
+)
+def test_a_verdict_follows_from_the_interval(claimed, low, high, verdict):
+    assert judge_direction(claimed, Interval((low + high) / 2, low, high, 3)) == verdict
+
+
+def test_what_was_not_measured_was_not_run():
+    assert judge_direction(0.7, None) == "not run"
+
+
+def test_every_claim_has_evidence_and_a_source_unless_remembered():
+    claims = read_claims(CLAIMS)
+    assert {"headline", "soft-kd-fixed-depth", "rerun-manifold"} <= claims.keys()
+    for claim in claims.values():
+        assert claim.evidence in EVIDENCE
+        assert claim.source or claim.evidence == "remembered"
+
+
+def test_a_remembered_value_is_never_printed():
+    claims = read_claims(CLAIMS)
+    remembered = [claim for claim in claims.values() if claim.evidence == "remembered"]
+    assert remembered and all(claim.printed is None for claim in remembered)
+    assert claims["headline"].printed == "76.5"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rows: rows[0].update(evidence="heard"), "line 2.*'heard'"),
+        (lambda rows: rows[1].update(id=rows[0]["id"]), "line 3.*twice"),
+        (lambda rows: [row.pop("source") for row in rows], "columns"),
+    ],
+)
+def test_a_broken_claims_file_names_the_line(tmp_path, change, words):
+    with CLAIMS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    path = tmp_path / "claims.csv"
+    pd.DataFrame(rows).to_csv(path, index=False)
+    with pytest.raises(UserError, match=words):
+        read_claims(path)
+
+
+# ---- the table, from cells that are written by hand ------------------------------------------
+
+TOP1 = {
+    "none": [70.0, 71.0, 70.5],
+    "soft_kd": [72.0, 73.1, 72.4],
+    "manifold": [74.0, 75.0, 74.5],
+    "hard_kd_token": [71.5, 72.0, 72.6],
+}
+
+
+@pytest.fixture
+def finished(experiment, tmp_path):
+    """An experiment whose cells and teacher stand on disk."""
+    teacher = tmp_path / "teacher" / "student.safetensors"
+    teacher.parent.mkdir()
+    teacher.write_bytes(b"weights")
+    made = experiment(
+        seeds=[0, 1, 2],
+        methods=list(TOP1),
+        pairs={"deit-cait": {"teacher": {"weights": str(teacher)}}},
+        name="finished",
+    )
+    digest = sha256(teacher)
+
+    def write(path, top1, **more):
+        record = {
+            "result": {
+                "top1": top1,
+                "best_top1": top1,
+                "ema_top1": top1 - 1,
+                "split": "test",
+                "images": 360,
+            },
+            "resolved": {"parameters": 1000},
+            "images_per_second": 100.0,
+            "epochs": 4,
+            "images_seen": 4864,
+            "recipe_name": "A",
+            "duplicate_share": 0.0,
+            "wall_seconds": 1.0,
+            "teacher_sha256": digest,
+            "environment": {
+                "device": "cpu",
+                "processor": "a processor",
+                "threads": 1,
+                "git_commit": "c0ffee",
+            },
+            "cohort": list(TOP1),
+            **more,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(record))
+
+    write(teacher.with_name("run.json"), 88.0, files={"student.safetensors": digest})
+    for method, values in TOP1.items():
+        for seed, value in enumerate(values):
+            key = ("deit-cait", "A", 4, method, seed)
+            identity = {**made.cell_identity(*key), "teacher_sha256": digest}
+            path = made.cell_directory(*key) / "run.json"
+            write(path, value, fingerprint=config.fingerprint(identity))
+    return made
+
+
+def test_the_table_holds_means_gains_and_reported_values(finished):
+    rows = table1.build(finished).rows.set_index("method")
+    gains = np.subtract(TOP1["manifold"], TOP1["soft_kd"])
+    low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
+    assert rows.loc["manifold", ["gain_mean", "gain_low", "gain_high"]].tolist() == pytest.approx(
+        [gains.mean(), low, high]
+    )
+    assert rows.loc["manifold", ["reported", "evidence"]].tolist() == ["76.5", "verbatim"]
+    assert rows.loc["teacher", "top1_mean"] == 88.0 and rows.loc["teacher", "n"] == 1
+    assert pd.isna(rows.loc["soft_kd", "gain_mean"])
+    family = {m: stats.ttest_rel(TOP1[m], TOP1["soft_kd"]).pvalue for m in TOP1 if m != "soft_kd"}
+    assert rows.loc["manifold", "p_holm"] == pytest.approx(holm(family)["manifold"])
+
+
+def test_the_files_of_the_table(finished):
+    table1.write(table1.build(finished), finished)
+    folder = finished.directory
+    assert (folder / "table1.csv").read_text().startswith(COLUMNS)
+    markdown = (folder / "table1.md").read_text()
+    assert "76.5 (verbatim)" in markdown and "gain-over-soft-kd" in markdown
+    assert "| supported" in markdown and "not run" in markdown
+    latex = (folder / "table1.tex").read_text()
+    assert r"\begin{tabular}" in latex and r"\_" in latex and "←" not in latex
+    assert (folder / "table1.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "table1.pdf").read_bytes().startswith(b"%PDF")
+    seeds = pd.read_csv(folder / "table1_seeds.csv")
+    assert len(seeds) == 12
+
+
+def test_claims_are_judged_by_direction_at_this_scale_alone(finished):
+    claims = table1.build(finished).claims.set_index("id")
+    assert claims.loc["gain-over-soft-kd", "direction_at_this_scale"] == "supported"
+    assert claims.loc["rerun-gain-over-soft-kd", "direction_at_this_scale"] == "contradicted"
+    assert claims.loc["headline", "direction_at_this_scale"] == "not run"
+    assert set(claims["verdict_at_reported_scale"]) == {"not run"}
+
+
+def test_a_remembered_value_never_reaches_the_table(finished):
+    remembered = dataclasses.replace(finished.table1, claims={"manifold": "deit-small"})
+    built = table1.build(dataclasses.replace(finished, table1=remembered))
+    row = built.rows.set_index("method").loc["manifold"]
+    assert pd.isna(row["reported"]) and row["evidence"] == "remembered"
+    assert pd.isna(built.claims.set_index("id").loc["deit-small", "reported"])
+
+
+def test_a_cell_of_another_configuration_is_refused(finished):
+    path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "fingerprint": "other"}))
+    with pytest.raises(UserError, match=r"none/seed-1/run\.json is of another configuration"):
+        table1.build(finished)
+
+
+def test_a_missing_cell_is_named(finished):
+    path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
+    path.unlink()
+    with pytest.raises(UserError, match=r"none/seed-1/run\.json"):
+        table1.build(finished)
+
+
+def test_a_teacher_with_the_record_of_others_weights_is_refused(finished):
+    finished.teacher_weights("deit-cait").write_bytes(b"other weights")
+    with pytest.raises(UserError, match=r"(record of other weights|another configuration)"):
+        table1.build(finished)

@@ -1,0 +1,60 @@
+"""The project's own files agree with each other, and are formatted and linted."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import yaml
+
+from manifold.config import ROOT
+
+
+def run(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_environment_for_conda_lists_the_same_versions():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert (python, pip) == ("python=3.11", "pip")
+    assert packages == {"pip": pins()}
+
+
+def test_every_dependency_is_pinned_to_the_same_version_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    direct = project["dependencies"] + project["optional-dependencies"]["test"]
+    pinned = {line.split(";")[0].lower() for line in pins()}
+    assert direct and all("==" in dependency for dependency in direct)
+    assert {dependency.lower() for dependency in direct} <= pinned
+
+
+def test_no_registry_is_named():
+    for name in ("constraints.txt", "environment.yml", "pyproject.toml", "setup.sh"):
+        assert not re.search(r"https?://", (ROOT / name).read_text()), name
+
+
+def test_python_is_formatted_and_linted():
+    for arguments in (["format", "--check"], ["check"]):
+        done = run(sys.executable, "-m", "ruff", *arguments, ".")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_snakefiles_are_formatted_and_linted():
+    files = ["Snakefile", *map(str, sorted((ROOT / "workflow").rglob("*.smk")))]
+    done = run(sys.executable, "-m", "snakefmt", "--check", *files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for scale in ("smoke", "mini-choice"):
+        done = run(sys.executable, "-m", "snakemake", "--lint", "--config", f"scale={scale}")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readmes_test_command_is_what_ci_runs():
+    command = ". ./setup.sh && python -m pytest"
+    assert command in (ROOT / "README.md").read_text()
+    assert command in (ROOT / ".ci/run").read_text()

@@ -1,0 +1,104 @@
+"""The workflow end to end at smoke scale: it finishes, rests, and rebuilds what is missing."""
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from manifold.config import ROOT, resolve
+
+TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf")]
+
+
+def snakemake(folder, *arguments):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A folder that sees the workflow and has results of its own."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("Snakefile", "workflow", "config", "profiles", "environment.yml"):
+        os.symlink(ROOT / name, folder / name)
+    (folder / "results").mkdir()
+    for name in ("reported", "published"):
+        if (ROOT / "results" / name).exists():
+            os.symlink(ROOT / "results" / name, folder / "results" / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(clone):
+    done = snakemake(clone, "reproduce_table1", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return clone
+
+
+def test_table1_is_made_with_every_method_and_seed(finished):
+    folder = finished / "results/smoke"
+    assert all((folder / name).stat().st_size for name in TARGETS)
+    rows = pd.read_csv(folder / "table1.csv")
+    experiment = resolve({"scale": "smoke"})
+    assert list(rows["method"]) == [*experiment.methods, "teacher"]
+    assert (rows["n"][:-1] == len(experiment.seeds)).all()
+    assert not list(folder.rglob("*.partial")) and not list(folder.rglob("state/**/*.pt"))
+
+
+def test_running_it_again_does_nothing(finished):
+    done = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
+    assert done.returncode == 0 and "Nothing to be done" in done.stderr + done.stdout
+
+
+def test_a_deleted_student_is_trained_again_and_no_other(finished):
+    cells = finished / "results/smoke/cells/deit-cait/A/4-epochs"
+    before = {path: path.read_bytes() for path in cells.rglob("student.safetensors")}
+    table = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
+    deleted = cells / "manifold" / "seed-1" / "student.safetensors"
+    deleted.unlink()
+    done = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stderr
+    output = done.stdout + done.stderr
+    assert "cells/deit-cait/A/4-epochs/sp/seed-1 is complete" in output
+    assert "manifold/seed-1 is complete" not in output
+    assert "Training seed 0" not in output
+    assert {path: path.read_bytes() for path in before} == before
+    assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns > table
+    again = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_another_data_set_stands_apart(finished):
+    done = snakemake(finished, "-n", "--config", "scale=smoke", "data={validation: 100}")
+    assert done.returncode == 0
+    assert "results/smoke/" not in done.stdout + done.stderr
+    assert "results/smoke-" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scale=smoke", "mehtods=[none]"], "Did you mean 'methods'?"),
+        (["scale=smoke", "seeds=[3]"], "at least two"),
+        (["scale=smoke", "pairs={deit-cait: {student: {name: deit_tinny}}}"], "deit_tinny"),
+    ],
+)
+def test_a_user_error_ends_the_workflow_before_any_training(clone, words, message):
+    before = set(clone.glob("results/*/cells")) | set(clone.glob("results/*/teachers"))
+    done = snakemake(clone, "reproduce_table1", "--config", *words)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert set(clone.glob("results/*/cells")) | set(clone.glob("results/*/teachers")) == before
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini"])
+def test_the_dry_run_does_not_import_torch(clone, scale, tmp_path):
+    # A torch that cannot be imported stands in front of the real one.
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "snakemake", "-n", "--config", f"scale={scale}"]
+    done = subprocess.run(command, cwd=clone, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
