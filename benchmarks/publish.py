@@ -1,0 +1,68 @@
+"""Keep a run: copy its tables, figures and provenance to ``results/published/NAME``.
+
+``python -m benchmarks.publish --config scale=mini`` also puts the table and its caption into the
+README, between its two markers, so that no number there is typed by hand.
+"""
+
+import shutil
+from pathlib import Path
+
+from manifold import command
+from manifold.config import ROOT, Experiment
+from manifold.errors import UserError
+from manifold.files import write_atomic, write_text
+
+PUBLISHED = ROOT / "results" / "published"
+TABLE1 = ("table1.md", "table1.csv", "table1.tex", "table1.png", "table1.pdf")
+EVIDENCE = ("table1_claims.csv", "table1_seeds.csv", "preflight.json")
+CHOICE = ("choice.csv", "choice.md")
+BEGIN, END = "<!-- table1: begin -->", "<!-- table1: end -->"
+
+
+def publish(experiment: Experiment) -> list[Path]:
+    """Copy what the run has made and return the copies.
+
+    Raises:
+        UserError: there is nothing to publish.
+    """
+    names = (*TABLE1, *EVIDENCE) if experiment.choice is None else CHOICE
+    found = [experiment.directory / name for name in names]
+    missing = [str(path) for path in found if not path.is_file()]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: not there; let snakemake make them first")
+    copies = []
+    for path in found:
+        copy = PUBLISHED / experiment.name / path.name
+        write_atomic(copy, lambda partial, path=path: shutil.copyfile(path, partial))
+        copies.append(copy)
+    return copies
+
+
+def readme_block(table: str) -> str:
+    """The part of a table1.md that the README shows: everything below its title."""
+    return table.split("\n", 1)[1].strip()
+
+
+def update_readme(readme: Path, table: str) -> None:
+    """Put the table between the README's markers.
+
+    Raises:
+        UserError: the markers are not there.
+    """
+    text = readme.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{readme} lacks the markers {BEGIN} and {END}")
+    write_text(readme, f"{before}{begin}\n{readme_block(table)}\n{end}{after}")
+
+
+def main() -> None:
+    experiment = command.experiment(command.parser("benchmarks.publish", __doc__).parse_args())
+    publish(experiment)
+    if experiment.name == "mini":
+        update_readme(ROOT / "README.md", (PUBLISHED / "mini" / "table1.md").read_text())
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,314 @@
+"""Runs that are killed, and cells that are complete: no kill shows in a result.
+
+Some runs are killed from outside, as a machine would; the others kill themselves around a chosen
+renaming, so that every moment at which a file changes is met for certain.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from manifold import config, train
+from manifold.cohort import Cohort
+from manifold.errors import UserError
+from manifold.files import sha256
+
+PAIR = "deit-cait"
+METHODS = ["none", "fitnet", "manifold"]
+EPOCHS = 2
+STEPS = 8  # in an epoch of the 267 images that this leaves to train on
+DATA = {"validation": 1170}
+
+# Imports torch once; its children are forked from a process that has never trained.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["manifold.train"])
+
+
+def settings(results, weights="train", **overrides):
+    """Overrides of a small run that saves after every step; the folder keeps its name."""
+    return {
+        "scale": "smoke",
+        "results": str(results),
+        "name": "run",
+        "data": DATA,
+        "pairs": {PAIR: {"teacher": {"weights": str(weights), "epochs": 1}}},
+        "machine": {"checkpoint_seconds": 0},
+        **overrides,
+    }
+
+
+def words(overrides):
+    options = ["--methods", *METHODS, "--epochs", str(EPOCHS), "--seed", "0"]
+    return ["--config", *config.to_words(overrides), *options]
+
+
+def run(arguments):
+    """The documented command, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["manifold.train", *arguments])
+        train.main()
+
+
+def cohort_of(overrides):
+    experiment = config.resolve(overrides)
+    return train.student_setting(experiment, PAIR, "A", EPOCHS, METHODS, 0)
+
+
+def directory_of(results, method):
+    return results / "run" / "cells" / PAIR / "A" / f"{EPOCHS}-epochs" / method / "seed-0"
+
+
+def outcome(results):
+    """Everything in the cells that a kill must not change."""
+    found = {}
+    for method in METHODS:
+        directory = directory_of(results, method)
+        record = json.loads((directory / "run.json").read_text())
+        metrics = pd.read_csv(directory / "metrics.csv", dtype=str)
+        keys = ("result", "images_seen", "fingerprint", "duplicate_share", "resolved")
+        found[method] = {
+            "weights": sha256(directory / "student.safetensors"),
+            "metrics": metrics.drop(columns="images_per_second").to_dict("list"),
+            **{key: record[key] for key in keys},
+        }
+    return found
+
+
+def digests(results):
+    return {
+        method: {name: sha256(directory_of(results, method) / name) for name in config.CELL_FILES}
+        for method in METHODS
+    }
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    results = tmp_path_factory.mktemp("teacher")
+    run([*words(settings(results)), "--teacher"])
+    return results / "run" / "teachers" / PAIR / "student.safetensors"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(teacher, tmp_path_factory):
+    """The results of a run that is never stopped, and never saves between epochs."""
+    results = tmp_path_factory.mktemp("uninterrupted")
+    run(words(settings(results, teacher, machine={"checkpoint_seconds": 3600})))
+    return results
+
+
+# ---- kills -----------------------------------------------------------------------------------
+
+
+def train_and_die(arguments, name, call, moment):
+    """Train, and kill this process around the ``call``-th renaming onto a file of that name."""
+    replace = os.replace
+    calls = 0
+
+    def replace_and_die(source, target):
+        nonlocal calls
+        calls += Path(target).name.endswith(name)
+        fatal = calls == call and Path(target).name.endswith(name)
+        if fatal and moment == "while writing":
+            os.truncate(source, os.path.getsize(source) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+        if fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.replace = replace_and_die
+    sys.argv = ["manifold.train", *arguments]
+    train.main()
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "moment", "resumed"),
+    [
+        (".pt", 1, "while writing", None),
+        (".pt", 1, "just after", 1),
+        (".pt", STEPS + 4, "while writing", STEPS + 3),
+        ("student.safetensors", 1, "while writing", EPOCHS * STEPS),
+        ("student.safetensors", 1, "just after", EPOCHS * STEPS),
+        ("run.json", 1, "while writing", EPOCHS * STEPS),
+        ("run.json", 1, "just after", EPOCHS * STEPS),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_results(
+    name, call, moment, resumed, teacher, uninterrupted, tmp_path, capsys
+):
+    arguments = words(settings(tmp_path, teacher))
+    child = FORKS.Process(target=train_and_die, args=(arguments, name, call, moment))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert not (directory_of(tmp_path, METHODS[-1]) / "run.json").exists()
+    capsys.readouterr()
+    run(arguments)
+    assert outcome(tmp_path) == outcome(uninterrupted)
+    assert list((tmp_path / "run" / "state").rglob("*.pt")) == []
+    said = capsys.readouterr().err
+    if resumed is None:
+        assert "resuming" not in said
+    else:
+        assert f" at step {resumed}\n" in said
+
+
+def test_the_command_survives_kills_from_outside(teacher, uninterrupted, tmp_path):
+    """Killed at its first checkpoint, then again after a few steps more."""
+    overrides = settings(tmp_path, teacher)
+    command = [sys.executable, "-m", "manifold.train", *words(overrides)]
+    state = cohort_of(overrides)[0].state
+    seen = set()
+
+    def has_saved_again():
+        seen.add(state.stat().st_mtime_ns)
+        return len(seen) > 4
+
+    for due in (state.is_file, has_saved_again):
+        process = subprocess.Popen(command, cwd=config.ROOT, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not due():
+            time.sleep(0.001)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, cwd=config.ROOT, check=True, stderr=subprocess.DEVNULL)
+    assert outcome(tmp_path) == outcome(uninterrupted)
+
+
+# ---- checkpoints that do not fit -------------------------------------------------------------
+
+
+def interrupt(arguments, step):
+    """Stop a run before a step, as Ctrl-C would; its last checkpoint stays."""
+    step_of_cohort = Cohort.step
+
+    def step_or_stop(self, images, targets, number):
+        if number == step:
+            raise KeyboardInterrupt
+        step_of_cohort(self, images, targets, number)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Cohort, "step", step_or_stop)
+        run(arguments)
+
+
+def test_a_checkpoint_of_another_configuration_is_ignored(teacher, uninterrupted, tmp_path, capsys):
+    other = {"fitnet": {"arguments": {"weight": 50.0}}}
+    interrupt(words(settings(tmp_path, teacher, method_definitions=other)), 5)
+    overrides = settings(tmp_path, teacher)
+    state = cohort_of(overrides)[0].state
+    assert state.is_file()
+    run(words(overrides))
+    assert f"{state} is of another configuration; starting anew" in capsys.readouterr().err
+    assert outcome(tmp_path) == outcome(uninterrupted)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_an_error_that_names_it(kept, teacher, tmp_path):
+    overrides = settings(tmp_path, teacher)
+    interrupt(words(overrides), 2)
+    state = cohort_of(overrides)[0].state
+    content = state.read_bytes()
+    state.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError) as caught:
+        run(words(overrides))
+    assert str(state) in str(caught.value)
+    assert "delete it" in str(caught.value)
+    assert not directory_of(tmp_path, METHODS[0]).exists()
+    state.unlink()
+    run(words(overrides))
+    assert all(cell.is_complete() for cell in cohort_of(overrides)[1])
+
+
+# ---- complete cells --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def complete(uninterrupted, tmp_path):
+    """A copy of the finished run, to be harmed."""
+    results = tmp_path / "copy"
+    for method in METHODS:
+        source, target = directory_of(uninterrupted, method), directory_of(results, method)
+        target.mkdir(parents=True)
+        for name in config.CELL_FILES:
+            (target / name).write_bytes((source / name).read_bytes())
+    return results
+
+
+def test_complete_cells_are_left_alone(complete, teacher, monkeypatch):
+    before = digests(complete)
+    monkeypatch.setattr(Cohort, "step", lambda *_: pytest.fail("a complete cell was trained"))
+    run(words(settings(complete, teacher)))
+    assert digests(complete) == before
+
+
+def delete(path):
+    path.unlink()
+
+
+def edit(path):
+    path.write_text(path.read_text().replace("validation_top1", "test_top1"))
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("student.safetensors", delete),
+        ("student.safetensors", flip),
+        ("metrics.csv", edit),
+        ("run.json", delete),
+    ],
+)
+def test_a_harmed_cell_alone_is_trained_again(name, harm, complete, teacher, uninterrupted):
+    before = digests(complete)
+    harm(directory_of(complete, "fitnet") / name)
+    assert digests_of_others(complete) == {m: before[m] for m in METHODS if m != "fitnet"}
+    run(words(settings(complete, teacher)))
+    assert outcome(complete) == outcome(uninterrupted)
+    assert digests_of_others(complete) == {m: before[m] for m in METHODS if m != "fitnet"}
+    record = json.loads((directory_of(complete, "fitnet") / "run.json").read_text())
+    assert record["cohort"] == ["fitnet"]
+
+
+def digests_of_others(results):
+    return {
+        method: {name: sha256(directory_of(results, method) / name) for name in config.CELL_FILES}
+        for method in METHODS
+        if method != "fitnet"
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "incomplete"),
+    [
+        ({"method_definitions": {"fitnet": {"arguments": {"weight": 50.0}}}}, ["fitnet"]),
+        ({"method_definitions": {"manifold": {"arguments": {"samples": 64}}}}, ["manifold"]),
+        ({"recipes": {"A": {"ema_decay": 0.5}}}, METHODS),
+        ({"data": {"validation": 1169}}, METHODS),
+        ({"machine": {"evaluation_batch_size": 7}}, []),
+        ({"method_definitions": {"fitnet": {"title": "Hints"}}}, []),
+    ],
+)
+def test_what_shapes_the_weights_makes_a_cell_incomplete(overrides, incomplete, complete, teacher):
+    _, cells = cohort_of(settings(complete, teacher, **overrides))
+    assert [cell.method for cell in cells if not cell.is_complete()] == incomplete
+
+
+def test_another_teacher_makes_every_cell_incomplete(complete, teacher, tmp_path):
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(teacher.read_bytes())
+    assert all(cell.is_complete() for cell in cohort_of(settings(complete, other))[1])
+    flip(other)
+    assert not any(cell.is_complete() for cell in cohort_of(settings(complete, other))[1])
