@@ -16,6 +16,8 @@ class FitNet(Distiller):
     and weight 100 as in HobbitLong/RepDistiller (``hint``: γ = 1, α = 0, β = 100).
     """
 
+    uses_layers = True
+
     def __init__(self, *networks, weight: float, **common):
         super().__init__(*networks, **common)
         self.weight = weight

@@ -14,6 +14,8 @@ class SimilarityPreserving(Distiller):
     Source: Tung and Mori 2019, arXiv 1907.09682, equations 2 to 4, γ = 3000.
     """
 
+    uses_layers = True
+
     def __init__(self, *networks, weight: float, **common):
         super().__init__(*networks, **common)
         self.weight = weight

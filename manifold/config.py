@@ -479,7 +479,7 @@ def _read_text(kind: Any, text: str) -> Any:
         value = yaml.safe_load(text)
         if type(value) in wanted:
             return value
-    if kind is float:
+    if kind is float or (kind is Any and text[:1].isdigit()):  # YAML 1.1 reads 3e3 as text
         with contextlib.suppress(ValueError):
             return float(text)
     return text
@@ -599,6 +599,16 @@ def _check_numbers(experiment: Experiment) -> None:
         if value < 1:
             raise UserError(f"{key} must be at least 1, got {value}")
     for name, recipe in experiment.recipes.items():
+        distillation = recipe.distillation
+        if not 0 <= distillation.alpha <= 1:
+            raise UserError(
+                f"recipes.{name}.distillation.alpha must lie in [0, 1], got {distillation.alpha}"
+            )
+        if distillation.temperature <= 0:
+            raise UserError(
+                f"recipes.{name}.distillation.temperature must be positive, got "
+                f"{distillation.temperature}"
+            )
         if recipe.mixing and recipe.batch_size % 2:
             raise UserError(f"recipes.{name}.batch_size must be even for mixup, got odd")
 

@@ -8,6 +8,7 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 
 from manifold.config import LayerMap
+from manifold.errors import UserError
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
 
 
@@ -67,10 +68,11 @@ class Distiller(TrainingTask):
         student_layouts, teacher_layouts: block → token layout, for the sizes of projectors.
 
     Raises:
-        UserError: a layer out of range, or token grids that do not match.
+        UserError: a layer map that is missing or out of range, or token grids that do not match.
     """
 
     uses_teacher = True
+    uses_layers = False
 
     def __init__(
         self,
@@ -83,6 +85,8 @@ class Distiller(TrainingTask):
         temperature: float,
         layers: LayerMap | None = None,
     ):
+        if self.uses_layers and layers is None:
+            raise UserError("needs the argument 'layers', the name of one of the pair's layer maps")
         super().__init__(device=next(student.parameters()).device, verbose=False)
         self.trainable_module = student
         self.auxiliary = nn.ModuleDict()

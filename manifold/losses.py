@@ -47,7 +47,7 @@ def decoupled_manifold_loss(
     with torch.autocast(student.device.type, enabled=False):
         student = F.normalize(at_least_float32(student), dim=-1)
         teacher = F.normalize(at_least_float32(teacher), dim=-1)
-        indices = indices.to(student.device)
+        indices = indices.to(student.device, torch.long)
         intra = _relation_difference(student, teacher)
         inter = _relation_difference(student.transpose(0, 1), teacher.transpose(0, 1))
         random = _relation_difference(
@@ -131,7 +131,10 @@ def _check_tokens(student: Tensor, teacher: Tensor) -> None:
 
 
 def _check_indices(indices: Tensor, rows: int) -> None:
-    if indices.ndim != 1 or indices.is_floating_point() or indices.is_complex():
+    is_integer = not (
+        indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool
+    )
+    if indices.ndim != 1 or not is_integer:
         raise ValueError(
             f"indices must be a vector of integers (K,), got {tuple(indices.shape)} "
             f"of {indices.dtype}"

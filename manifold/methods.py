@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from manifold.distiller import Distiller
+from manifold.errors import UserError
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
 
 
@@ -17,9 +18,13 @@ class Manifold(Distiller):
     mean over layer pairs as in Hao840/manifold-distillation.
     """
 
+    uses_layers = True
+
     def __init__(
         self, *networks, intra: float, inter: float, random: float, samples: int, **common
     ):
+        if samples < 1:
+            raise UserError(f"'samples' must be at least 1, got {samples}")
         super().__init__(*networks, **common)
         self.weights = {"intra": intra, "inter": inter, "random": random}
         self.samples = samples
@@ -47,6 +52,8 @@ class ManifoldFull(Distiller):
     Source: Hao et al. 2022, arXiv 2107.01378, section 3, the loss before it is decoupled. No
     weight was published; as a mean over map entries it is what the random term estimates.
     """
+
+    uses_layers = True
 
     def __init__(self, *networks, weight: float, **common):
         super().__init__(*networks, **common)

@@ -82,7 +82,7 @@ def merge(patches: Tensor, most_tokens: int) -> Tensor:
         (B, k·k·D, H/k, W/k).
 
     Raises:
-        UserError: no k divides both sides.
+        UserError: no k divides both sides and leaves two tokens or more.
 
     Source: paper, section 3 (merging of hierarchical nets' patches).
     """
@@ -90,12 +90,12 @@ def merge(patches: Tensor, most_tokens: int) -> Tensor:
     if height * width <= most_tokens:
         return patches
     for square in range(2, min(height, width) + 1):
-        fits = (height // square) * (width // square) <= most_tokens
+        fits = 1 < (height // square) * (width // square) <= most_tokens
         if fits and height % square == 0 and width % square == 0:
             return nn.functional.pixel_unshuffle(patches, square)
     raise UserError(
         f"a map of {height}×{width} tokens cannot be merged to at most {most_tokens}: no square "
-        "of neighbours divides both sides; change the image size or most_tokens"
+        "of neighbours divides both sides and leaves two tokens; change the image size or most_tokens"
     )
 
 

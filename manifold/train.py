@@ -9,7 +9,9 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -184,6 +186,7 @@ def build_distiller(
     student = create_model(cell.student, setting.image_shape, classes, setting.recipe.drop_path)
     reseed(derive(setting.seed, "auxiliary", cell.method))
     arguments = dict(definition.arguments)
+    _check_numbers(kind, cell.method, arguments)
     if "layers" in arguments:
         arguments["layers"] = _layer_map(setting, cell.method, arguments["layers"])
     try:
@@ -220,9 +223,22 @@ def find_distiller(method: str, definition: Method) -> type[Distiller]:
     return kind
 
 
-def _layer_map(setting: Setting, method: str, name: str) -> config.LayerMap:
+def _check_numbers(kind: type[Distiller], method: str, arguments: dict[str, Any]) -> None:
+    """Hold the arguments to the numbers that the method's constructor is annotated with."""
+    accepted = {float: (int, float), int: (int,)}
+    for name, parameter in signature(kind).parameters.items():
+        types = accepted.get(parameter.annotation)
+        value = arguments.get(name)
+        if types and name in arguments and (not isinstance(value, types) or value is True):
+            raise UserError(
+                f"method {method!r}: argument {name!r} must be {parameter.annotation.__name__}, "
+                f"got {value!r}; correct it in config/methods.yaml"
+            )
+
+
+def _layer_map(setting: Setting, method: str, name: Any) -> config.LayerMap:
     maps = setting.pair.layers
-    if name not in maps:
+    if not isinstance(name, str) or name not in maps:
         raise UserError(
             f"method {method!r}: pair {setting.pair_name!r} has no layer map {name!r}."
             f"{config.suggest(name, maps)} Known: {', '.join(maps)}"
@@ -371,13 +387,13 @@ class Training:
         self.wall_seconds += now - self._clock
         self._clock = now
 
-    def _fingerprint(self) -> str:
-        return config.fingerprint([cell.identity for cell in self.cells])
+    def _fingerprints(self) -> dict[str, str]:
+        return {cell.method: cell.fingerprint for cell in self.cells}
 
     def save(self) -> None:
         self._read_clock()
         state = {
-            "fingerprint": self._fingerprint(),
+            "fingerprints": self._fingerprints(),
             "cohort": self.cohort.state(),
             "step": self.step,
             "rows": self.rows,
@@ -398,19 +414,20 @@ class Training:
             return
         try:
             state = torch.load(path, map_location=self.setting.device, weights_only=True)
-            fingerprint = state["fingerprint"]
+            fingerprints = state["fingerprints"]
         except Exception as error:  # torch raises many kinds for a damaged file
             raise UserError(
                 f"{path} is damaged: not a checkpoint of this project ({error}); delete it to "
                 "start this cohort again"
             ) from error
-        if fingerprint != self._fingerprint():
+        # A kill between two cells leaves a checkpoint of more members than are still missing.
+        if not self._fingerprints().items() <= fingerprints.items():
             print(f"{path} is of another configuration; starting anew", file=sys.stderr)
             return
         self.cohort.load_state(state["cohort"])
         self.step = state["step"]
-        self.rows = state["rows"]
-        self.best = state["best"]
+        self.rows = {name: state["rows"][name] for name in self.rows}
+        self.best = {name: best for name, best in state["best"].items() if name in self.rows}
         self.duplicates = state["duplicates"]
         self.wall_seconds = state["wall_seconds"]
         print(f"resuming {path} at step {self.step}", file=sys.stderr)

@@ -39,6 +39,11 @@ def test_every_scale_resolves(scale):
         ({**SMOKE, "recipes": {"A": {"batch_size": 1.5}}}, ["recipes.A.batch_size", "an integer"]),
         ({**SMOKE, "recipes": {"A": {"batch_size": "many"}}}, ["recipes.A.batch_size", "'many'"]),
         ({**SMOKE, "recipes": {"A": {"batch_size": 33}}}, ["recipes.A.batch_size", "even"]),
+        ({**SMOKE, "recipes": {"A": {"distillation": {"alpha": 1.5}}}}, ["alpha", "[0, 1]"]),
+        (
+            {**SMOKE, "recipes": {"A": {"distillation": {"temperature": 0}}}},
+            ["temperature", "positive"],
+        ),
         ({**SMOKE, "machine": {"threads": True}}, ["machine.threads", "True"]),
         ({**SMOKE, "data": {"channels": 2}}, ["data.channels", "1, 3"]),
         ({**SMOKE, "data": {"channels": 3}}, ["data.mean", "1 values for 3"]),
@@ -108,6 +113,18 @@ def test_a_bad_configuration_names_the_culprit(overrides, words):
         (
             {"method_definitions": {"sp": {"distiller": "baselines.sp:SPP"}}},
             ["'sp'", "baselines.sp:SPP"],
+        ),
+        (
+            {"method_definitions": {"sp": {"arguments": {"layers": [0, 1]}}}},
+            ["'sp'", "[0, 1]", "last"],
+        ),
+        (
+            {"method_definitions": {"sp": {"arguments": {"weight": "big"}}}},
+            ["'sp'", "'weight'", "'big'"],
+        ),
+        (
+            {"method_definitions": {"manifold": {"arguments": {"samples": 0}}}},
+            ["'manifold'", "'samples'"],
         ),
         ({"claims": "nowhere.csv"}, ["nowhere.csv"]),
         ({"table1": {"claims": {"none": "no-distilation"}}}, ["no-distilation", "no-distillation"]),
@@ -200,3 +217,18 @@ def test_identities_are_plain_and_tell_cells_apart():
         experiment.cell_identity("deit-cait", "A", 5, "manifold", 0),
     ]
     assert len({config.fingerprint(i) for i in [identity, *others]}) == 4
+
+
+@pytest.mark.parametrize(
+    "distiller", ["baselines.sp:SimilarityPreserving", "baselines.fitnet:FitNet"]
+)
+def test_a_method_of_layers_without_layers_is_refused(experiment, distiller):
+    mine = {
+        "title": "Mine",
+        "distiller": distiller,
+        "arguments": {"weight": "3e3"},
+        "student": "student",
+        "source": "none",
+    }
+    with pytest.raises(UserError, match=r"'mine'.*needs the argument 'layers'"):
+        preflight(experiment(methods=["soft_kd", "mine"], method_definitions={"mine": mine}))
