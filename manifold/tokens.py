@@ -95,7 +95,7 @@ def merge(patches: Tensor, most_tokens: int) -> Tensor:
             return nn.functional.pixel_unshuffle(patches, square)
     raise UserError(
         f"a map of {height}×{width} tokens cannot be merged to at most {most_tokens}: no square "
-        "of neighbours divides both sides and leaves two tokens; change the image size or most_tokens"
+        "of neighbours divides both sides and leaves two; change the image size or most_tokens"
     )
 
 

@@ -61,7 +61,8 @@ def resolve(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(resolve):
     """The setting, the cells and the records of a small training."""
-    setting, cells = train.student_setting(resolve(), PAIR, RECIPE, EPOCHS, METHODS, 1)
+    recipe = {"ema_decay": 0.99, "optimizer": {"learning_rate": 0.03}}
+    setting, cells = train.student_setting(resolve(**recipe), PAIR, RECIPE, EPOCHS, METHODS, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "create_model", create_with_large_weights)
         train.train(setting, cells)
@@ -257,7 +258,7 @@ def test_the_saved_student_scores_the_recorded_accuracy(method, trained):
     result = found[method]["result"]
     assert (result["split"], result["images"]) == ("test", 360)
     assert result["top1"] == 100 * (predictions == labels).sum().item() / 360
-    assert len(predictions.unique()) > 3
+    assert result["top1"] != result["ema_top1"]
 
 
 # ---- writing ---------------------------------------------------------------------------------
