@@ -5,7 +5,7 @@ from pathlib import Path
 from manifold.config import Experiment, fingerprint
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.records import read_run
+from manifold.records import check_weights, read_run
 
 
 def collect(
@@ -47,7 +47,5 @@ def read_teacher(experiment: Experiment, pair: str) -> dict:
     path = Path(weights).with_name("run.json")
     if not path.is_file():
         raise UserError(f"{path}: a teacher's record must stand beside its weights")
-    record = read_run(path)
-    if sha256(weights) not in record["files"].values():
-        raise UserError(f"{path} is the record of other weights than {weights}")
-    return record
+    check_weights(weights)
+    return read_run(path)

@@ -8,7 +8,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
 
-from manifold.config import Recipe
+from manifold.config import Optimizer, Recipe
 from manifold.distiller import Distiller, FrozenTeacher
 from manifold.errors import UserError
 from manifold.seeds import derive
@@ -36,14 +36,7 @@ class Member:
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
         self.clip_norm = recipe.optimizer.clip_norm
-        self.optimizer = create_optimizer_v2(
-            distiller,
-            opt=recipe.optimizer.name,
-            lr=recipe.optimizer.learning_rate,
-            weight_decay=recipe.optimizer.weight_decay,
-            eps=recipe.optimizer.epsilon,
-            betas=tuple(recipe.optimizer.betas),
-        )
+        self.optimizer = _create_optimizer(distiller, recipe.optimizer)
         self.per_step = recipe.schedule.per == "step"
         self.scheduler, _ = create_scheduler_v2(
             self.optimizer,
@@ -121,6 +114,25 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         self.totals = state["totals"]
         self.seconds = state["seconds"]
+
+
+def _create_optimizer(distiller: Distiller, optimizer: Optimizer) -> torch.optim.Optimizer:
+    """timm's optimizer over everything that the method trains, 1-D parameters undecayed.
+
+    Raises:
+        UserError: timm does not know it, or refuses the numbers.
+    """
+    try:
+        return create_optimizer_v2(
+            distiller,
+            opt=optimizer.name,
+            lr=optimizer.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            eps=optimizer.epsilon,
+            betas=tuple(optimizer.betas),
+        )
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise UserError(f"the recipe's optimizer {vars(optimizer)} is refused: {error}") from error
 
 
 class Cohort:

@@ -8,9 +8,11 @@ import gzip
 import subprocess
 import tempfile
 import urllib.request
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -305,8 +307,10 @@ def _open_folder(data: Data) -> tuple[Images, Images, list[str]]:
 def _read_image(path: str, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert(mode)
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}; replace it") from error
 
 
@@ -360,7 +364,7 @@ def obtain_fashion_mnist(folder: Path) -> Path:
     for source in (_from_mirror, _from_debian):
         try:
             contents = contents or source()
-        except (OSError, subprocess.SubprocessError, UserError) as error:
+        except (OSError, HTTPException, subprocess.SubprocessError, UserError) as error:
             refusals.append(f"{source.__doc__.splitlines()[0]}: {error}")
     if contents:
         for name, content in contents.items():
@@ -388,7 +392,7 @@ def _from_folder(folder: Path) -> Callable[[], dict[str, bytes]]:
 def _unzip(path: Path, digest: str) -> bytes:
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is corrupt ({error}); delete it and run again") from error
     _check_digest(path, content, digest)
     return content

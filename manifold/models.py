@@ -4,7 +4,7 @@ from pathlib import Path
 
 import timm
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from manifold.config import Model, suggest
 from manifold.errors import UserError
@@ -45,7 +45,8 @@ def load_weights(model: nn.Module, path: Path, what: str) -> None:
     """Load safetensors into ``model``; ``what`` names the network in the messages.
 
     Raises:
-        UserError: the file is missing, damaged, of another architecture or class count.
+        UserError: the file is missing, damaged, of another architecture or class count, or holds
+            a value that is not finite.
     """
     if not path.is_file():
         raise UserError(
@@ -77,7 +78,15 @@ def load_weights(model: nn.Module, path: Path, what: str) -> None:
             f"{path} does not fit {what} ({type(model).__name__}), {len(wrong)} tensors differ: "
             f"{'; '.join(wrong[:3])}; make the model's name and arguments those of the file"
         )
+    broken = next((name for name, value in state.items() if not is_finite(value)), None)
+    if broken:
+        raise UserError(f"{path}: {what} has values that are not finite in {broken}; train it anew")
     model.load_state_dict(state)
+
+
+def is_finite(values: Tensor) -> bool:
+    """Whether a tensor holds no NaN and no infinity."""
+    return bool(values.isfinite().all())
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from manifold import command
 from manifold.claims import read_claims
+from manifold.cohort import Member
 from manifold.config import TRAIN_TEACHER, Experiment
 from manifold.data import load_splits, verify
 from manifold.distiller import FrozenTeacher
@@ -76,6 +77,8 @@ def _check_pair(experiment: Experiment, name: str, classes: int) -> dict:
         distiller = build_distiller(
             setting, Cell(method, definition, student, Path(), {}), teacher, classes
         )
+        for recipe in experiment.recipes.values():
+            Member(method, distiller, recipe, seed=0, epochs=setting.epochs, steps_per_epoch=1)
         found["methods"][method] = {
             "student_parameters": count_parameters(distiller.trainable_module),
             "auxiliary_parameters": count_parameters(distiller.auxiliary),

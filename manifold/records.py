@@ -13,7 +13,7 @@ from manifold.cohort import Member
 from manifold.config import ROOT
 from manifold.data import Mixer
 from manifold.errors import UserError
-from manifold.files import write_text
+from manifold.files import sha256, write_text
 from manifold.models import count_parameters
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "safetensors")
@@ -99,6 +99,23 @@ def read_run(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged ({error}); delete its folder to run it again"
         ) from error
+
+
+def check_weights(weights: Path) -> None:
+    """Hold weights to the SHA-256 in the run.json beside them, where there is one.
+
+    Raises:
+        UserError: they are other bytes than those of the record.
+    """
+    path = weights.with_name("run.json")
+    if not (weights.is_file() and path.is_file()):
+        return
+    digest = sha256(weights)
+    if digest not in read_run(path)["files"].values():
+        raise UserError(
+            f"{weights} is damaged or is not of {path}: its SHA-256 is {digest}; fetch it again, "
+            "or move the record away to use other weights"
+        )
 
 
 def _git(*arguments: str) -> str | None:

@@ -7,6 +7,7 @@ that are complete already are left alone.
 import os
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
@@ -36,7 +37,7 @@ from manifold.data import (
 from manifold.distiller import Distiller, FrozenTeacher
 from manifold.errors import UserError
 from manifold.files import sha256, write_atomic, write_text
-from manifold.models import create_model, load_weights, save_weights
+from manifold.models import create_model, is_finite, load_weights, save_weights
 from manifold.seeds import derive, reseed
 
 
@@ -166,6 +167,7 @@ def build_teacher(setting: Setting, classes: int) -> FrozenTeacher | None:
     if setting.teacher_weights is None:
         return None
     model = create_model(setting.pair.teacher.model, setting.image_shape, classes)
+    records.check_weights(setting.teacher_weights)
     load_weights(model, setting.teacher_weights, f"the teacher of pair {setting.pair_name!r}")
     teacher = FrozenTeacher(model.to(setting.device), setting.pair.most_tokens)
     teacher.sha256 = sha256(setting.teacher_weights)
@@ -413,6 +415,8 @@ class Training:
         if not path.is_file():
             return
         try:
+            if broken := zipfile.ZipFile(path).testzip():  # torch.load does not look at checksums
+                raise ValueError(f"the checksum of {broken} is wrong")
             state = torch.load(path, map_location=self.setting.device, weights_only=True)
             fingerprints = state["fingerprints"]
         except Exception as error:  # torch raises many kinds for a damaged file
@@ -441,6 +445,13 @@ class Training:
         """
         images = getattr(self.splits, self.setting.experiment.evaluation_split)
         members = self.cohort.members
+        for member in members:
+            weights = member.distiller.get_eval_model().state_dict()
+            if broken := [name for name, value in weights.items() if not is_finite(value)]:
+                raise UserError(
+                    f"method {member.name!r}: {broken[0]} is not finite after the last step (seed "
+                    f"{self.setting.seed}); lower the learning rate or clip gradients"
+                )
         last = [member.distiller.get_eval_model() for member in members]
         ema = [member.distiller.get_eval_model(ema=True) for member in members]
         top1 = self.evaluate(last, images, "last epoch")
@@ -512,6 +523,7 @@ def train(setting: Setting, cells: list[Cell]) -> None:
             for name in CELL_FILES:
                 os.utime(cell.directory / name)  # up to date with a teacher that was only touched
     if not missing:
+        setting.state.unlink(missing_ok=True)
         return
     training = Training(setting, missing, load_splits(setting.experiment.data))
     training.resume()

@@ -5,9 +5,12 @@ import subprocess
 import sys
 import tomllib
 
+import pandas as pd
 import yaml
 
-from manifold.config import ROOT
+from benchmarks import publish
+from benchmarks.cells import read_teacher
+from manifold.config import ROOT, resolve
 
 
 def run(*command):
@@ -58,3 +61,25 @@ def test_the_readmes_test_command_is_what_ci_runs():
     command = ". ./setup.sh && python -m pytest"
     assert command in (ROOT / "README.md").read_text()
     assert command in (ROOT / ".ci/run").read_text()
+
+
+def test_the_readme_shows_the_published_table_to_the_letter():
+    readme = (ROOT / "README.md").read_text()
+    shown = readme.partition(publish.BEGIN)[2].partition(publish.END)[0].strip()
+    published = (ROOT / "results/published/mini/table1.md").read_text()
+    assert shown == publish.readme_block(published)
+
+
+def test_mini_is_the_choice_that_was_published():
+    choice = pd.read_csv(ROOT / "results/published/mini-choice/choice.csv")
+    best = choice.groupby("recipe")["validation_top1"].mean().idxmax()
+    grid = resolve({"scale": "mini-choice"}).recipes
+    assert resolve({"scale": "mini"}).recipes["A"] == grid[best]
+    assert set(choice["method"]) == {"none", "soft_kd"}
+
+
+def test_the_teacher_that_ships_is_the_one_of_its_record():
+    experiment = resolve({"scale": "mini"})
+    record = read_teacher(experiment, "deit-cait")
+    assert record["result"]["images"] == 10000
+    assert record["environment"]["git_dirty"] is False
