@@ -14,7 +14,7 @@ from manifold.data import load_splits, verify
 from manifold.distiller import FrozenTeacher
 from manifold.files import write_text
 from manifold.models import count_parameters, create_model
-from manifold.train import (
+from manifold.runs import (
     Cell,
     Setting,
     build_distiller,

@@ -16,8 +16,8 @@ from manifold.distiller import FrozenTeacher
 from manifold.errors import UserError
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
 from manifold.models import create_model
+from manifold.runs import Cell, Setting, build_distiller, student_model
 from manifold.tokens import Outputs
-from manifold.train import Cell, Setting, build_distiller, student_model
 
 METHODS = list(read_yaml(config.ROOT / "config/methods.yaml"))
 PAIR = "deit-cait"

@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from manifold import config, records, train
+from manifold import config, records, runs, train
 from manifold.config import Model
 from manifold.data import evaluation_loader, load_splits
 from manifold.errors import UserError
@@ -64,7 +64,7 @@ def trained(resolve):
     recipe = {"ema_decay": 0.99, "optimizer": {"learning_rate": 0.03}}
     setting, cells = train.student_setting(resolve(**recipe), PAIR, RECIPE, EPOCHS, METHODS, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "create_model", create_with_large_weights)
+        patch.setattr(runs, "create_model", create_with_large_weights)
         train.train(setting, cells)
     found = {cell.method: json.loads((cell.directory / "run.json").read_text()) for cell in cells}
     return setting, {cell.method: cell for cell in cells}, found

@@ -1,0 +1,256 @@
+"""What a run is: its cell, the setting that a cohort shares, and the objects built from both."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifold import config, records
+from manifold.cohort import Cohort, Member
+from manifold.config import CELL_FILES, Experiment, Method, Model, Pair, Recipe
+from manifold.distiller import Distiller, FrozenTeacher
+from manifold.errors import UserError
+from manifold.files import sha256
+from manifold.models import create_model, load_weights
+from manifold.seeds import derive, reseed
+
+
+@dataclass
+class Cell:
+    """One run: a method under a recipe, a budget and a seed, and the folder of its results."""
+
+    method: str
+    definition: Method
+    student: Model
+    directory: Path
+    identity: dict
+
+    @property
+    def fingerprint(self) -> str:
+        return config.fingerprint(self.identity)
+
+    def is_complete(self) -> bool:
+        """Whether the folder holds the files of this very configuration, unharmed."""
+        if not all((self.directory / name).is_file() for name in CELL_FILES):
+            return False
+        record = records.read_run(self.directory / "run.json")
+        return record["fingerprint"] == self.fingerprint and all(
+            sha256(self.directory / name) == digest for name, digest in record["files"].items()
+        )
+
+
+@dataclass
+class Setting:
+    """What the cells of one cohort share."""
+
+    experiment: Experiment
+    pair: Pair
+    pair_name: str
+    recipe: Recipe
+    recipe_name: str
+    epochs: int
+    seed: int
+    teacher_weights: Path | None
+    state: Path
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.experiment.machine.device)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        data = self.experiment.data
+        return (data.channels, data.image_size, data.image_size)
+
+
+def student_setting(
+    experiment: Experiment, pair: str, recipe: str, epochs: int, methods: list[str], seed: int
+) -> tuple[Setting, list[Cell]]:
+    """The setting and the cells of ``methods`` for one seed."""
+    weights = experiment.teacher_weights(pair)
+    directory = experiment.directory / "state" / pair / recipe / f"{epochs}-epochs"
+    setting = Setting(
+        experiment=experiment,
+        pair=experiment.pairs[pair],
+        pair_name=pair,
+        recipe=experiment.recipes[recipe],
+        recipe_name=recipe,
+        epochs=epochs,
+        seed=seed,
+        teacher_weights=weights,
+        state=directory / f"seed-{seed}-{config.fingerprint(sorted(methods))[:8]}.pt",
+    )
+    if not weights.is_file():
+        raise UserError(
+            f"{weights}: no teacher there; train it first (the workflow's rule does, or this "
+            f"command with --teacher), or correct pairs.{pair}.teacher.weights"
+        )
+    teacher = sha256(weights)
+    cells = []
+    for method in methods:
+        definition = experiment.method_definitions[method]
+        identity = experiment.cell_identity(pair, recipe, epochs, method, seed)
+        student = student_model(setting.pair, pair, method, definition)
+        directory = experiment.cell_directory(pair, recipe, epochs, method, seed)
+        identity["teacher_sha256"] = teacher
+        cells.append(Cell(method, definition, student, directory, identity))
+    return setting, cells
+
+
+def student_model(pair: Pair, pair_name: str, method: str, definition: Method) -> Model:
+    """The pair's student that the method asks for.
+
+    Raises:
+        UserError: the pair has none of that kind.
+    """
+    student = getattr(pair, definition.student)
+    if student is None:
+        raise UserError(
+            f"method {method!r} needs a student with a distillation token: set "
+            f"pairs.{pair_name}.distilled_student or leave the method out"
+        )
+    return student
+
+
+def teacher_setting(experiment: Experiment, pair: str) -> tuple[Setting, list[Cell]]:
+    """The setting and the one cell in which a pair's teacher is trained, without distillation."""
+    teacher = experiment.pairs[pair].teacher
+    setting = Setting(
+        experiment=experiment,
+        pair=experiment.pairs[pair],
+        pair_name=pair,
+        recipe=experiment.recipes[teacher.recipe],
+        recipe_name=teacher.recipe,
+        epochs=teacher.epochs,
+        seed=teacher.seed,
+        teacher_weights=None,
+        state=experiment.directory / "state" / pair / "teacher.pt",
+    )
+    cell = Cell(
+        method="none",
+        definition=experiment.method_definitions["none"],
+        student=teacher.model,
+        directory=experiment.teacher_directory(pair),
+        identity=experiment.teacher_identity(pair),
+    )
+    return setting, [cell]
+
+
+def build_teacher(setting: Setting, classes: int) -> FrozenTeacher | None:
+    """Create the teacher and load its weights; None where the setting has none."""
+    if setting.teacher_weights is None:
+        return None
+    model = create_model(setting.pair.teacher.model, setting.image_shape, classes)
+    records.check_weights(setting.teacher_weights)
+    load_weights(model, setting.teacher_weights, f"the teacher of pair {setting.pair_name!r}")
+    teacher = FrozenTeacher(model.to(setting.device), setting.pair.most_tokens)
+    teacher.sha256 = sha256(setting.teacher_weights)
+    return teacher
+
+
+def build_distiller(
+    setting: Setting, cell: Cell, teacher: FrozenTeacher | None, classes: int
+) -> Distiller:
+    """Create the student and the method around it, each from its own seed.
+
+    Raises:
+        UserError: the method's class, an argument or a layer does not exist; grids do not match.
+    """
+    definition = cell.definition
+    kind = find_distiller(cell.method, definition)
+    reseed(derive(setting.seed, "initialisation"))
+    student = create_model(cell.student, setting.image_shape, classes, setting.recipe.drop_path)
+    reseed(derive(setting.seed, "auxiliary", cell.method))
+    arguments = dict(definition.arguments)
+    _check_numbers(kind, cell.method, arguments)
+    if "layers" in arguments:
+        arguments["layers"] = _layer_map(setting, cell.method, arguments["layers"])
+    try:
+        distiller = kind(
+            student,
+            teacher,
+            image_shape=setting.image_shape,
+            most_tokens=setting.pair.most_tokens,
+            alpha=setting.recipe.distillation.alpha,
+            temperature=setting.recipe.distillation.temperature,
+            **arguments,
+        )
+    except TypeError as error:
+        raise UserError(
+            f"method {cell.method!r}: {definition.distiller} refuses its arguments "
+            f"{definition.arguments}: {error}; correct them in config/methods.yaml"
+        ) from error
+    except UserError as error:
+        raise UserError(f"method {cell.method!r}, pair {setting.pair_name!r}: {error}") from error
+    return distiller.to(setting.device)
+
+
+def find_distiller(method: str, definition: Method) -> type[Distiller]:
+    module, _, name = definition.distiller.partition(":")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"method {method!r}: there is no {definition.distiller!r} ({error}); 'distiller' in "
+            "config/methods.yaml is module:Class"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Distiller)):
+        raise UserError(f"method {method!r}: {definition.distiller} is not a manifold.Distiller")
+    return kind
+
+
+def _check_numbers(kind: type[Distiller], method: str, arguments: dict[str, Any]) -> None:
+    """Hold the arguments to the numbers that the method's constructor is annotated with."""
+    accepted = {float: (int, float), int: (int,)}
+    for name, parameter in signature(kind).parameters.items():
+        types = accepted.get(parameter.annotation)
+        value = arguments.get(name)
+        if types and name in arguments and (not isinstance(value, types) or value is True):
+            raise UserError(
+                f"method {method!r}: argument {name!r} must be {parameter.annotation.__name__}, "
+                f"got {value!r}; correct it in config/methods.yaml"
+            )
+
+
+def _layer_map(setting: Setting, method: str, name: Any) -> config.LayerMap:
+    maps = setting.pair.layers
+    if not isinstance(name, str) or name not in maps:
+        raise UserError(
+            f"method {method!r}: pair {setting.pair_name!r} has no layer map {name!r}."
+            f"{config.suggest(name, maps)} Known: {', '.join(maps)}"
+        )
+    return maps[name]
+
+
+def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps: int) -> Cohort:
+    """Create the teacher, every student and every method of a cohort."""
+    teacher = build_teacher(setting, classes)
+    members = [
+        Member(
+            cell.method,
+            build_distiller(setting, cell, teacher, classes),
+            setting.recipe,
+            seed=setting.seed,
+            epochs=setting.epochs,
+            steps_per_epoch=steps,
+        )
+        for cell in cells
+    ]
+    return Cohort(members, teacher)
+
+
+def steps_per_epoch(images: int, recipe: Recipe, name: str) -> int:
+    """Full batches in an epoch.
+
+    Raises:
+        UserError: there is not one.
+    """
+    if images < recipe.batch_size:
+        raise UserError(
+            f"recipes.{name}.batch_size {recipe.batch_size} is larger than the training split of "
+            f"{images} images"
+        )
+    return images // recipe.batch_size
