@@ -1,11 +1,17 @@
 """Collect the records of finished cells."""
 
+import csv
 from pathlib import Path
 
 from manifold.config import Experiment, fingerprint
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.records import check_weights, read_run
+
+EPOCH_COLUMNS = (
+    *("epoch", "step", "learning_rate", "loss"),
+    *("validation_top1", "images_per_second"),
+)
 
 
 def collect(
@@ -35,6 +41,13 @@ def _read(experiment: Experiment, key: tuple[str, str, int, str, int], teacher: 
     if record["fingerprint"] != fingerprint(identity):
         raise UserError(f"{path} is of another configuration; delete its folder to run it again")
     return record
+
+
+def loss_terms(directory: Path) -> list[str]:
+    """The named terms that a cell was trained with, from its metrics.csv."""
+    with (directory / "metrics.csv").open(newline="") as file:
+        columns = next(csv.reader(file))
+    return [name for name in columns if name not in EPOCH_COLUMNS]
 
 
 def read_teacher(experiment: Experiment, pair: str) -> dict:

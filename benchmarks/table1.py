@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.cells import collect, read_teacher
+from benchmarks.cells import collect, loss_terms, read_teacher
 from benchmarks.figures import draw_table1
 from manifold import command
 from manifold.claims import Claim, judge_direction, read_claims
@@ -18,6 +18,7 @@ from manifold.files import write_atomic, write_text
 from manifold.statistics import Interval, holm, mean_interval, paired_difference
 
 MISSING = "—"
+LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
 
 
 @dataclass
@@ -84,7 +85,11 @@ def _method_row(
     claim: Claim | None,
 ) -> dict:
     results = pd.DataFrame([run["result"] for run in runs.values()])
-    (first, *_) = runs.values()
+    seed, first = next(iter(runs.items()))
+    table = experiment.table1
+    terms = loss_terms(
+        experiment.cell_directory(table.pair, table.recipe, table.epochs, method, seed)
+    )
     return {
         "method": method,
         "n": top1.n,
@@ -104,6 +109,8 @@ def _method_row(
         "images_seen": first["images_seen"],
         "recipe": first["recipe_name"],
         "tokens": _token_type(experiment.method_definitions[method].student),
+        "labels": LABEL_TERM in terms,
+        "loss_terms": " + ".join(terms),
         "best_top1_mean": results["best_top1"].mean(),
         "ema_top1_mean": results["ema_top1"].mean(),
         "duplicate_share": first["duplicate_share"],
@@ -124,6 +131,8 @@ def _teacher_row(experiment: Experiment, record: dict) -> dict:
         "images_seen": record["images_seen"],
         "recipe": record["recipe_name"],
         "tokens": "patch + class",
+        "labels": True,
+        "loss_terms": LABEL_TERM,
         "best_top1_mean": record["result"]["best_top1"],
         "ema_top1_mean": record["result"]["ema_top1"],
         "duplicate_share": record["duplicate_share"],
@@ -242,6 +251,7 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Images seen": f"{values['images_seen']:,}",
             "Recipe": values["recipe"],
             "Tokens": values["tokens"],
+            "Labels": "yes" if values["labels"] else "no",
             "Parameters": f"{values['parameters']:,}",
             "Images/s": f"{values['images_per_second']:.0f}",
             "Teacher": values["teacher_sha256"][:8],
@@ -278,6 +288,10 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> 
             "orientation and are not what this scale can reproduce. A dash means that no number "
             "with evidence is known, or that none applies.",
             "",
+            "## In words",
+            "",
+            *_in_words(table.rows, experiment),
+            "",
             "## Claims",
             "",
             "A verdict here is on the sign of a difference, from its interval, at this scale alone;"
@@ -289,6 +303,28 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> 
             "",
         ]
     )
+
+
+def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
+    """Say which gains the intervals decide, without a number."""
+    gains = rows[rows["gain_mean"].notna()]
+    (baseline,) = rows.loc[rows["method"] == experiment.table1.baseline, "title"]
+    decided = {
+        f"ahead of {baseline} (the interval lies above zero)": gains["gain_low"] > 0,
+        f"behind {baseline} (the interval lies below zero)": gains["gain_high"] < 0,
+        "undecided (the interval holds zero)": (gains["gain_low"] <= 0) & (gains["gain_high"] >= 0),
+    }
+    lines = [
+        f"- {verdict}: {'; '.join(gains.loc[chosen, 'title'])}"
+        for verdict, chosen in decided.items()
+        if chosen.any()
+    ]
+    unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
+    if len(unlabelled):
+        lines.append(
+            f"- trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}"
+        )
+    return lines
 
 
 def _latex(readable: pd.DataFrame, caption: str) -> str:

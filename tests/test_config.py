@@ -235,3 +235,32 @@ def test_a_method_of_layers_without_layers_is_refused(experiment, distiller):
     }
     with pytest.raises(UserError, match=r"'mine'.*needs the argument 'layers'"):
         preflight(experiment(methods=["soft_kd", "mine"], method_definitions={"mine": mine}))
+
+
+def test_the_papers_pair_is_the_same_configuration_with_other_words(experiment):
+    def model(name):
+        return {"name": name, "arguments": {}}
+
+    last = [*range(4), *range(8, 12)], [*range(4), *range(20, 24)]
+    maps = {"paper": dict(zip(("student", "teacher"), last, strict=True))}
+    teacher = {"weights": "train", "recipe": "A", "epochs": 300, "seed": 0}
+    paper = {
+        "student": model("deit_tiny_patch16_224"),
+        "distilled_student": model("deit_tiny_distilled_patch16_224"),
+        "teacher": {"model": model("cait_s24_224"), **teacher},
+        "layers": maps,
+        "most_tokens": 196,
+    }
+    colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 224}
+    found = preflight(
+        experiment(
+            data=colour,
+            pairs={"paper": paper},
+            methods=["soft_kd", "manifold"],
+            table1={"pair": "paper"},
+        )
+    )
+    method = found["pairs"]["paper"]["methods"]["manifold"]
+    assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes
+    assert set(method["student_tokens"].values()) == {"196 = 14×14"}
+    assert set(method["teacher_tokens"]) == set(last[1])

@@ -6,9 +6,10 @@ Also fetching Fashion-MNIST, with stand-ins for its files and its sources, and f
 import dataclasses
 import gzip
 import http.client
+import pickle
 import random
 import struct
-from hashlib import sha256
+from hashlib import md5, sha256
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score
 from torch import nn
 from torch.utils.data import DataLoader
+from torchvision import datasets
 
 from benchmarks.classification import evaluate
 from manifold import data as product
@@ -506,3 +508,48 @@ def test_evaluation_counts_every_image_once(digits, experiment):
     ]
     assert got == pytest.approx(expected, abs=1e-9)
     assert got[0] != got[1]
+
+
+# ---- CIFAR, from a miniature of its archive ----------------------------------------------------
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch, experiment):
+    """The data section of a CIFAR-10 whose archive holds 40 training and 20 test images."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return md5((folder / name).read_bytes()).hexdigest()
+
+    def batch(count):
+        images = generator.integers(0, 256, (count, 3 * 32 * 32), dtype=np.uint8)
+        return {"data": images, "labels": [i % 10 for i in range(count)]}
+
+    names = [f"class {i}" for i in range(10)]
+    meta = {"filename": "batches.meta", "key": "label_names"}
+    meta["md5"] = write("batches.meta", {"label_names": names})
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["batch", write("batch", batch(40))]])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test", write("test", batch(20))]])
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    words = {"dataset": "cifar10", "folder": str(tmp_path), "image_size": 32, "validation": 10}
+    colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
+    return experiment(data={**words, **colour}).data
+
+
+def test_cifar_is_read_through_torchvision(cifar):
+    splits = load_splits(cifar)
+    assert [len(split) for split in (splits.train, splits.validation, splits.test)] == [30, 10, 20]
+    assert splits.classes == [f"class {i}" for i in range(10)]
+    assert list(splits.validation.indices) == list(range(30, 40))
+    assert splits.train.load(0).size == (32, 32) and splits.train.load(0).mode == "RGB"
+
+
+@pytest.mark.parametrize("harm", ["missing", "corrupt"])
+def test_a_harmed_cifar_names_the_folder_and_the_archive(cifar, tmp_path, harm):
+    path = tmp_path / "cifar-10-batches-py" / "batch"
+    path.unlink() if harm == "missing" else path.write_bytes(b"other bytes")
+    with pytest.raises(UserError, match=r"no intact cifar10.*cifar-10-batches-py"):
+        load_splits(cifar)
