@@ -237,7 +237,7 @@ def test_a_method_of_layers_without_layers_is_refused(experiment, distiller):
         preflight(experiment(methods=["soft_kd", "mine"], method_definitions={"mine": mine}))
 
 
-def test_the_papers_pair_is_the_same_configuration_with_other_words(experiment):
+def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experiment):
     def model(name):
         return {"name": name, "arguments": {}}
 
@@ -247,7 +247,7 @@ def test_the_papers_pair_is_the_same_configuration_with_other_words(experiment):
     paper = {
         "student": model("deit_tiny_patch16_224"),
         "distilled_student": model("deit_tiny_distilled_patch16_224"),
-        "teacher": {"model": model("cait_s24_224"), **teacher},
+        "teacher": {"model": model("cait_xxs24_224"), **teacher},
         "layers": maps,
         "most_tokens": 196,
     }
