@@ -6,7 +6,7 @@ from pathlib import Path
 from manifold.config import Experiment, fingerprint
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.records import check_weights, read_run
+from manifold.records import read_run
 
 EPOCH_COLUMNS = (
     *("epoch", "step", "learning_rate", "loss"),
@@ -48,17 +48,3 @@ def loss_terms(directory: Path) -> list[str]:
     with (directory / "metrics.csv").open(newline="") as file:
         columns = next(csv.reader(file))
     return [name for name in columns if name not in EPOCH_COLUMNS]
-
-
-def read_teacher(experiment: Experiment, pair: str) -> dict:
-    """Return the run.json that stands beside the teacher's weights.
-
-    Raises:
-        UserError: it is missing, or is the record of other weights.
-    """
-    weights = experiment.teacher_weights(pair)
-    path = Path(weights).with_name("run.json")
-    if not path.is_file():
-        raise UserError(f"{path}: a teacher's record must stand beside its weights")
-    check_weights(weights)
-    return read_run(path)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.cells import collect, loss_terms, read_teacher
+from benchmarks.cells import collect, loss_terms
 from benchmarks.figures import draw_table1
+from benchmarks.teacher import read_teacher
 from manifold import command
 from manifold.claims import Claim, judge_direction, read_claims
 from manifold.config import Experiment
@@ -119,24 +120,22 @@ def _method_row(
     }
 
 
-def _teacher_row(experiment: Experiment, record: dict) -> dict:
+def _teacher_row(experiment: Experiment, measured: dict) -> dict:
     return {
         "method": "teacher",
         "n": 1,
-        "top1_mean": record["result"]["top1"],
-        "parameters": record["resolved"]["parameters"],
-        "images_per_second": record["images_per_second"],
+        "top1_mean": measured["top1"],
+        "parameters": measured["parameters"],
+        "images_per_second": measured["images_per_second"],
         "title": f"Teacher ({experiment.pairs[experiment.table1.pair].teacher.model.name})",
-        "epochs": record["epochs"],
-        "images_seen": record["images_seen"],
-        "recipe": record["recipe_name"],
+        "epochs": measured["epochs"],
+        "images_seen": measured["images_seen"],
+        "recipe": measured["recipe_name"],
         "tokens": "patch + class",
         "labels": True,
         "loss_terms": LABEL_TERM,
-        "best_top1_mean": record["result"]["best_top1"],
-        "ema_top1_mean": record["result"]["ema_top1"],
-        "duplicate_share": record["duplicate_share"],
-        "teacher_sha256": record["files"]["student.safetensors"],
+        "duplicate_share": measured["duplicate_share"],
+        "teacher_sha256": measured["sha256"],
     }
 
 
@@ -201,7 +200,7 @@ def _caption(experiment: Experiment, records: dict, teacher: dict) -> str:
         f"{table.epochs} epochs = {run['images_seen']:,} images seen. "
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
-        f"The teacher reaches {teacher['result']['top1']:.2f} % (one run). Images/s: training, the "
+        f"The teacher reaches {teacher['top1']:.2f} % (one run). Images/s: training, the "
         f"method alone with its teacher's pass, on {environment['device']} "
         f"({environment['processor']}, {environment['threads']} thread(s))."
     )
@@ -233,6 +232,9 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             return f"{mean:{sign}.2f}"
         return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
 
+    def shown(value: object, form: str) -> str:
+        return MISSING if pd.isna(value) else f"{value:{form}}"
+
     def row(values: pd.Series) -> dict:
         return {
             "Method": values["title"],
@@ -241,19 +243,19 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             f"Gain over {experiment.table1.baseline}": interval(
                 values["gain_mean"], values["gain_low"], values["gain_high"], "+"
             ),
-            "p (Holm)": MISSING if pd.isna(values["p_holm"]) else f"{values['p_holm']:.2g}",
+            "p (Holm)": shown(values["p_holm"], ".2g"),
             "Reported, ImageNet-1k": MISSING
             if pd.isna(values["reported"])
             else f"{values['reported']} ({values['evidence']})",
-            "EMA": f"{values['ema_top1_mean']:.2f}",
-            "Best epoch": f"{values['best_top1_mean']:.2f}",
-            "Epochs": values["epochs"],
-            "Images seen": f"{values['images_seen']:,}",
-            "Recipe": values["recipe"],
+            "EMA": shown(values["ema_top1_mean"], ".2f"),
+            "Best epoch": shown(values["best_top1_mean"], ".2f"),
+            "Epochs": shown(values["epochs"], ".0f"),
+            "Images seen": shown(values["images_seen"], ",.0f"),
+            "Recipe": shown(values["recipe"], ""),
             "Tokens": values["tokens"],
             "Labels": "yes" if values["labels"] else "no",
             "Parameters": f"{values['parameters']:,}",
-            "Images/s": f"{values['images_per_second']:.0f}",
+            "Images/s": shown(values["images_per_second"], ".0f"),
             "Teacher": values["teacher_sha256"][:8],
         }
 

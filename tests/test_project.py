@@ -6,11 +6,12 @@ import sys
 import tomllib
 
 import pandas as pd
+import pytest
 import yaml
 
 from benchmarks import publish
-from benchmarks.cells import read_teacher
 from manifold.config import ROOT, resolve
+from manifold.records import check_weights, read_run
 
 
 def run(*command):
@@ -79,7 +80,11 @@ def test_mini_is_the_choice_that_was_published():
 
 
 def test_the_teacher_that_ships_is_the_one_of_its_record():
-    experiment = resolve({"scale": "mini"})
-    record = read_teacher(experiment, "deit-cait")
+    weights = resolve({"scale": "mini"}).teacher_weights("deit-cait")
+    check_weights(weights)
+    record = read_run(weights.with_name("run.json"))
     assert record["result"]["images"] == 10000
     assert record["environment"]["git_dirty"] is False
+    table = pd.read_csv(ROOT / "results/published/mini/table1.csv").set_index("method")
+    assert table.loc["teacher", "top1_mean"] == pytest.approx(record["result"]["top1"])
+    assert table.loc["teacher", "top1_mean"] > table["top1_mean"].drop("teacher").max() + 3

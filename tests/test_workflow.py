@@ -1,5 +1,6 @@
 """The workflow end to end at smoke scale: it finishes, rests, and rebuilds what is missing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,8 @@ def test_table1_is_made_with_every_method_and_seed(finished):
     experiment = resolve({"scale": "smoke"})
     assert list(rows["method"]) == [*experiment.methods, "teacher"]
     assert (rows["n"][:-1] == len(experiment.seeds)).all()
+    teacher = json.loads((folder / "teachers/deit-cait/run.json").read_text())
+    assert rows.set_index("method").loc["teacher", "top1_mean"] == teacher["result"]["top1"]
     assert not list(folder.rglob("*.partial")) and not list(folder.rglob("state/**/*.pt"))
 
 

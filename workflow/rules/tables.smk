@@ -12,7 +12,7 @@ rule table1:
     """Every method's top-1 next to the reported one, with intervals, gains and verdicts."""
     input:
         cells=TABLE1_CELLS,
-        teacher=EXPERIMENT.teacher_weights(EXPERIMENT.table1.pair).with_name("run.json"),
+        teacher=f"{RESULTS}/teachers/{EXPERIMENT.table1.pair}/evaluation.json",
         claims=EXPERIMENT.claims,
     output:
         TABLE1,

@@ -34,6 +34,27 @@ rule train_teacher:
         " --teacher 2>&1 | tee {log:q}"
 
 
+rule evaluate_teacher:
+    """Measure a pair's teacher on the split that the students are measured on."""
+    input:
+        preflight=rules.preflight.output,
+        teacher=lambda wildcards: EXPERIMENT.teacher_weights(wildcards.pair),
+    output:
+        f"{RESULTS}/teachers/{{pair}}/evaluation.json",
+    log:
+        f"{RESULTS}/logs/evaluate-teacher-{{pair}}.txt",
+    conda:
+        "../../environment.yml"
+    threads: EXPERIMENT.machine.threads
+    params:
+        words=WORDS,
+    message:
+        "Measuring the teacher of {wildcards.pair}"
+    shell:
+        "python -m benchmarks.teacher --config {params.words:q} --pair {wildcards.pair:q}"
+        " 2>&1 | tee {log:q}"
+
+
 # A cohort is one job: its methods share the batches and the teacher's passes. `update` keeps the
 # cells that are there when one of them has to be trained again.
 for number, methods in enumerate(EXPERIMENT.cohorts()):

@@ -1,0 +1,84 @@
+"""Measure a pair's teacher on the split that the students are measured on.
+
+``python -m benchmarks.teacher --config scale=mini --pair deit-cait`` writes
+``teachers/PAIR/evaluation.json`` below the results.
+"""
+
+import json
+from pathlib import Path
+
+from benchmarks.classification import evaluate
+from manifold import command
+from manifold.config import Experiment
+from manifold.data import evaluation_loader, load_splits
+from manifold.errors import UserError
+from manifold.files import sha256, write_text
+from manifold.models import count_parameters
+from manifold.records import read_run
+from manifold.runs import build_teacher, student_setting
+
+TRAINING = ("epochs", "images_seen", "recipe_name", "images_per_second", "duplicate_share")
+
+
+def evaluation_path(experiment: Experiment, pair: str) -> Path:
+    return experiment.teacher_directory(pair) / "evaluation.json"
+
+
+def measure(experiment: Experiment, pair: str) -> dict:
+    """Return the teacher's top-1 (%), its size and hash, and how it was trained, where known.
+
+    Raises:
+        UserError: the weights are missing, damaged, or of another network or class count.
+    """
+    table = experiment.table1
+    setting, _ = student_setting(
+        experiment, pair, table.recipe, table.epochs, [], experiment.seeds[0]
+    )
+    splits = load_splits(experiment.data)
+    teacher = build_teacher(setting, len(splits.classes))
+    images = getattr(splits, experiment.evaluation_split)
+    machine = experiment.machine
+    loader = evaluation_loader(
+        images, experiment.data, machine.evaluation_batch_size, machine.workers
+    )
+    (top1,) = evaluate([teacher.model], loader, setting.device, "teacher")
+    record = experiment.teacher_weights(pair).with_name("run.json")
+    run = read_run(record) if record.is_file() else {}
+    return {
+        "top1": top1,
+        "split": experiment.evaluation_split,
+        "images": len(images),
+        "parameters": count_parameters(teacher.model),
+        "sha256": teacher.sha256,
+        **{key: run.get(key) for key in TRAINING},
+    }
+
+
+def read_teacher(experiment: Experiment, pair: str) -> dict:
+    """Return the measurement of the teacher as it is now.
+
+    Raises:
+        UserError: it was not measured, or its weights have changed since.
+    """
+    path = evaluation_path(experiment, pair)
+    if not path.is_file():
+        raise UserError(f"{path}: the teacher was not measured; snakemake does it")
+    measured = read_run(path)
+    weights = experiment.teacher_weights(pair)
+    if measured["sha256"] != sha256(weights):
+        raise UserError(f"{path} is of other weights than {weights}; delete it to measure them")
+    return measured
+
+
+def main() -> None:
+    parser = command.parser("benchmarks.teacher", __doc__)
+    parser.add_argument("--pair", help="default: table1's")
+    options = parser.parse_args()
+    experiment = command.experiment(options)
+    pair = options.pair or experiment.table1.pair
+    measured = measure(experiment, pair)
+    write_text(evaluation_path(experiment, pair), json.dumps(measured, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    command.run(main)
