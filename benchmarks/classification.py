@@ -6,6 +6,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from manifold.config import Experiment
+from manifold.data import Images, evaluation_loader
+
+
+def evaluate_split(
+    experiment: Experiment, models: list[nn.Module], images: Images, what: str
+) -> list[float]:
+    """Return ``evaluate`` over one split, with the experiment's crop, batches and device."""
+    machine = experiment.machine
+    loader = evaluation_loader(
+        images, experiment.data, machine.evaluation_batch_size, machine.workers
+    )
+    return evaluate(models, loader, torch.device(machine.device), what)
+
 
 @torch.no_grad()
 def evaluate(

@@ -7,10 +7,10 @@
 import json
 from pathlib import Path
 
-from benchmarks.classification import evaluate
+from benchmarks.classification import evaluate_split
 from manifold import command
 from manifold.config import Experiment
-from manifold.data import evaluation_loader, load_splits
+from manifold.data import load_splits
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.models import count_parameters
@@ -37,11 +37,7 @@ def measure(experiment: Experiment, pair: str) -> dict:
     splits = load_splits(experiment.data)
     teacher = build_teacher(setting, len(splits.classes))
     images = getattr(splits, experiment.evaluation_split)
-    machine = experiment.machine
-    loader = evaluation_loader(
-        images, experiment.data, machine.evaluation_batch_size, machine.workers
-    )
-    (top1,) = evaluate([teacher.model], loader, setting.device, "teacher")
+    (top1,) = evaluate_split(experiment, [teacher.model], images, "teacher")
     record = experiment.teacher_weights(pair).with_name("run.json")
     run = read_run(record) if record.is_file() else {}
     return {

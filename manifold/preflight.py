@@ -52,14 +52,14 @@ def preflight(experiment: Experiment) -> dict:
 
 def _check_pair(experiment: Experiment, name: str, classes: int) -> dict:
     pair = experiment.pairs[name]
-    recipe = experiment.table1.recipe
+    table = experiment.table1
     setting = Setting(
         experiment=experiment,
         pair=pair,
         pair_name=name,
-        recipe=experiment.recipes[recipe],
-        recipe_name=recipe,
-        epochs=experiment.table1.epochs,
+        recipe=experiment.recipes[table.recipe],
+        recipe_name=table.recipe,
+        epochs=table.epochs,
         seed=experiment.seeds[0],
         teacher_weights=experiment.teacher_weights(name),
         state=Path(),

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.classification import evaluate
+from benchmarks.classification import evaluate_split
 from manifold import command, config, records
 from manifold.cohort import Member
 from manifold.config import CELL_FILES, TRAIN_TEACHER
@@ -25,7 +25,6 @@ from manifold.data import (
     Splits,
     TrainingBatches,
     duplicate_share,
-    evaluation_loader,
     load_splits,
     train_transform,
 )
@@ -135,11 +134,7 @@ class Training:
         return self.steps_per_epoch * self.setting.recipe.batch_size / seconds
 
     def evaluate(self, models: list[nn.Module], images: Images, what: str) -> list[float]:
-        machine = self.setting.experiment.machine
-        loader = evaluation_loader(
-            images, self.setting.experiment.data, machine.evaluation_batch_size, machine.workers
-        )
-        return evaluate(models, loader, self.setting.device, what)
+        return evaluate_split(self.setting.experiment, models, images, what)
 
     # ---- surviving a kill ------------------------------------------------------------------
 

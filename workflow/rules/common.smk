@@ -5,7 +5,7 @@ from manifold.config import CELL_FILES, fingerprint
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
 
 
-def cells(pairs, recipes, epochs, files=CELL_FILES):
+def cells(pairs, recipes, epochs):
     """The files of every method and seed under these pairs, recipes and budgets."""
     return expand(
         CELL,
@@ -14,7 +14,7 @@ def cells(pairs, recipes, epochs, files=CELL_FILES):
         epochs=epochs,
         method=EXPERIMENT.methods,
         seed=EXPERIMENT.seeds,
-        file=files,
+        file=CELL_FILES,
     )
 
 
