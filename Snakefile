@@ -23,11 +23,16 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/rehearse.smk"
 
 
 localrules:
     reproduce_table1,
     choose,
+    rehearse,
+    fetch_teacher,
+    table1,
+    preflight,
 
 
 rule reproduce_table1:
@@ -40,3 +45,8 @@ rule reproduce_table1:
 rule choose:
     input:
         f"{RESULTS}/choice.csv",
+
+
+rule rehearse:
+    input:
+        REHEARSAL,

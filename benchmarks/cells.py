@@ -28,7 +28,7 @@ def collect(
             seed: _read(experiment, (pair, recipe, epochs, method, seed), teacher)
             for seed in experiment.seeds
         }
-        for method in experiment.methods
+        for method in experiment.methods_of(pair)
     }
 
 

@@ -16,6 +16,7 @@ PUBLISHED = ROOT / "results" / "published"
 TABLE1 = ("table1.md", "table1.csv", "table1.tex", "table1.png", "table1.pdf")
 EVIDENCE = ("table1_claims.csv", "table1_seeds.csv", "preflight.json")
 CHOICE = ("choice.csv", "choice.md")
+REHEARSAL = ("rehearsal.md", "rehearsal.csv", "rehearsal_networks.csv")
 BEGIN, END = "<!-- table1: begin -->", "<!-- table1: end -->"
 
 
@@ -25,11 +26,15 @@ def publish(experiment: Experiment) -> list[Path]:
     Raises:
         UserError: there is nothing to publish.
     """
-    names = (*TABLE1, *EVIDENCE) if experiment.choice is None else CHOICE
-    found = [experiment.directory / name for name in names]
-    missing = [str(path) for path in found if not path.is_file()]
-    if missing:
-        raise UserError(f"{', '.join(missing)}: not there; let snakemake make them first")
+    groups = [
+        [experiment.directory / name for name in names]
+        for names in ((*TABLE1, *EVIDENCE), CHOICE, REHEARSAL)
+    ]
+    found = [path for group in groups if all(map(Path.is_file, group)) for path in group]
+    if not found:
+        raise UserError(
+            f"{experiment.directory} holds no complete table; let snakemake make one first"
+        )
     copies = []
     for path in found:
         copy = PUBLISHED / experiment.name / path.name

@@ -13,7 +13,7 @@ from benchmarks.cells import collect, loss_terms
 from benchmarks.figures import draw_table1
 from benchmarks.teacher import read_teacher
 from manifold import command
-from manifold.claims import Claim, judge_direction, read_claims
+from manifold.claims import Claim, judge_direction, judge_value, read_claims
 from manifold.config import Experiment
 from manifold.files import write_atomic, write_text
 from manifold.statistics import Interval, holm, mean_interval, paired_difference
@@ -41,13 +41,36 @@ class Table1:
 def build(experiment: Experiment) -> Table1:
     """Read the cells and compute the table."""
     table = experiment.table1
-    records = collect(experiment, table.pair, table.recipe, table.epochs)
-    teacher = read_teacher(experiment, table.pair)
-    claims = read_claims(Path(experiment.claims), table.claims.values())
-    top1 = {
-        method: {seed: record["result"]["top1"] for seed, record in runs.items()}
-        for method, runs in records.items()
-    }
+    claims = read_claims(Path(experiment.claims), table.claim_ids())
+    rows, seeds, top1, captions = [], [], {}, []
+    for pair in table.pairs:
+        records = collect(experiment, pair, table.recipe, table.epochs)
+        teacher = read_teacher(experiment, pair)
+        top1[pair] = {
+            method: {seed: record["result"]["top1"] for seed, record in runs.items()}
+            for method, runs in records.items()
+        }
+        rows += _pair_rows(experiment, pair, records, top1[pair], claims)
+        rows.append(_teacher_row(experiment, pair, teacher))
+        seeds += _seed_rows(pair, records)
+        captions.append(f"The teacher of {pair} reaches {teacher['top1']:.2f} % (one run).")
+    return Table1(
+        rows=pd.DataFrame(rows),
+        claims=pd.DataFrame([_claim_row(experiment, claim, top1) for claim in claims.values()]),
+        seeds=pd.DataFrame(seeds),
+        caption=_caption(experiment, records, captions),
+    )
+
+
+def _pair_rows(
+    experiment: Experiment,
+    pair: str,
+    records: dict[str, dict[int, dict]],
+    top1: dict[str, dict[int, float]],
+    claims: dict[str, Claim],
+) -> list[dict]:
+    """One row a method of the pair; gains are over the pair's own baseline."""
+    table = experiment.table1
     confidence = experiment.statistics.confidence
     gains = {
         method: paired_difference(values, top1[table.baseline], confidence)
@@ -55,29 +78,24 @@ def build(experiment: Experiment) -> Table1:
         if method != table.baseline
     }
     adjusted = holm({method: gain.p for method, gain in gains.items()})
-    rows = [
+    return [
         _method_row(
             experiment,
+            pair,
             method,
             records[method],
             mean_interval(list(top1[method].values()), confidence),
             gains.get(method),
             adjusted.get(method),
-            claims.get(table.claims.get(method, "")),
+            claims.get(table.claims.get(pair, {}).get(method, "")),
         )
-        for method in experiment.methods
+        for method in records
     ]
-    rows.append(_teacher_row(experiment, teacher))
-    return Table1(
-        rows=pd.DataFrame(rows),
-        claims=pd.DataFrame([_claim_row(experiment, c, top1) for c in claims.values()]),
-        seeds=_seed_rows(records),
-        caption=_caption(experiment, records, teacher),
-    )
 
 
 def _method_row(
     experiment: Experiment,
+    pair: str,
     method: str,
     runs: dict[int, dict],
     top1: Interval,
@@ -88,9 +106,7 @@ def _method_row(
     results = pd.DataFrame([run["result"] for run in runs.values()])
     seed, first = next(iter(runs.items()))
     table = experiment.table1
-    terms = loss_terms(
-        experiment.cell_directory(table.pair, table.recipe, table.epochs, method, seed)
-    )
+    terms = loss_terms(experiment.cell_directory(pair, table.recipe, table.epochs, method, seed))
     return {
         "method": method,
         "n": top1.n,
@@ -106,6 +122,7 @@ def _method_row(
         "parameters": first["resolved"]["parameters"],
         "images_per_second": pd.Series([run["images_per_second"] for run in runs.values()]).mean(),
         "title": experiment.method_definitions[method].title,
+        "pair": pair,
         "epochs": first["epochs"],
         "images_seen": first["images_seen"],
         "recipe": first["recipe_name"],
@@ -120,14 +137,15 @@ def _method_row(
     }
 
 
-def _teacher_row(experiment: Experiment, measured: dict) -> dict:
+def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
     return {
         "method": "teacher",
         "n": 1,
         "top1_mean": measured["top1"],
         "parameters": measured["parameters"],
         "images_per_second": measured["images_per_second"],
-        "title": f"Teacher ({experiment.pairs[experiment.table1.pair].teacher.model.name})",
+        "title": f"Teacher ({experiment.pairs[pair].teacher.model.name})",
+        "pair": pair,
         "epochs": measured["epochs"],
         "images_seen": measured["images_seen"],
         "recipe": measured["recipe_name"],
@@ -143,12 +161,25 @@ def _token_type(student: str) -> str:
     return "patch + class" + (" + distillation" if student == "distilled_student" else "")
 
 
-def _claim_row(experiment: Experiment, claim: Claim, top1: dict[str, dict[int, float]]) -> dict:
-    """Judge a claim: differences by their sign here, values only at the scale they are of."""
+def _claim_row(
+    experiment: Experiment, claim: Claim, top1: dict[str, dict[str, dict[int, float]]]
+) -> dict:
+    """Judge a claim: differences by their sign here, values only at the scale they are of.
+
+    The pair is that of the claim's own networks, or else the table's first.
+    """
+    own = [pair for pair in experiment.table1.pairs if _is_of_pair(experiment, claim, pair)]
+    runs = top1[own[0] if own else experiment.table1.pairs[0]]
+    is_own_scale = bool(own) and _is_own_scale(experiment, claim)
+    methods = claim.difference or (claim.method,)
     measured = None
-    if claim.difference and all(method in top1 for method in claim.difference):
-        first, second = claim.difference
-        measured = paired_difference(top1[first], top1[second], experiment.statistics.confidence)
+    if all(method in runs for method in methods) and (claim.difference or is_own_scale):
+        values, confidence = [runs[method] for method in methods], experiment.statistics.confidence
+        measured = (
+            paired_difference(*values, confidence)
+            if claim.difference
+            else mean_interval(list(values[0].values()), confidence)
+        )
     return {
         "id": claim.id,
         "claim": f"{claim.method}, {claim.metric}, {claim.student}"
@@ -163,44 +194,63 @@ def _claim_row(experiment: Experiment, claim: Claim, top1: dict[str, dict[int, f
         "n": measured.n if measured else 0,
         "scale": experiment.name,
         "direction_at_this_scale": judge_direction(float(claim.value), measured)
-        if measured
+        if claim.difference and measured
         else "not run",
-        "verdict_at_reported_scale": "not run",
+        "verdict_at_reported_scale": judge_value(claim, measured) if is_own_scale else "not run",
         "source": claim.source,
     }
 
 
-def _seed_rows(records: dict[str, dict[int, dict]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "method": method,
-                "seed": seed,
-                **{key: run["result"][key] for key in ("top1", "best_top1", "ema_top1")},
-                "images_per_second": run["images_per_second"],
-                "wall_seconds": run["wall_seconds"],
-                "cohort": " ".join(run["cohort"]),
-                "git_commit": run["environment"]["git_commit"],
-                "fingerprint": run["fingerprint"],
-            }
-            for method, runs in records.items()
-            for seed, run in runs.items()
-        ]
+def _is_of_pair(experiment: Experiment, claim: Claim, name: str) -> bool:
+    """Whether a claim speaks of a pair's networks; one without a teacher, of any such student."""
+    pair = experiment.pairs[name]
+    students = {model.name for model in (pair.student, pair.distilled_student) if model}
+    teacher = pair.teacher.model.name.partition(".")[0]
+    return claim.student in students and claim.teacher in ("", teacher)
+
+
+def _is_own_scale(experiment: Experiment, claim: Claim) -> bool:
+    """Whether this run is under the claim's own data, budget and recipe, where it names them."""
+    table = experiment.table1
+    return (
+        claim.dataset == experiment.reported_dataset
+        and claim.metric == "top1"
+        and claim.epochs in ("", str(table.epochs))
+        and claim.recipe in ("", table.recipe)
     )
 
 
-def _caption(experiment: Experiment, records: dict, teacher: dict) -> str:
+def _seed_rows(pair: str, records: dict[str, dict[int, dict]]) -> list[dict]:
+    return [
+        {
+            "method": method,
+            "seed": seed,
+            **{key: run["result"][key] for key in ("top1", "best_top1", "ema_top1")},
+            "images_per_second": run["images_per_second"],
+            "wall_seconds": run["wall_seconds"],
+            "cohort": " ".join(run["cohort"]),
+            "git_commit": run["environment"]["git_commit"],
+            "fingerprint": run["fingerprint"],
+            "pair": pair,
+        }
+        for method, runs in records.items()
+        for seed, run in runs.items()
+    ]
+
+
+def _caption(experiment: Experiment, records: dict, teachers: list[str]) -> str:
     table = experiment.table1
     run = next(iter(records[table.baseline].values()))
     result = run["result"]
     environment = run["environment"]
     return (
         f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
-        f"{result['images']:,} {result['split']} images; pair {table.pair}, recipe {table.recipe}, "
+        f"{result['images']:,} {result['split']} images; pair {', '.join(table.pairs)}, recipe "
+        f"{table.recipe}, "
         f"{table.epochs} epochs = {run['images_seen']:,} images seen. "
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
-        f"The teacher reaches {teacher['top1']:.2f} % (one run). Images/s: training, the "
+        f"{' '.join(teachers)} Images/s: training, the "
         f"method alone with its teacher's pass, on {environment['device']} "
         f"({environment['processor']}, {environment['threads']} thread(s))."
     )
@@ -254,6 +304,7 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Recipe": shown(values["recipe"], ""),
             "Tokens": values["tokens"],
             "Labels": "yes" if values["labels"] else "no",
+            **({"Pair": values["pair"]} if len(experiment.table1.pairs) > 1 else {}),
             "Parameters": f"{values['parameters']:,}",
             "Images/s": shown(values["images_per_second"], ".0f"),
             "Teacher": values["teacher_sha256"][:8],
@@ -286,9 +337,7 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> 
             "",
             readable.to_markdown(index=False),
             "",
-            "The reported numbers are of other data and longer schedules: they stand here for "
-            "orientation and are not what this scale can reproduce. A dash means that no number "
-            "with evidence is known, or that none applies.",
+            _words_on_reported(experiment),
             "",
             "## In words",
             "",
@@ -296,8 +345,9 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> 
             "",
             "## Claims",
             "",
-            "A verdict here is on the sign of a difference, from its interval, at this scale alone;"
-            " no claim at ImageNet's scale is confirmed or refuted by it.",
+            "A verdict on a direction is on the sign of a difference, from its interval, at this "
+            "scale alone. A claim is judged at its own scale where data, networks, budget and "
+            "recipe are those that it names; no other run confirms or refutes it.",
             "",
             verdicts.to_markdown(index=False) if len(verdicts) else "This run judges no claim.",
             "",
@@ -307,10 +357,22 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> 
     )
 
 
+def _words_on_reported(experiment: Experiment) -> str:
+    dash = "A dash means that no number with evidence is known, or that none applies."
+    if experiment.reported_dataset is None:
+        return (
+            "The reported numbers are of other data and longer schedules: they stand here for "
+            f"orientation and are not what this scale can reproduce. {dash}"
+        )
+    return f"The reported numbers are of {experiment.reported_dataset}, as this run is. {dash}"
+
+
 def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
     """Say which gains the intervals decide, without a number."""
+    if len(experiment.table1.pairs) > 1:
+        rows = rows.assign(title=rows["title"] + " [" + rows["pair"] + "]")
     gains = rows[rows["gain_mean"].notna()]
-    (baseline,) = rows.loc[rows["method"] == experiment.table1.baseline, "title"]
+    baseline = experiment.method_definitions[experiment.table1.baseline].title
     decided = {
         f"ahead of {baseline} (the interval lies above zero)": gains["gain_low"] > 0,
         f"behind {baseline} (the interval lies below zero)": gains["gain_high"] < 0,

@@ -8,13 +8,13 @@ import json
 from pathlib import Path
 
 from benchmarks.classification import evaluate_split
-from manifold import command
+from manifold import command, ranks
 from manifold.config import Experiment
 from manifold.data import load_splits
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.models import count_parameters
-from manifold.records import read_run
+from manifold.records import read_run, record_of
 from manifold.runs import build_teacher, student_setting
 
 TRAINING = ("epochs", "images_seen", "recipe_name", "images_per_second", "duplicate_share")
@@ -31,14 +31,18 @@ def measure(experiment: Experiment, pair: str) -> dict:
         UserError: the weights are missing, damaged, or of another network or class count.
     """
     table = experiment.table1
+    processes = ranks.start(experiment.machine.device)
     setting, _ = student_setting(
-        experiment, pair, table.recipe, table.epochs, [], experiment.seeds[0]
+        experiment, pair, table.recipe, table.epochs, [], experiment.seeds[0], processes
     )
     splits = load_splits(experiment.data)
     teacher = build_teacher(setting, len(splits.classes))
     images = getattr(splits, experiment.evaluation_split)
-    (top1,) = evaluate_split(experiment, [teacher.model], images, "teacher")
-    record = experiment.teacher_weights(pair).with_name("run.json")
+    seen_by = setting.pair.teacher.input
+    (top1,) = evaluate_split(
+        experiment, [teacher.model], images, "teacher", device=setting.device, seen_by=seen_by
+    )
+    record = record_of(experiment.teacher_weights(pair))
     run = read_run(record) if record.is_file() else {}
     return {
         "top1": top1,
@@ -46,6 +50,7 @@ def measure(experiment: Experiment, pair: str) -> dict:
         "images": len(images),
         "parameters": count_parameters(teacher.model),
         "sha256": teacher.sha256,
+        "crop": (seen_by or experiment.data).crop,
         **{key: run.get(key) for key in TRAINING},
     }
 
@@ -71,7 +76,7 @@ def main() -> None:
     parser.add_argument("--pair", help="default: table1's")
     options = parser.parse_args()
     experiment = command.experiment(options)
-    pair = options.pair or experiment.table1.pair
+    pair = options.pair or experiment.table1.pairs[0]
     measured = measure(experiment, pair)
     write_text(evaluation_path(experiment, pair), json.dumps(measured, indent=2) + "\n")
 

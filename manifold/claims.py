@@ -73,6 +73,21 @@ def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:
     return claims
 
 
+def judge_value(claim: Claim, measured: Interval | None) -> Verdict:
+    """Whether a measurement under the claim's own conditions agrees with its value.
+
+    A value is contradicted where it lies outside the interval. A claimed difference is supported
+    by an interval that holds it and not zero.
+    """
+    if measured is None or claim.printed is None:
+        return "not run"
+    if not measured.low <= float(claim.value) <= measured.high:
+        return "contradicted"
+    if claim.difference and measured.low <= 0 <= measured.high:
+        return "inconclusive"
+    return "supported"
+
+
 def judge_direction(claimed: float, measured: Interval | None) -> Verdict:
     """Whether a measured paired difference has the claimed sign; from its interval alone.
 

@@ -1,6 +1,7 @@
 """What the suite's commands have in common: ``--config`` words, threads, and errors that teach."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -28,9 +29,9 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def experiment(options: argparse.Namespace) -> config.Experiment:
-    """Resolve ``--config`` and keep torch to the threads that the job was given."""
+    """Resolve ``--config`` and keep torch to the threads that the job was given, and has."""
     resolved = config.resolve(config.parse_words(options.config))
-    torch.set_num_threads(resolved.machine.threads)
+    torch.set_num_threads(min(resolved.machine.threads, len(os.sched_getaffinity(0))))
     return resolved
 
 

@@ -21,6 +21,7 @@ from manifold.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_TEACHER = "train"
+PRETRAINED = "pretrained"
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 
 
@@ -34,7 +35,7 @@ class Data:
     channels: Literal[1, 3]
     mean: list[float]
     std: list[float]
-    validation: int  # training images held out for every choice that anyone makes
+    validation: int  # training images held out for every choice that anyone makes; 0: none
     crop: float  # side of the centre crop at evaluation, as a share of the resized image
     interpolation: Literal["bilinear", "bicubic", "nearest"]
     verify: bool  # decode every image of a folder before any compute
@@ -49,12 +50,23 @@ class Model:
 
 
 @dataclass(frozen=True)
+class TeacherInput:
+    """The normalisation and the evaluation that outside weights were made with."""
+
+    mean: list[float]
+    std: list[float]
+    crop: float
+    interpolation: Literal["bilinear", "bicubic", "nearest"]
+
+
+@dataclass(frozen=True)
 class Teacher:
     model: Model
-    weights: str  # "train", or the path of a .safetensors file
-    recipe: str
-    epochs: int
-    seed: int
+    weights: str  # "train", "pretrained" (timm's, by the model's name), or a file's path
+    recipe: str | None  # of a teacher that is trained here, as are epochs and seed
+    epochs: int | None
+    seed: int | None
+    input: TeacherInput | None  # null: as the students' data
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class Pair:
     teacher: Teacher
     layers: dict[str, LayerMap]
     most_tokens: int  # maps of more tokens are merged to this many (paper: 196)
+    methods: list[str] | None  # the methods that this pair is for; null: all of the scale's
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,7 @@ class Schedule:
     warmup_learning_rate: float
     minimum_learning_rate: float
     per: Literal["step", "epoch"]
+    lags_one_epoch: bool  # an epoch runs at the rate of the one before, as in the reference code
 
 
 @dataclass(frozen=True)
@@ -122,7 +136,17 @@ class SoftLabels:
 
 @dataclass(frozen=True)
 class Recipe:
-    batch_size: int
+    """A recipe: all that shapes the weights of every method alike, on any number of processes.
+
+    A batch is drawn in ``shards`` of equal size (the reference code: one a GPU), each with a mixing
+    of its own. How many processes share them out, and in how many passes, changes no number.
+    """
+
+    batch_size: int  # images of one optimizer step, over all processes
+    shards: int
+    relational_batch: Literal["shard", "batch"]  # the images that relations are taken between
+    repeats: int  # repeated augmentation: copies of each image that stand in a row
+    precision: Literal["float32", "bfloat16", "float16"]  # of autocast
     optimizer: Optimizer
     schedule: Schedule
     augmentation: Augmentation
@@ -144,11 +168,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Table1:
-    pair: str
+    pairs: list[str]
     recipe: str
     epochs: int
     baseline: str  # gains are over this method
-    claims: dict[str, str]  # method: id of the row of claims.csv that stands next to it
+    claims: dict[str, dict[str, str]]  # pair: method: id of the row of claims.csv next to it
+
+    def claim_ids(self) -> list[str]:
+        return [claim for methods in self.claims.values() for claim in methods.values()]
 
 
 @dataclass(frozen=True)
@@ -167,11 +194,37 @@ class CohortSettings:
 
 @dataclass(frozen=True)
 class Machine:
+    """Where and how it runs; none of it changes a result beyond rounding."""
+
     device: str
+    nodes: int
+    processes: int  # a node, each with a GPU of its own where the device is cuda
+    jobs_per_gpu: int
+    shards_per_pass: int | None  # null: all of a process; fewer: gradient accumulation
+    compile: str | None  # a backend of torch.compile
+    channels_last: bool
+    fused_optimizer: bool
     threads: int
-    workers: int
+    workers: int  # a process
     evaluation_batch_size: int
     checkpoint_seconds: float
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a rehearsal makes smaller; networks, image size and methods stay."""
+
+    training_images: int  # an epoch of the run that is projected
+    classes: int
+    jpeg_size: list[int]  # width, height
+    batch_size: int
+    shards: int
+    steps: int
+    killed_after: int  # the step after whose checkpoint a process is killed
+    evaluation_images: int
+    processes: int
+    workers: int
+    cohort_size: int  # methods trained together: what fits into a small machine's memory
 
 
 @dataclass(frozen=True)
@@ -195,9 +248,12 @@ class Experiment:
     table1: Table1
     choice: Choice | None
     evaluation_split: Literal["test", "validation"]  # of the accuracies in run.json
+    reported_dataset: str | None  # the data set of claims.csv that this scale runs on, if any
     statistics: Statistics
     cohort: CohortSettings
     machine: Machine
+    rehearsal: Rehearsal
+    networks: str  # parameters, FLOPs and throughput that timm publishes
 
     @property
     def directory(self) -> Path:
@@ -210,17 +266,25 @@ class Experiment:
         weights = self.pairs[pair].teacher.weights
         if weights == TRAIN_TEACHER:
             return self.teacher_directory(pair) / "student.safetensors"
+        if weights == PRETRAINED:
+            return self.teacher_directory(pair) / "pretrained.safetensors"
         return Path(weights)
+
+    def methods_of(self, pair: str) -> list[str]:
+        """The scale's methods that a pair is for."""
+        own = self.pairs[pair].methods
+        return [method for method in self.methods if own is None or method in own]
 
     def cell_directory(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> Path:
         return (
             self.directory / "cells" / pair / recipe / f"{epochs}-epochs" / method / f"seed-{seed}"
         )
 
-    def cohorts(self) -> list[list[str]]:
-        """The methods, split into the lists that are trained together."""
-        size = self.cohort.size or len(self.methods)
-        return [self.methods[i : i + size] for i in range(0, len(self.methods), size)]
+    def cohorts(self, pair: str) -> list[list[str]]:
+        """The methods of a pair, split into the lists that are trained together."""
+        methods = self.methods_of(pair)
+        size = self.cohort.size or len(methods)
+        return [methods[i : i + size] for i in range(0, len(methods), size)]
 
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""
@@ -228,7 +292,7 @@ class Experiment:
         shaping = {
             "data": self.data,
             "model": teacher.model,
-            "recipe": self.recipes[teacher.recipe],
+            "recipe": teacher.recipe and self.recipes[teacher.recipe],
             "epochs": teacher.epochs,
             "seed": teacher.seed,
             "evaluation_split": self.evaluation_split,
@@ -244,7 +308,10 @@ class Experiment:
                 for key, value in vars(self.pairs[pair]).items()
                 if key in ("student", "distilled_student", "layers", "most_tokens")
             },
-            "teacher": self.pairs[pair].teacher.model,
+            "teacher": {
+                "model": self.pairs[pair].teacher.model,
+                "input": self.pairs[pair].teacher.input,
+            },
             "recipe": self.recipes[recipe],
             "epochs": epochs,
             "method": method,
@@ -278,7 +345,7 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     name = Path(scale).stem
     unnamed = {"name": name, "scale": name}
     own = _build(Experiment, {**base, **unnamed}, "", _Origin({}, scale))
-    merged = _merge(base, overrides)
+    merged = merge(base, overrides)
     given = {} if merged.get("name") is None else {"name": merged["name"]}
     experiment = _build(Experiment, {**merged, **unnamed, **given}, "", _Origin(overrides, scale))
     if not given:
@@ -295,7 +362,7 @@ def parse_words(words: list[str]) -> dict[str, Any]:
         if not separator or not key:
             raise UserError(f"--config expects key=value, got {word!r}")
         try:
-            overrides = _merge(overrides, {key: yaml.safe_load(value)})
+            overrides = merge(overrides, {key: yaml.safe_load(value)})
         except yaml.YAMLError as error:
             raise UserError(f"--config {word!r}: the value is not YAML: {error}") from error
     return overrides
@@ -330,13 +397,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not a YAML mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        return read_yaml_text(path.read_text(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
+
+
+def read_yaml_text(text: str, name: str) -> dict[str, Any]:
+    """Read a YAML mapping that ``name`` gave.
+
+    Raises:
+        UserError: it is not a YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {error}") from error
+        raise UserError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} must hold a mapping, got {type(content).__name__}")
+        raise UserError(f"{name} must hold a mapping, got {type(content).__name__}")
     return content
 
 
@@ -352,10 +429,10 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
 def _load_recipe(recipe: Any) -> Any:
     """Read a recipe: the path of its file, or a mapping that may extend such a file."""
     if isinstance(recipe, str):
-        return read_yaml(ROOT / recipe)
+        return _load_recipe(read_yaml(ROOT / recipe))
     if isinstance(recipe, dict) and "extends" in recipe:
         changes = {key: value for key, value in recipe.items() if key != "extends"}
-        return _merge(_load_recipe(recipe["extends"]), changes)
+        return merge(_load_recipe(recipe["extends"]), changes)
     return recipe
 
 
@@ -383,15 +460,15 @@ def _load_scale(scale: str) -> dict[str, Any]:
         below = {"method_definitions": read_yaml(ROOT / "config/methods.yaml")}
     else:
         below = _load_scale(extended)
-    return _merge(below, content)
+    return merge(below, content)
 
 
-def _merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return ``base`` with ``overrides`` laid over it, mapping by mapping."""
     merged = dict(base)
     for key, value in overrides.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
+            merged[key] = merge(merged[key], value)
         else:
             merged[key] = value
     return merged
@@ -519,20 +596,46 @@ def _check(experiment: Experiment) -> None:
     _check_names(experiment)
     _check_numbers(experiment)
     for name, pair in experiment.pairs.items():
-        weights = pair.teacher.weights
-        if weights != TRAIN_TEACHER and not Path(weights).is_file():
-            raise UserError(
-                f"pairs.{name}.teacher.weights: no file {weights!r}; give the path of a "
-                f".safetensors file, or {TRAIN_TEACHER!r} to train the teacher here"
-            )
-        if pair.teacher.recipe not in experiment.recipes:
-            raise _unknown(f"pairs.{name}.teacher.recipe", pair.teacher.recipe, experiment.recipes)
-        for map_name, layers in pair.layers.items():
-            if len(layers.student) != len(layers.teacher) or not layers.student:
+        _check_pair(experiment, name, pair)
+    for name, recipe in experiment.recipes.items():
+        _check_recipe(name, recipe)
+    _check_machine(experiment.machine)
+    _check_rehearsal(experiment.rehearsal)
+
+
+def _check_pair(experiment: Experiment, name: str, pair: Pair) -> None:
+    teacher = pair.teacher
+    if teacher.weights not in (TRAIN_TEACHER, PRETRAINED) and not Path(teacher.weights).is_file():
+        raise UserError(
+            f"pairs.{name}.teacher.weights: no file {teacher.weights!r}; give the path of a "
+            f".safetensors or .pth file, {PRETRAINED!r} for timm's weights of that name, or "
+            f"{TRAIN_TEACHER!r} to train the teacher here"
+        )
+    if teacher.weights == TRAIN_TEACHER:
+        for key in ("recipe", "epochs", "seed"):
+            if getattr(teacher, key) is None:
                 raise UserError(
-                    f"pairs.{name}.layers.{map_name}: student and teacher must list equally many "
-                    f"blocks, at least one; got {layers.student} and {layers.teacher}"
+                    f"pairs.{name}.teacher.{key} must be given to train the teacher here"
                 )
+        if teacher.epochs < 1:
+            raise UserError(f"pairs.{name}.teacher.epochs must be at least 1, got {teacher.epochs}")
+    if teacher.recipe is not None and teacher.recipe not in experiment.recipes:
+        raise _unknown(f"pairs.{name}.teacher.recipe", teacher.recipe, experiment.recipes)
+    if teacher.input is not None:
+        for key in ("mean", "std"):
+            _check_channels(f"pairs.{name}.teacher.input.{key}", teacher.input, key, experiment)
+    for map_name, layers in pair.layers.items():
+        if len(layers.student) != len(layers.teacher) or not layers.student:
+            raise UserError(
+                f"pairs.{name}.layers.{map_name}: student and teacher must list equally many "
+                f"blocks, at least one; got {layers.student} and {layers.teacher}"
+            )
+
+
+def _check_channels(path: str, section: Any, key: str, experiment: Experiment) -> None:
+    values, channels = getattr(section, key), experiment.data.channels
+    if len(values) != channels:
+        raise UserError(f"{path} has {len(values)} values for {channels} channel(s)")
 
 
 def _check_names(experiment: Experiment) -> None:
@@ -542,14 +645,21 @@ def _check_names(experiment: Experiment) -> None:
     for method in experiment.methods:
         if method not in definitions:
             raise _unknown("methods", method, definitions)
+    for name, pair in experiment.pairs.items():
+        for method in pair.methods or []:
+            if method not in definitions:
+                raise _unknown(f"pairs.{name}.methods", method, definitions)
     for key in ("methods", "seeds"):
         values = getattr(experiment, key)
         doubles = sorted({str(value) for value in values if values.count(value) > 1})
         if doubles:
             raise UserError(f"{key} lists {', '.join(doubles)} more than once")
     table = experiment.table1
-    if table.pair not in experiment.pairs:
-        raise _unknown("table1.pair", table.pair, experiment.pairs)
+    if not table.pairs:
+        raise UserError("table1.pairs must list at least one pair")
+    for pair in (*table.pairs, *table.claims):
+        if pair not in experiment.pairs:
+            raise _unknown("table1.pairs", pair, experiment.pairs)
     if table.recipe not in experiment.recipes:
         raise _unknown("table1.recipe", table.recipe, experiment.recipes)
     if experiment.choice is not None:
@@ -557,11 +667,13 @@ def _check_names(experiment: Experiment) -> None:
             for name in getattr(experiment.choice, key):
                 if name not in known:
                     raise _unknown(f"choice.{key}", name, known)
-    if table.baseline not in experiment.methods:
-        raise UserError(
-            f"table1.baseline {table.baseline!r} is not among the methods that run "
-            f"({', '.join(experiment.methods)}); gains are taken over it, so add it"
-        )
+    for pair in table.pairs:
+        methods = experiment.methods_of(pair)
+        if table.baseline not in methods:
+            raise UserError(
+                f"table1.baseline {table.baseline!r} is not among the methods that run for pair "
+                f"{pair!r} ({', '.join(methods)}); gains are taken over it, so add it"
+            )
     for name in (experiment.name, *experiment.pairs, *experiment.recipes, *definitions):
         if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
             raise UserError(
@@ -582,35 +694,64 @@ def _check_numbers(experiment: Experiment) -> None:
         raise UserError(f"cohort.size must be positive, or null for all methods; got {size}")
     data = experiment.data
     for key in ("mean", "std"):
-        if len(getattr(data, key)) != data.channels:
-            raise UserError(
-                f"data.{key} has {len(getattr(data, key))} values for {data.channels} channel(s)"
-            )
-    positive = {
-        "data.image_size": data.image_size,
-        "data.validation": data.validation,
-        "table1.epochs": experiment.table1.epochs,
-        "machine.threads": experiment.machine.threads,
-        "machine.evaluation_batch_size": experiment.machine.evaluation_batch_size,
-        **{f"pairs.{n}.teacher.epochs": p.teacher.epochs for n, p in experiment.pairs.items()},
-        **{f"recipes.{n}.batch_size": r.batch_size for n, r in experiment.recipes.items()},
-    }
+        _check_channels(f"data.{key}", data, key, experiment)
+    if data.validation < 0:
+        raise UserError(f"data.validation must not be negative, got {data.validation}")
+    if data.validation == 0 and experiment.evaluation_split == "validation":
+        raise UserError("data.validation is 0, and evaluation_split: validation needs some images")
+    positive = {"data.image_size": data.image_size, "table1.epochs": experiment.table1.epochs}
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key} must be at least 1, got {value}")
-    for name, recipe in experiment.recipes.items():
-        distillation = recipe.distillation
-        if not 0 <= distillation.alpha <= 1:
-            raise UserError(
-                f"recipes.{name}.distillation.alpha must lie in [0, 1], got {distillation.alpha}"
-            )
-        if distillation.temperature <= 0:
-            raise UserError(
-                f"recipes.{name}.distillation.temperature must be positive, got "
-                f"{distillation.temperature}"
-            )
-        if recipe.mixing and recipe.batch_size % 2:
-            raise UserError(f"recipes.{name}.batch_size must be even for mixup, got odd")
+
+
+def _check_recipe(name: str, recipe: Recipe) -> None:
+    for key in ("batch_size", "shards", "repeats"):
+        if getattr(recipe, key) < 1:
+            raise UserError(f"recipes.{name}.{key} must be at least 1, got {getattr(recipe, key)}")
+    if recipe.batch_size % recipe.shards:
+        raise UserError(
+            f"recipes.{name}.batch_size {recipe.batch_size} cannot be drawn in {recipe.shards} "
+            "equal shards"
+        )
+    if recipe.mixing and recipe.batch_size // recipe.shards % 2:
+        raise UserError(
+            f"recipes.{name}.batch_size must give each of the {recipe.shards} shard(s) an even "
+            f"number of images for mixup, got {recipe.batch_size // recipe.shards}"
+        )
+    if recipe.schedule.lags_one_epoch and recipe.schedule.per != "epoch":
+        raise UserError(f"recipes.{name}.schedule.lags_one_epoch needs per: epoch")
+    distillation = recipe.distillation
+    if not 0 <= distillation.alpha <= 1:
+        raise UserError(
+            f"recipes.{name}.distillation.alpha must lie in [0, 1], got {distillation.alpha}"
+        )
+    if distillation.temperature <= 0:
+        raise UserError(
+            f"recipes.{name}.distillation.temperature must be positive, got "
+            f"{distillation.temperature}"
+        )
+
+
+def _check_rehearsal(rehearsal: Rehearsal) -> None:
+    if not 0 < rehearsal.killed_after < rehearsal.steps:
+        raise UserError(
+            f"rehearsal.killed_after {rehearsal.killed_after} must come before the last of "
+            f"rehearsal.steps {rehearsal.steps}"
+        )
+    if rehearsal.batch_size % rehearsal.shards or rehearsal.shards % rehearsal.processes:
+        raise UserError(
+            f"rehearsal: batch_size {rehearsal.batch_size} must be a multiple of shards "
+            f"{rehearsal.shards}, and those of processes {rehearsal.processes}"
+        )
+
+
+def _check_machine(machine: Machine) -> None:
+    counts = ("nodes", "processes", "jobs_per_gpu", "threads", "evaluation_batch_size")
+    for key in (*counts, "shards_per_pass"):
+        value = getattr(machine, key)
+        if value is not None and value < 1:
+            raise UserError(f"machine.{key} must be at least 1, got {value}")
 
 
 def _unknown(key: str, name: str, known: typing.Iterable[str]) -> UserError:

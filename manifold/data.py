@@ -2,6 +2,10 @@
 
 The training split loses its last images to a validation split, for every choice that anyone makes;
 the test split is for the final evaluation alone.
+
+A batch is drawn in shards, the parts that the reference code gives to its GPUs. Order, augmentation
+and mixing follow from the seed and a shard's number, so any number of processes and workers reads
+the same batches.
 """
 
 import gzip
@@ -9,7 +13,7 @@ import subprocess
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPException
@@ -19,15 +23,17 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import Mixup, create_transform
+from timm.data.loader import PrefetchLoader
 from timm.data.mixup import mixup_target
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 from tqdm import tqdm
 
-from manifold.config import Data, Recipe
+from manifold.config import Data, Recipe, TeacherInput
 from manifold.errors import UserError
 from manifold.files import write_atomic
+from manifold.ranks import ALONE, Ranks
 from manifold.seeds import derive, reseed
 
 # SHA-256 of the uncompressed files; gzip's own bytes differ between mirrors.
@@ -98,6 +104,8 @@ def load_splits(data: Data) -> Splits:
 def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
     """The last images of the training split; of a folder, which is sorted, of each class."""
     held_out = np.zeros(len(labels), dtype=bool)
+    if data.validation == 0:
+        return held_out
     if data.validation >= len(labels):
         raise UserError(
             f"data.validation {data.validation} leaves nothing of {len(labels)} training images"
@@ -140,23 +148,36 @@ def train_transform(data: Data, recipe: Recipe) -> Callable[[Image.Image], Tenso
     )
 
 
-def evaluation_transform(data: Data) -> Callable[[Image.Image], Tensor]:
-    """timm's evaluation transform: resize by the shorter side, then the centre crop."""
+def evaluation_transform(
+    data: Data, seen_by: TeacherInput | None = None
+) -> Callable[[Image.Image], Tensor]:
+    """timm's evaluation transform: resize by the shorter side, then the centre crop.
+
+    Args:
+        seen_by: crop, interpolation and normalisation of weights that were made with others.
+    """
+    source = seen_by or data
     return create_transform(
         data.image_size,
-        crop_pct=data.crop,
-        interpolation=data.interpolation,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
+        crop_pct=source.crop,
+        interpolation=source.interpolation,
+        mean=tuple(source.mean),
+        std=tuple(source.std),
     )
 
 
 @dataclass
 class TrainingBatches:
-    """The batches of one epoch, as (position, augmentation seed) keys, without a last short one.
+    """One process's part of an epoch's batches, as (position, augmentation seed) keys.
 
-    Order and augmentation follow from (seed, epoch, image) alone, so an epoch can be entered at
-    any batch and by any number of workers.
+    With ``repeats`` copies of each image standing in a row, batch b is the entries b·B to (b+1)·B
+    of that list, and shard s of it every ``shards``-th entry from the s-th on: what the reference
+    code's ``RASampler`` deals to its s-th GPU (``DistributedSampler``, without repeats). A last
+    short batch is left out; an epoch has as many batches as without repeats. Process r of W reads
+    the r-th W-th of the shards, one after another.
+
+    Order and augmentation follow from (seed, epoch, image, copy) alone, so an epoch can be entered
+    at any batch and read by any number of processes and workers.
     """
 
     length: int
@@ -164,6 +185,9 @@ class TrainingBatches:
     seed: int
     epoch: int
     first_batch: int = 0
+    shards: int = 1
+    repeats: int = 1
+    ranks: Ranks = ALONE
 
     def __len__(self) -> int:
         return self.length // self.batch_size - self.first_batch
@@ -172,21 +196,74 @@ class TrainingBatches:
         generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
         order = torch.randperm(self.length, generator=generator).tolist()
         for batch in range(self.first_batch, self.length // self.batch_size):
-            positions = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(p, derive(self.seed, "augmentation", self.epoch, p)) for p in positions]
+            yield [
+                self._key(order, entry)
+                for shard in own_shards(self.shards, self.ranks)
+                for entry in self._entries(batch, shard)
+            ]
+
+    def duplicate_share(self, batch: int, relational_batch: str) -> float:
+        """The share of entries whose image stands in the same shard, or batch, already."""
+        if relational_batch == "batch":
+            groups = [range(batch * self.batch_size, (batch + 1) * self.batch_size)]
+        else:
+            groups = [self._entries(batch, shard) for shard in range(self.shards)]
+        distinct = sum(len({entry // self.repeats for entry in entries}) for entries in groups)
+        return 1 - distinct / self.batch_size
+
+    def _entries(self, batch: int, shard: int) -> range:
+        return range(batch * self.batch_size + shard, (batch + 1) * self.batch_size, self.shards)
+
+    def _key(self, order: list[int], entry: int) -> tuple[int, int]:
+        index, copy = divmod(entry, self.repeats)
+        position = order[index]
+        return position, derive(self.seed, "augmentation", self.epoch, position, copy)
 
 
-def evaluation_loader(images: Images, data: Data, batch_size: int, workers: int) -> DataLoader:
-    """Every image once, in order, without padding."""
-    keys = [(position, None) for position in range(len(images))]
-    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
-    return DataLoader(
-        images.transformed(evaluation_transform(data)), batch_sampler=batches, num_workers=workers
+def own_shards(shards: int, ranks: Ranks) -> range:
+    """The numbers of a process's shards: a run of ``shards`` / W of them."""
+    own = shards // ranks.count
+    return range(ranks.rank * own, (ranks.rank + 1) * own)
+
+
+def prefetched(loader: DataLoader, device: torch.device, channels: int) -> PrefetchLoader:
+    """timm's prefetcher: the next batch is copied to the device while this one is used.
+
+    The workers normalise and erase (each image's draws are its own), so nothing is left to do to
+    the values on the device.
+    """
+    return PrefetchLoader(
+        loader, mean=(0.0,) * channels, std=(1 / 255,) * channels, channels=channels, device=device
     )
 
 
+def evaluation_loader(
+    images: Images,
+    data: Data,
+    batch_size: int,
+    workers: int,
+    *,
+    device: torch.device,
+    ranks: Ranks = ALONE,
+    seen_by: TeacherInput | None = None,
+) -> PrefetchLoader:
+    """Every image once, over all processes, without padding."""
+    keys = [(position, None) for position in range(ranks.rank, len(images), ranks.count)]
+    batches = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
+    loader = DataLoader(
+        images.transformed(evaluation_transform(data, seen_by)),
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+    )
+    return prefetched(loader, device, data.channels)
+
+
 class Mixer:
-    """Turns class indices into soft targets: timm's mixup and cutmix, or smoothing alone."""
+    """Turns class indices into soft targets: timm's mixup and cutmix, or smoothing alone.
+
+    Each shard is mixed within itself, with draws of its own, as the reference's GPUs do.
+    """
 
     def __init__(self, recipe: Recipe, classes: int, seed: int):
         self.classes = classes
@@ -204,17 +281,22 @@ class Mixer:
                 num_classes=classes,
             )
 
-    def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Return mixed images (B, C, H, W) and target probabilities (B, classes)."""
-        if self.mixup:
-            reseed(derive(self.seed, "mixup", step))
-            return self.mixup(images, labels)
-        return images, mixup_target(labels, self.classes, lam=1.0, smoothing=self.smoothing)
+    def __call__(
+        self, images: Tensor, labels: Tensor, step: int, shards: Sequence[int] = (0,)
+    ) -> tuple[Tensor, Tensor]:
+        """Return mixed images (B, C, H, W) and target probabilities (B, classes).
 
-
-def duplicate_share(batch: list[tuple[int, int]]) -> float:
-    """The share of a batch's entries whose image stands in it already."""
-    return 1 - len({position for position, _ in batch}) / len(batch)
+        Args:
+            shards: the numbers of the shards that the images are, one after another.
+        """
+        if not self.mixup:
+            return images, mixup_target(labels, self.classes, lam=1.0, smoothing=self.smoothing)
+        targets = []
+        parts = zip(shards, images.chunk(len(shards)), labels.chunk(len(shards)), strict=True)
+        for shard, own_images, own_labels in parts:
+            reseed(derive(self.seed, "mixup", step, shard))
+            targets.append(self.mixup(own_images, own_labels)[1])  # mixes the images in place
+        return images, torch.cat(targets)
 
 
 # ---- the data sets -----------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What every method is: a ``timm.task.TrainingTask`` that turns two networks into named losses."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -7,8 +8,11 @@ import torch.nn.functional as F
 from timm.task import TrainingTask
 from torch import Tensor, nn
 
+from manifold.attention import AttentionReader
 from manifold.config import LayerMap
 from manifold.errors import UserError
+from manifold.losses import kl_divergence
+from manifold.ranks import ALONE, Ranks
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
 
 
@@ -17,13 +21,27 @@ class FrozenTeacher(nn.Module):
 
     The outputs of the last batch are kept: the members of a cohort ask with the same tensor, and
     the first of them pays for the pass.
+
+    Args:
+        model: the timm model.
+        most_tokens: larger token maps are merged to this many.
+        rescale: (factor, offset), each (C,), that turn the student's normalised images into the
+            teacher's; None where both are normalised alike.
     """
 
-    def __init__(self, model: nn.Module, most_tokens: int):
+    def __init__(
+        self,
+        model: nn.Module,
+        most_tokens: int,
+        rescale: tuple[Tensor, Tensor] | None = None,
+    ):
         super().__init__()
         self.model = model.requires_grad_(False)
         self.most_tokens = most_tokens
+        self.rescale = rescale
+        self.run = forward_with_tokens
         self.layers: set[int] = set()
+        self.attention: AttentionReader | None = None
         self.sha256: str | None = None
         self._last: tuple[Tensor, int, Outputs] | None = None
         self.eval()
@@ -36,13 +54,29 @@ class FrozenTeacher(nn.Module):
         self.layers.update(layers)
         self._last = None
 
+    def watch_attention(self) -> AttentionReader:
+        """Ask for the class token's attention in every later pass."""
+        if self.attention is None:
+            self.attention = AttentionReader(self.model)
+            self._last = None
+        return self.attention
+
+    def rescaled(self, images: Tensor) -> Tensor:
+        """Return the student's images as the teacher expects them."""
+        if self.rescale is None:
+            return images
+        factor, offset = (values.to(images).view(1, -1, 1, 1) for values in self.rescale)
+        return images * factor + offset
+
     @torch.no_grad()
     def forward(self, images: Tensor) -> Outputs:
         if self._last is not None:
             known_images, version, outputs = self._last
             if known_images is images and version == images._version:
                 return outputs
-        outputs = forward_with_tokens(self.model, images, self.layers, self.most_tokens)
+        outputs = self.run(self.model, self.rescaled(images), self.layers, self.most_tokens)
+        if self.attention is not None:
+            outputs.attention = self.attention.take()
         self._last = (images, images._version, outputs)
         return outputs
 
@@ -60,6 +94,8 @@ class Distiller(TrainingTask):
         layers: blocks that are compared; None for methods that read logits alone.
         most_tokens: larger token maps are merged to this many.
         alpha, temperature: of ``soft_kd``, set by the recipe.
+        relational_ranks: the processes whose batches together are one relational batch; by default
+            this one alone, and relations are taken within a shard.
 
     Attributes:
         trainable_module: the student (timm's name for it).
@@ -68,11 +104,14 @@ class Distiller(TrainingTask):
         student_layouts, teacher_layouts: block → token layout, for the sizes of projectors.
 
     Raises:
-        UserError: a layer map that is missing or out of range, or token grids that do not match.
+        UserError: a layer map that is missing or out of range, token grids that do not match, or a
+            network without the attention that the method reads.
     """
 
-    uses_teacher = True
+    uses_teacher = True  # reads the teacher's pass that all methods share
     uses_layers = False
+    uses_attention = False  # `Outputs.attention` is filled
+    gathers = True  # where the relational batch is that of all ranks, `terms` sees all of it
 
     def __init__(
         self,
@@ -84,6 +123,7 @@ class Distiller(TrainingTask):
         alpha: float,
         temperature: float,
         layers: LayerMap | None = None,
+        relational_ranks: Ranks = ALONE,
     ):
         if self.uses_layers and layers is None:
             raise UserError("needs the argument 'layers', the name of one of the pair's layer maps")
@@ -96,6 +136,8 @@ class Distiller(TrainingTask):
         self.alpha = alpha
         self.temperature = temperature
         self.layers = layers or LayerMap(student=[], teacher=[])
+        self.relational_ranks = relational_ranks
+        self.run = forward_with_tokens
         self.sampling = torch.Generator()
         self.student_layouts = layouts(student, image_shape, self.layers.student, most_tokens)
         self.teacher_layouts = {}
@@ -105,23 +147,65 @@ class Distiller(TrainingTask):
             )
             check_grids(self.student_layouts, self.teacher_layouts, self.layers)
             teacher.watch(self.layers.teacher)
+        self.attention = AttentionReader(student) if self.uses_attention else None
+        if self.uses_attention and self.uses_teacher:
+            own, other = self.attention, teacher.watch_attention()
+            check_grids(
+                {own.block: own.layout},
+                {other.block: other.layout},
+                LayerMap(student=[own.block], teacher=[other.block]),
+            )
 
-    def forward(self, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, images: Tensor, targets: Tensor, sampling_seeds: Sequence[int] | None = None
+    ) -> dict[str, Tensor]:
         """Return ``loss``, ``output`` (logits) and every named, weighted term of the loss.
 
         Args:
             images: (B, C, H, W), normalised, as augmented and mixed for the student.
             targets: (B, classes) probabilities, or (B,) class indices.
+            sampling_seeds: of ``sampling``, one for each relational batch of equal size that the
+                images are, one after another; a term is the mean over them. None: the images are
+                one relational batch, and the generator goes on from where it stands.
         """
-        student = forward_with_tokens(
-            self.trainable_module, images, self.layers.student, self.most_tokens
-        )
-        teacher = self.teacher(images) if self.uses_teacher else None
-        terms = self.terms(student, teacher, targets)
+        student = self.run(self.trainable_module, images, self.layers.student, self.most_tokens)
+        if self.attention is not None:
+            student.attention = self.attention.take()
+        teacher = self.ask_teacher(images, student)
+        seeds = [None] if sampling_seeds is None else sampling_seeds
+        parts = []
+        batches = self._relational_batches(student, teacher, targets, len(seeds))
+        for seed, batch in zip(seeds, batches, strict=True):
+            if seed is not None:
+                self.sampling.manual_seed(seed)
+            parts.append(self.terms(*batch))
+        terms = {name: torch.stack([part[name] for part in parts]).mean() for name in parts[0]}
         return {"loss": sum(terms.values()), "output": student.logits, **terms}
 
+    def ask_teacher(self, images: Tensor, student: Outputs) -> Outputs | None:
+        """The teacher's outputs for the student's images; None where the method has no teacher."""
+        return self.teacher(images) if self.uses_teacher else None
+
+    def _relational_batches(self, student, teacher, targets, count: int) -> Iterator[tuple]:
+        """The outputs and targets in ``count`` parts; or, of several ranks, those of all images."""
+        if self.relational_ranks.count > 1 and self.gathers:
+            gather = self.relational_ranks.gather
+            student, targets = student.map(gather), gather(targets)
+            teacher = teacher and teacher.map(gather)
+        teachers = teacher.chunk(count) if teacher else [None] * count
+        return zip(student.chunk(count), teachers, targets.chunk(count), strict=True)
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **options) -> None:
+        """Compile the forward passes of the student and of the teacher (timm's hook for it)."""
+        self.run = torch.compile(forward_with_tokens, backend=backend, mode=mode, **options)
+        if self.uses_teacher:
+            self.teacher.run = self.run
+
     def terms(self, student: Outputs, teacher: Outputs | None, targets: Tensor) -> dict[str, Any]:
-        """Return the method's named losses, weighted; their sum is minimised."""
+        """Return the method's named losses, weighted; their sum is minimised.
+
+        All three arguments are of the images of one relational batch.
+        """
         raise NotImplementedError
 
     def token_pairs(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
@@ -143,12 +227,7 @@ class Distiller(TrainingTask):
         if self.alpha < 1:
             terms["cross_entropy"] = (1 - self.alpha) * F.cross_entropy(student.logits, targets)
         if self.alpha > 0:
-            divergence = F.kl_div(
-                F.log_softmax(student.logits / self.temperature, dim=-1),
-                F.log_softmax(teacher.logits / self.temperature, dim=-1),
-                reduction="batchmean",
-                log_target=True,
-            )
+            divergence = kl_divergence(student.logits, teacher.logits, self.temperature)
             terms["kl"] = self.alpha * self.temperature**2 * divergence
         return terms
 

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from manifold.ranks import ALONE, Ranks
+
 
 def decoupled_manifold_loss(
     student: Tensor, teacher: Tensor, indices: Tensor
@@ -56,7 +58,7 @@ def decoupled_manifold_loss(
     return intra, inter, random
 
 
-def full_manifold_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def full_manifold_loss(student: Tensor, teacher: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """Return the full (coupled) manifold loss: the mean over all (B·N)² entries, exactly.
 
     With S (B·N, D_s) and T (B·N, D_t) the normalised tokens,
@@ -70,9 +72,11 @@ def full_manifold_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Args:
         student: tokens (B, N, D_s); the gradient flows to them.
         teacher: tokens (B, N, D_t) of the same images and positions.
+        ranks: the processes over whose batches together, of size B each, the loss is taken; only
+            D×D sums are sent.
 
     Returns:
-        A scalar, in float32 (float64 for float64 features).
+        A scalar, in float32 (float64 for float64 features); the same on every rank.
 
     Raises:
         ValueError: the shapes do not fit each other.
@@ -86,16 +90,24 @@ def full_manifold_loss(student: Tensor, teacher: Tensor) -> Tensor:
         student = F.normalize(student.flatten(0, 1).double(), dim=-1)
         teacher = F.normalize(teacher.flatten(0, 1).double(), dim=-1)
         squared_norm = (
-            (student.T @ student).square().sum()
-            - 2 * (teacher.T @ student).square().sum()
-            + (teacher.T @ teacher).square().sum()
+            ranks.sum(student.T @ student).square().sum()
+            - 2 * ranks.sum(teacher.T @ student).square().sum()
+            + ranks.sum(teacher.T @ teacher).square().sum()
         )
-        return (squared_norm / student.shape[0] ** 2).to(dtype)
+        return (squared_norm / (ranks.count * student.shape[0]) ** 2).to(dtype)
 
 
 def _relation_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of the relation maps of (..., rows, channels) features."""
     return (student @ student.mT - teacher @ teacher.mT).square().mean()
+
+
+def kl_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(teacher ‖ student) of logits (B, C) at a temperature: summed over C, a mean over B."""
+    logits = (at_least_float32(each) for each in (student, teacher))
+    with torch.autocast(student.device.type, enabled=False):
+        own, other = (F.log_softmax(each / temperature, dim=-1) for each in logits)
+        return F.kl_div(own, other, reduction="batchmean", log_target=True)
 
 
 def at_least_float32(features: Tensor) -> Tensor:
@@ -112,6 +124,19 @@ def check_same_batch(student: Tensor, teacher: Tensor) -> None:
     if student.shape[0] != teacher.shape[0]:
         raise ValueError(
             "student and teacher differ in axis 0 (batch B): "
+            f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        )
+
+
+def check_same_shape(student: Tensor, teacher: Tensor) -> None:
+    """Refuse features that would have to be broadcast to be compared, and empty ones.
+
+    Raises:
+        ValueError: the shapes differ, or there are no entries; names both shapes.
+    """
+    if student.shape != teacher.shape or 0 in student.shape:
+        raise ValueError(
+            "features must have one shape and must not be empty: "
             f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
         )
 

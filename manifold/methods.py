@@ -12,7 +12,8 @@ class Manifold(Distiller):
     """Soft KD + mean over layer pairs of (intra·L_intra + inter·L_inter + random·L_random).
 
     ``samples`` (the paper's K) tokens of the batch enter the random term, without replacement,
-    drawn anew for each layer pair and step; all of them when the batch has fewer.
+    drawn anew for each layer pair and step; all of them when the batch has fewer. A term of weight
+    0 is left out.
 
     Source: Hao et al. 2022, arXiv 2107.01378, section 3; weights 4, 0.1, 0.2, K = 192 and the
     mean over layer pairs as in Hao840/manifold-distillation.
@@ -37,7 +38,7 @@ class Manifold(Distiller):
         means = dict(zip(self.weights, torch.stack(layer_losses).mean(dim=0), strict=True))
         return {
             **self.soft_kd(student, teacher, targets),
-            **{name: weight * means[name] for name, weight in self.weights.items()},
+            **{name: weight * means[name] for name, weight in self.weights.items() if weight},
         }
 
     def draw_rows(self, tokens: Tensor) -> Tensor:
@@ -54,13 +55,17 @@ class ManifoldFull(Distiller):
     """
 
     uses_layers = True
+    gathers = False  # D×D sums cross the ranks instead of tokens
 
     def __init__(self, *networks, weight: float, **common):
         super().__init__(*networks, **common)
         self.weight = weight
 
     def terms(self, student, teacher, targets):
-        losses = [full_manifold_loss(*pair) for pair in self.token_pairs(student, teacher)]
+        losses = [
+            full_manifold_loss(own, other, self.relational_ranks)
+            for own, other in self.token_pairs(student, teacher)
+        ]
         return {
             **self.soft_kd(student, teacher, targets),
             "full": self.weight * torch.stack(losses).mean(),

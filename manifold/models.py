@@ -1,14 +1,20 @@
 """Networks by timm name, and weights that are read without running code from the file."""
 
+import re
+import sys
 from pathlib import Path
 
 import timm
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from timm.layers import resample_abs_pos_embed
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from manifold.config import Model, suggest
 from manifold.errors import UserError
 from manifold.files import write_atomic
+
+HEADS = ("head.weight", "head.fc.weight", "fc.weight")  # the classifiers of timm's networks
 
 
 def create_model(
@@ -41,12 +47,19 @@ def save_weights(model: nn.Module, path: Path) -> None:
     write_atomic(path, lambda partial: save_file(state, partial))
 
 
-def load_weights(model: nn.Module, path: Path, what: str) -> None:
-    """Load safetensors into ``model``; ``what`` names the network in the messages.
+def read_weights(path: Path, what: str) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file, or of a checkpoint as torch.save writes it.
+
+    A checkpoint may hold them under ``model`` or ``state_dict``, with ``module.`` prefixes, beside
+    an ``argparse.Namespace`` and anything else that torch reads with ``weights_only=True``. An EMA
+    copy in it is passed by, as the reference's evaluation does.
+
+    Args:
+        what: names the network in the messages.
 
     Raises:
-        UserError: the file is missing, damaged, of another architecture or class count, or holds
-            a value that is not finite.
+        UserError: the file is missing or damaged, holds anything that would run code, or no
+            tensors by name.
     """
     if not path.is_file():
         raise UserError(
@@ -54,34 +67,103 @@ def load_weights(model: nn.Module, path: Path, what: str) -> None:
             "'train' to train it here"
         )
     try:
-        state = load_file(path)
-    except Exception as error:  # safetensors raises its own, undocumented, kinds
+        state = load_state_dict(str(path), use_ema=False, weights_only=True)
+    except Exception as error:  # torch and safetensors raise many, undocumented, kinds
+        if asked := re.search(r"GLOBAL (\S+)", str(error.__cause__)):
+            raise UserError(
+                f"{path} is refused: it asks for {asked[1]}, and loading {what} must not run code "
+                "from a file; ask its author for a .safetensors file"
+            ) from error
         raise UserError(
-            f"{path} is damaged: not a safetensors file ({error}); fetch it again, or set the "
-            "teacher's weights to 'train' to train it here"
+            f"{path} is damaged: not a safetensors file and not a checkpoint ({error}); fetch it "
+            "again, or set the teacher's weights to 'train' to train it here"
         ) from error
-    own = model.state_dict()
-    head = next((n for n in state if n in own and n.startswith("head") and "weight" in n), None)
-    if head and state[head].shape[0] != own[head].shape[0]:
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
-            f"{path}: {what} has {state[head].shape[0]} classes, the data set has "
-            f"{own[head].shape[0]}; set the teacher's weights to 'train' to train one for this data"
+            f"{path}: expected tensors by name for {what}, at the top or under 'model' or "
+            f"'state_dict'; got {', '.join(map(str, list(state)[:5])) or 'nothing'}"
         )
-    wrong = [
+    return state
+
+
+def load_weights(model: nn.Module, path: Path, what: str) -> None:
+    """Load a file's weights into ``model``; ``what`` names the network in the messages.
+
+    Names of other code bases are translated, and position embeddings of another image size are
+    resampled, both by timm.
+
+    Raises:
+        UserError: the file is missing, damaged, not weights alone, of another architecture or class
+            count, or holds a value that is not finite.
+    """
+    state = read_weights(path, what)
+    heads = (state[name].shape for name in HEADS if name in state and state[name].ndim)
+    classes = next((shape[0] for shape in heads), model.num_classes)
+    if classes != model.num_classes:
+        raise UserError(
+            f"{path}: {what} has {classes} classes, the data set has {model.num_classes}; set the "
+            "teacher's weights to 'train' to train one for this data"
+        )
+    own = model.state_dict()
+    fitted = _resample_positions(model, state)
+    if wrong := _differences(own, fitted):
+        fitted = _translate(model, fitted)
+        if _differences(own, fitted):
+            raise UserError(
+                f"{path} does not fit {what} ({type(model).__name__}), {len(wrong)} tensors "
+                f"differ: {'; '.join(wrong[:3])}; make the model's name and arguments those of the "
+                "file"
+            )
+    broken = next((name for name, value in fitted.items() if not is_finite(value)), None)
+    if broken:
+        raise UserError(f"{path}: {what} has values that are not finite in {broken}; train it anew")
+    model.load_state_dict(fitted)
+
+
+def _differences(own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    return [
         f"{name}: expected {tuple(own[name].shape) if name in own else 'nothing'}, "
         f"got {tuple(state[name].shape) if name in state else 'nothing'}"
         for name in sorted(own.keys() | state.keys())
         if name not in own or name not in state or own[name].shape != state[name].shape
     ]
-    if wrong:
-        raise UserError(
-            f"{path} does not fit {what} ({type(model).__name__}), {len(wrong)} tensors differ: "
-            f"{'; '.join(wrong[:3])}; make the model's name and arguments those of the file"
-        )
-    broken = next((name for name, value in state.items() if not is_finite(value)), None)
-    if broken:
-        raise UserError(f"{path}: {what} has values that are not finite in {broken}; train it anew")
-    model.load_state_dict(state)
+
+
+def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Bring the position embedding (1, prefix + patches, D) to the model's grid of patches."""
+    own, given = getattr(model, "pos_embed", None), state.get("pos_embed")
+    if own is None or given is None or own.shape == given.shape or given.ndim != 3:
+        return state
+    if (given.shape[0], given.shape[2]) != (own.shape[0], own.shape[2]):
+        return state
+    height, width = model.patch_embed.grid_size
+    prefix = own.shape[1] - height * width
+    side = round(max(0, given.shape[1] - prefix) ** 0.5)
+    if side < 1 or side * side + prefix != given.shape[1]:  # another count of prefix tokens
+        return state
+    resampled = resample_abs_pos_embed(given, [height, width], num_prefix_tokens=prefix)
+    return {**state, "pos_embed": resampled}
+
+
+def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of the original code bases by timm's own filter for the architecture.
+
+    The filters also resample patch embeddings and relative positions; weights of another patch or
+    window size are another network here, and stay as they are.
+    """
+    module = sys.modules[type(model).__module__]
+    if hasattr(module, "checkpoint_filter_fn"):
+        translate = lambda: module.checkpoint_filter_fn(state, model)  # noqa: E731
+    elif hasattr(module, "_filter_fn"):  # timm's regnet.py
+        translate = lambda: module._filter_fn(state)  # noqa: E731
+    else:
+        return state
+    try:
+        translated = translate()
+    except Exception:  # a filter meets weights that it was not written for in many ways
+        return state
+    given = {id(value) for value in state.values()}
+    return translated if all(id(value) in given for value in translated.values()) else state
 
 
 def is_finite(values: Tensor) -> bool:

@@ -9,9 +9,8 @@ from pathlib import Path
 from manifold import command
 from manifold.claims import read_claims
 from manifold.cohort import Member
-from manifold.config import TRAIN_TEACHER, Experiment
+from manifold.config import Experiment
 from manifold.data import load_splits, verify
-from manifold.distiller import FrozenTeacher
 from manifold.files import write_text
 from manifold.models import count_parameters, create_model
 from manifold.runs import (
@@ -19,6 +18,7 @@ from manifold.runs import (
     Setting,
     build_distiller,
     build_teacher,
+    freeze,
     steps_per_epoch,
     student_model,
 )
@@ -36,7 +36,7 @@ def preflight(experiment: Experiment) -> dict:
     splits = load_splits(experiment.data)
     if experiment.data.verify:
         verify(splits)
-    read_claims(Path(experiment.claims), experiment.table1.claims.values())
+    read_claims(Path(experiment.claims), experiment.table1.claim_ids())
     for name, recipe in experiment.recipes.items():
         steps_per_epoch(len(splits.train), recipe, name)
     return {
@@ -64,14 +64,12 @@ def _check_pair(experiment: Experiment, name: str, classes: int) -> dict:
         teacher_weights=experiment.teacher_weights(name),
         state=Path(),
     )
-    if pair.teacher.weights == TRAIN_TEACHER:
-        # There are no weights yet; the network itself is what can be checked.
-        model = create_model(pair.teacher.model, setting.image_shape, classes)
-        teacher = FrozenTeacher(model, pair.most_tokens)
-    else:
+    if setting.teacher_weights.is_file():
         teacher = build_teacher(setting, classes)
+    else:  # to be trained or fetched: the network itself is what can be checked
+        teacher = freeze(setting, create_model(pair.teacher.model, setting.image_shape, classes))
     found = {"teacher_parameters": count_parameters(teacher.model), "methods": {}}
-    for method in experiment.methods:
+    for method in experiment.methods_of(name):
         definition = experiment.method_definitions[method]
         student = student_model(pair, name, method, definition)
         distiller = build_distiller(

@@ -101,17 +101,23 @@ def read_run(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def record_of(weights: Path) -> Path:
+    """Where a record of weights stands: a training's run.json, or that of a fetched file."""
+    name = "pretrained.json" if weights.name == "pretrained.safetensors" else "run.json"
+    return weights.with_name(name)
+
+
 def check_weights(weights: Path) -> None:
-    """Hold weights to the SHA-256 in the run.json beside them, where there is one.
+    """Hold weights to the SHA-256 in the record beside them, where there is one.
 
     Raises:
         UserError: they are other bytes than those of the record.
     """
-    path = weights.with_name("run.json")
+    path = record_of(weights)
     if not (weights.is_file() and path.is_file()):
         return
-    digest = sha256(weights)
-    if digest not in read_run(path)["files"].values():
+    digest, record = sha256(weights), read_run(path)
+    if digest not in (*record.get("files", {}).values(), record.get("sha256")):
         raise UserError(
             f"{weights} is damaged or is not of {path}: its SHA-256 is {digest}; fetch it again, "
             "or move the record away to use other weights"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from manifold import config, records
 from manifold.cohort import Cohort, Member
@@ -15,7 +16,10 @@ from manifold.distiller import Distiller, FrozenTeacher
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.models import create_model, load_weights
+from manifold.ranks import ALONE, Ranks
 from manifold.seeds import derive, reseed
+
+CPU = torch.device("cpu")
 
 
 @dataclass
@@ -55,10 +59,8 @@ class Setting:
     seed: int
     teacher_weights: Path | None
     state: Path
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device(self.experiment.machine.device)
+    device: torch.device = CPU
+    ranks: Ranks = ALONE
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -67,9 +69,20 @@ class Setting:
 
 
 def student_setting(
-    experiment: Experiment, pair: str, recipe: str, epochs: int, methods: list[str], seed: int
+    experiment: Experiment,
+    pair: str,
+    recipe: str,
+    epochs: int,
+    methods: list[str],
+    seed: int,
+    processes: tuple[Ranks, torch.device] | None = None,
 ) -> tuple[Setting, list[Cell]]:
-    """The setting and the cells of ``methods`` for one seed."""
+    """The setting and the cells of ``methods`` for one seed.
+
+    Args:
+        processes: this process's rank and device, from ``ranks.start``; by default it is alone.
+    """
+    ranks, device = processes or (ALONE, torch.device(experiment.machine.device))
     weights = experiment.teacher_weights(pair)
     directory = experiment.directory / "state" / pair / recipe / f"{epochs}-epochs"
     setting = Setting(
@@ -82,6 +95,8 @@ def student_setting(
         seed=seed,
         teacher_weights=weights,
         state=directory / f"seed-{seed}-{config.fingerprint(sorted(methods))[:8]}.pt",
+        ranks=ranks,
+        device=device,
     )
     if not weights.is_file():
         raise UserError(
@@ -115,8 +130,11 @@ def student_model(pair: Pair, pair_name: str, method: str, definition: Method) -
     return student
 
 
-def teacher_setting(experiment: Experiment, pair: str) -> tuple[Setting, list[Cell]]:
+def teacher_setting(
+    experiment: Experiment, pair: str, processes: tuple[Ranks, torch.device] | None = None
+) -> tuple[Setting, list[Cell]]:
     """The setting and the one cell in which a pair's teacher is trained, without distillation."""
+    ranks, device = processes or (ALONE, torch.device(experiment.machine.device))
     teacher = experiment.pairs[pair].teacher
     setting = Setting(
         experiment=experiment,
@@ -128,6 +146,8 @@ def teacher_setting(experiment: Experiment, pair: str) -> tuple[Setting, list[Ce
         seed=teacher.seed,
         teacher_weights=None,
         state=experiment.directory / "state" / pair / "teacher.pt",
+        ranks=ranks,
+        device=device,
     )
     cell = Cell(
         method="none",
@@ -146,9 +166,25 @@ def build_teacher(setting: Setting, classes: int) -> FrozenTeacher | None:
     model = create_model(setting.pair.teacher.model, setting.image_shape, classes)
     records.check_weights(setting.teacher_weights)
     load_weights(model, setting.teacher_weights, f"the teacher of pair {setting.pair_name!r}")
-    teacher = FrozenTeacher(model.to(setting.device), setting.pair.most_tokens)
+    teacher = freeze(setting, model)
     teacher.sha256 = sha256(setting.teacher_weights)
     return teacher
+
+
+def freeze(setting: Setting, model: nn.Module) -> FrozenTeacher:
+    """The teacher around its network, with the normalisation that its weights expect."""
+    data, seen_by = setting.experiment.data, setting.pair.teacher.input
+    rescale = None
+    if seen_by is not None and (seen_by.mean, seen_by.std) != (data.mean, data.std):
+        own_mean, own_std, mean, std = (
+            torch.tensor(values, device=setting.device)
+            for values in (data.mean, data.std, seen_by.mean, seen_by.std)
+        )
+        rescale = (own_std / std, (own_mean - mean) / std)
+    model = model.to(setting.device)
+    if setting.experiment.machine.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return FrozenTeacher(model, setting.pair.most_tokens, rescale)
 
 
 def build_distiller(
@@ -176,6 +212,7 @@ def build_distiller(
             most_tokens=setting.pair.most_tokens,
             alpha=setting.recipe.distillation.alpha,
             temperature=setting.recipe.distillation.temperature,
+            relational_ranks=setting.ranks if setting.recipe.relational_batch == "batch" else ALONE,
             **arguments,
         )
     except TypeError as error:
@@ -185,7 +222,13 @@ def build_distiller(
         ) from error
     except UserError as error:
         raise UserError(f"method {cell.method!r}, pair {setting.pair_name!r}: {error}") from error
-    return distiller.to(setting.device)
+    distiller = distiller.to(setting.device)
+    machine = setting.experiment.machine
+    if machine.channels_last:
+        distiller = distiller.to(memory_format=torch.channels_last)
+    if machine.compile is not None:
+        distiller.compile(machine.compile)
+    return distiller
 
 
 def find_distiller(method: str, definition: Method) -> type[Distiller]:
@@ -236,10 +279,41 @@ def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps: int) 
             seed=setting.seed,
             epochs=setting.epochs,
             steps_per_epoch=steps,
+            ranks=setting.ranks,
+            fused_optimizer=setting.experiment.machine.fused_optimizer,
         )
         for cell in cells
     ]
     return Cohort(members, teacher)
+
+
+def passes_per_step(setting: Setting) -> int:
+    """In how many forward and backward passes a process goes through its shards.
+
+    Raises:
+        UserError: the processes, or the passes, cannot share the shards out equally; or the
+            relational batch is the whole batch, which several passes never see together.
+    """
+    name, recipe, ranks = setting.recipe_name, setting.recipe, setting.ranks
+    if recipe.shards % ranks.count:
+        raise UserError(
+            f"recipes.{name}.shards is {recipe.shards}, and {ranks.count} processes cannot share "
+            "them out equally; start a number of processes that divides it (machine.processes)"
+        )
+    own = recipe.shards // ranks.count
+    together = setting.experiment.machine.shards_per_pass or own
+    if own % together:
+        raise UserError(
+            f"machine.shards_per_pass is {together}, which does not divide the {own} shard(s) of "
+            f"each process (recipes.{name}.shards {recipe.shards}, {ranks.count} process(es))"
+        )
+    if recipe.relational_batch == "batch" and together != own:
+        raise UserError(
+            f"recipes.{name}.relational_batch: batch needs all of a process's {own} shards in one "
+            f"pass, and machine.shards_per_pass is {together}; set it to null and start more "
+            "processes if memory does not suffice"
+        )
+    return own // together
 
 
 def steps_per_epoch(images: int, recipe: Recipe, name: str) -> int:

@@ -1,12 +1,13 @@
 """Patch tokens of any timm model that has ``forward_intermediates``: ViT, CaiT, Swin, ConvNeXt…"""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from manifold.errors import UserError
+from manifold.losses import at_least_float32
 
 
 @dataclass
@@ -18,11 +19,30 @@ class Outputs:
         tokens: block → patch tokens (B, N, D) on the residual stream, before the final norm,
             prefix tokens left out, large maps merged.
         heads: (class-token logits, distillation-token logits), where the network returns both.
+        attention: block → (B, N), how the class token attends to the patches there (heads
+            averaged, each row a distribution); where the method asks for it.
     """
 
     logits: Tensor
     tokens: dict[int, Tensor]
     heads: tuple[Tensor, Tensor] | None = None
+    attention: dict[int, Tensor] | None = None
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Outputs":
+        """Return the outputs with ``function`` of every tensor."""
+        return Outputs(
+            logits=function(self.logits),
+            tokens={layer: function(tokens) for layer, tokens in self.tokens.items()},
+            heads=self.heads and (function(self.heads[0]), function(self.heads[1])),
+            attention=self.attention
+            and {block: function(rows) for block, rows in self.attention.items()},
+        )
+
+    def chunk(self, parts: int) -> list["Outputs"]:
+        """Split the batch into ``parts`` of equal size."""
+        if parts == 1:
+            return [self]
+        return [self.map(lambda x, i=i: x.chunk(parts)[i]) for i in range(parts)]
 
 
 @dataclass(frozen=True)
@@ -66,6 +86,31 @@ def forward_with_tokens(
         },
         heads=heads,
     )
+
+
+def after_final_norm(model: nn.Module, layer: int, tokens: Tensor) -> Tensor:
+    """Put tokens that left the last block through the network's final norm, in float32 at least.
+
+    Tokens of an earlier block, and those of a network whose last block is followed by no ``norm``
+    of its own, are returned as they are.
+
+    Args:
+        tokens: (B, N, D) as they left ``layer`` of ``model``.
+
+    Raises:
+        UserError: the tokens were merged, and the norm is over the channels of one of them.
+    """
+    norm = getattr(model, "norm", None) if layer == len(model.feature_info) - 1 else None
+    if norm is None:
+        return tokens
+    channels = getattr(norm, "normalized_shape", tokens.shape[-1:])[-1]
+    if channels != tokens.shape[-1]:
+        raise UserError(
+            f"the final norm of {type(model).__name__} is over {channels} channels, and its merged "
+            f"tokens have {tokens.shape[-1]}; raise most_tokens or choose another layer map"
+        )
+    with torch.autocast(tokens.device.type, enabled=False):
+        return norm(at_least_float32(tokens))
 
 
 def merge(patches: Tensor, most_tokens: int) -> Tensor:

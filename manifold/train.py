@@ -1,7 +1,7 @@
 """Train a cohort: ``python -m manifold.train --config scale=mini --methods soft_kd --seed 0``.
 
-The same command is what the workflow's rules call. It resumes from its last checkpoint, and cells
-that are complete already are left alone.
+The same command is what the workflow's rules call, under torchrun where there are several
+processes. It resumes from its last checkpoint, and cells that are complete are left alone.
 """
 
 import os
@@ -11,12 +11,14 @@ import zipfile
 
 import pandas as pd
 import torch
+import torch.distributed as dist
+from timm.data.loader import PrefetchLoader
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from benchmarks.classification import evaluate_split
-from manifold import command, config, records
+from manifold import command, config, ranks, records
 from manifold.cohort import Member
 from manifold.config import CELL_FILES, TRAIN_TEACHER
 from manifold.data import (
@@ -24,8 +26,9 @@ from manifold.data import (
     Mixer,
     Splits,
     TrainingBatches,
-    duplicate_share,
     load_splits,
+    own_shards,
+    prefetched,
     train_transform,
 )
 from manifold.errors import UserError
@@ -35,6 +38,7 @@ from manifold.runs import (
     Cell,
     Setting,
     build_cohort,
+    passes_per_step,
     steps_per_epoch,
     student_setting,
     teacher_setting,
@@ -51,6 +55,8 @@ class Training:
         self.steps_per_epoch = steps_per_epoch(
             len(splits.train), setting.recipe, setting.recipe_name
         )
+        self.passes = passes_per_step(setting)
+        self.shards = own_shards(setting.recipe.shards, setting.ranks)
         self.cohort = build_cohort(setting, cells, len(splits.classes), self.steps_per_epoch)
         self.mixer = Mixer(setting.recipe, len(splits.classes), setting.seed)
         self.train_images = splits.train.transformed(
@@ -77,46 +83,60 @@ class Training:
     def _run_epoch(self) -> None:
         batches, loader = self._loader()
         bar = tqdm(
-            zip(batches, loader, strict=True),
+            loader,
             desc=f"seed {self.setting.seed}, epoch {self.epoch + 1}/{self.setting.epochs}",
             initial=batches.first_batch,
             total=self.steps_per_epoch,
             unit="step",
             mininterval=0.5 if sys.stderr.isatty() else 15,
+            disable=not self.setting.ranks.is_first,
         )
-        for keys, (images, labels) in bar:
-            images, labels = images.to(self.setting.device), labels.to(self.setting.device)
-            images, targets = self.mixer(images, labels, self.step)
-            self.cohort.step(images, targets, self.step)
-            self.duplicates += duplicate_share(keys)
+        for batch, (images, labels) in enumerate(bar, start=batches.first_batch):
+            images, targets = self.mixer(images, labels, self.step, self.shards)
+            if self.setting.experiment.machine.channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            self.cohort.step(images, targets, self.step, self.shards, self.passes)
+            self.duplicates += batches.duplicate_share(batch, self.setting.recipe.relational_batch)
             self.step += 1
             # The end of an epoch is saved by run(), together with its validation.
             if self._is_save_due() and self.step % self.steps_per_epoch:
                 self.save()
 
-    def _loader(self) -> tuple[TrainingBatches, DataLoader]:
+    def _loader(self) -> tuple[TrainingBatches, PrefetchLoader]:
+        setting, recipe = self.setting, self.setting.recipe
         batches = TrainingBatches(
             length=len(self.train_images),
-            batch_size=self.setting.recipe.batch_size,
-            seed=self.setting.seed,
+            batch_size=recipe.batch_size,
+            seed=setting.seed,
             epoch=self.epoch,
             first_batch=self.step % self.steps_per_epoch,
+            shards=recipe.shards,
+            repeats=recipe.repeats,
+            ranks=setting.ranks,
         )
-        workers = self.setting.experiment.machine.workers
-        return batches, DataLoader(self.train_images, batch_sampler=batches, num_workers=workers)
+        loader = DataLoader(
+            self.train_images,
+            batch_sampler=batches,
+            num_workers=setting.experiment.machine.workers,
+            pin_memory=setting.device.type == "cuda",
+        )
+        return batches, prefetched(loader, setting.device, setting.experiment.data.channels)
 
     def _validate(self) -> None:
-        accuracies = self.evaluate(
-            [member.distiller.get_eval_model() for member in self.cohort.members],
-            self.splits.validation,
-            "validation",
-        )
+        accuracies: list[float | None] = [None] * len(self.cohort.members)
+        if len(self.splits.validation):
+            accuracies = self.evaluate(
+                [member.distiller.get_eval_model() for member in self.cohort.members],
+                self.splits.validation,
+                "validation",
+            )
         for member, top1 in zip(self.cohort.members, accuracies, strict=True):
             row = {"epoch": self.epoch, "step": self.step, "learning_rate": member.learning_rate}
             row |= {term: total / self.steps_per_epoch for term, total in member.totals.items()}
             row |= {"validation_top1": top1, "images_per_second": self._images_per_second(member)}
             self.rows[member.name].append(row)
-            if member.name not in self.best or top1 > self.best[member.name]["top1"]:
+            best = self.best.get(member.name)
+            if top1 is not None and (best is None or top1 > best["top1"]):
                 weights = member.distiller.get_eval_model().state_dict()
                 self.best[member.name] = {
                     "top1": top1,
@@ -134,7 +154,14 @@ class Training:
         return self.steps_per_epoch * self.setting.recipe.batch_size / seconds
 
     def evaluate(self, models: list[nn.Module], images: Images, what: str) -> list[float]:
-        return evaluate_split(self.setting.experiment, models, images, what)
+        return evaluate_split(
+            self.setting.experiment,
+            models,
+            images,
+            what,
+            device=self.setting.device,
+            ranks=self.setting.ranks,
+        )
 
     # ---- surviving a kill ------------------------------------------------------------------
 
@@ -151,7 +178,10 @@ class Training:
         return {cell.method: cell.fingerprint for cell in self.cells}
 
     def save(self) -> None:
+        """Write the checkpoint: all ranks hold the same, so the first one's is everyone's."""
         self._read_clock()
+        if not self.setting.ranks.is_first:
+            return
         state = {
             "fingerprints": self._fingerprints(),
             "cohort": self.cohort.state(),
@@ -192,7 +222,8 @@ class Training:
         self.best = {name: best for name, best in state["best"].items() if name in self.rows}
         self.duplicates = state["duplicates"]
         self.wall_seconds = state["wall_seconds"]
-        print(f"resuming {path} at step {self.step}", file=sys.stderr)
+        if self.setting.ranks.is_first:
+            print(f"resuming {path} at step {self.step}", file=sys.stderr)
 
     # ---- results ---------------------------------------------------------------------------
 
@@ -203,6 +234,7 @@ class Training:
         """
         images = getattr(self.splits, self.setting.experiment.evaluation_split)
         members = self.cohort.members
+        best_epochs = {name: best["epoch"] for name, best in self.best.items()}
         for member in members:
             weights = member.distiller.get_eval_model().state_dict()
             if broken := [name for name, value in weights.items() if not is_finite(value)]:
@@ -216,11 +248,13 @@ class Training:
         ema_top1 = self.evaluate(ema, images, "EMA")
         best_top1 = self._evaluate_best(images, top1)
         self._read_clock()
+        if not self.setting.ranks.is_first:
+            return
         for index, (cell, member) in enumerate(zip(self.cells, members, strict=True)):
             result = {
                 "top1": top1[index],
                 "best_top1": best_top1[index],
-                "best_epoch": self.best[member.name]["epoch"],
+                "best_epoch": best_epochs.get(member.name),
                 "ema_top1": ema_top1[index],
                 "split": self.setting.experiment.evaluation_split,
                 "images": len(images),
@@ -228,8 +262,10 @@ class Training:
             self._write_cell(cell, member, result)
         self.setting.state.unlink(missing_ok=True)
 
-    def _evaluate_best(self, images: Images, last_top1: list[float]) -> list[float]:
-        """Accuracy of the weights of the epoch with the best validation accuracy."""
+    def _evaluate_best(self, images: Images, last_top1: list[float]) -> list[float | None]:
+        """Accuracy of the weights of the epoch with the best validation accuracy, if any has."""
+        if not self.best:
+            return [None] * len(last_top1)
         accuracies = []
         for member, top1 in zip(self.cohort.members, last_top1, strict=True):
             best = self.best[member.name]
@@ -257,7 +293,9 @@ class Training:
             "result": result,
             "images_seen": self.step * self.setting.recipe.batch_size,
             "images_per_second": self.rows[member.name][-1]["images_per_second"],
-            "duplicate_share": self.duplicates / self.step,
+            "duplicate_share": self.duplicates / self.step,  # of the relational batch
+            "processes": self.setting.ranks.count,
+            "passes": self.passes,
             "wall_seconds": self.wall_seconds,
             "cohort": [member.name for member in self.cohort.members],
             "splits": {
@@ -266,7 +304,8 @@ class Training:
             "classes": self.splits.classes,
             "resolved": records.describe_member(member, self.mixer, self.train_images.transform),
             "teacher_sha256": self.cohort.teacher and self.cohort.teacher.sha256,
-            "environment": records.describe_environment(self.setting.device),
+            "environment": records.describe_environment(self.setting.device)
+            | {"machine": config.to_plain(self.setting.experiment.machine)},
             "files": {path.name: sha256(path) for path in (weights, metrics)},
         }
         records.write_run(run, record)
@@ -275,13 +314,16 @@ class Training:
 def train(setting: Setting, cells: list[Cell]) -> None:
     """Train the cells that are not complete and write their files."""
     missing = [cell for cell in cells if not cell.is_complete()]
+    if setting.ranks.count > 1:
+        dist.barrier()  # all have looked before the first one writes
     for cell in cells:
-        if cell not in missing:
+        if cell not in missing and setting.ranks.is_first:
             print(f"{cell.directory} is complete", file=sys.stderr)
             for name in CELL_FILES:
                 os.utime(cell.directory / name)  # up to date with a teacher that was only touched
     if not missing:
-        setting.state.unlink(missing_ok=True)
+        if setting.ranks.is_first:
+            setting.state.unlink(missing_ok=True)
         return
     training = Training(setting, missing, load_splits(setting.experiment.data))
     training.resume()
@@ -300,28 +342,32 @@ def main() -> None:
     options = parser.parse_args()
     experiment = command.experiment(options)
     table = experiment.table1
-    pair = options.pair or table.pair
+    pair = options.pair or table.pairs[0]
     recipe = options.recipe or table.recipe
     epochs = table.epochs if options.epochs is None else options.epochs
-    methods = options.methods or experiment.methods
+    methods = options.methods
     seed = experiment.seeds[0] if options.seed is None else options.seed
     for key, name, known in (
         ("--pair", pair, experiment.pairs),
         ("--recipe", recipe, experiment.recipes),
-        *(("--methods", method, experiment.method_definitions) for method in methods),
+        *(("--methods", method, experiment.method_definitions) for method in methods or []),
     ):
         if name not in known:
             raise UserError(f"{key}: unknown {name!r}.{config.suggest(name, known)}")
     if epochs < 1:
         raise UserError(f"--epochs must be at least 1, got {epochs}")
+    processes = ranks.start(experiment.machine.device)
     if options.teacher:
         if experiment.pairs[pair].teacher.weights != TRAIN_TEACHER:
             raise UserError(
                 f"pairs.{pair}.teacher.weights is a file; set it to {TRAIN_TEACHER!r} to train one"
             )
-        train(*teacher_setting(experiment, pair))
+        train(*teacher_setting(experiment, pair, processes))
     else:
-        train(*student_setting(experiment, pair, recipe, epochs, methods, seed))
+        methods = methods or experiment.methods_of(pair)
+        train(*student_setting(experiment, pair, recipe, epochs, methods, seed, processes))
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

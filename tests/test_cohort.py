@@ -149,7 +149,7 @@ def first_batch(setting, cells):
     class CaughtError(Exception):
         pass
 
-    def catch(images, targets, step):
+    def catch(images, targets, step, shards, passes):
         raise CaughtError(images)
 
     training.cohort.step = catch
@@ -314,12 +314,12 @@ def test_ema_after_two_steps_is_the_weighted_mean(cohort):
 def test_a_loss_that_is_not_finite_ends_the_training(method, network, term, build, monkeypatch):
     step_of_cohort = Cohort.step
 
-    def poison_and_step(self, images, targets, step):
+    def poison_and_step(self, images, targets, step, *shards_and_passes):
         if step == STEPS + 3:
             student = self.members[-1].distiller.get_trainable_module()
             model = self.teacher.model if network == "teacher" else student
             model.pos_embed.data.view(-1)[0] = math.nan
-        step_of_cohort(self, images, targets, step)
+        step_of_cohort(self, images, targets, step, *shards_and_passes)
 
     monkeypatch.setattr(Cohort, "step", poison_and_step)
     companion = "none" if method != "none" else "soft_kd"

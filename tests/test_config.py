@@ -15,6 +15,13 @@ from manifold.preflight import preflight
 SMOKE = {"scale": "smoke"}
 
 
+SEEN_BY = {"mean": [0.5], "std": [0.5], "crop": 1.0, "interpolation": "bicubic"}
+
+
+def recipe(**changes):
+    return {**SMOKE, "recipes": {"A": changes}}
+
+
 def pair(**changes):
     return {"pairs": {"deit-cait": changes}}
 
@@ -47,7 +54,28 @@ def test_every_scale_resolves(scale):
         ({**SMOKE, "machine": {"threads": True}}, ["machine.threads", "True"]),
         ({**SMOKE, "data": {"channels": 2}}, ["data.channels", "1, 3"]),
         ({**SMOKE, "data": {"channels": 3}}, ["data.mean", "1 values for 3"]),
-        ({**SMOKE, "data": {"validation": 0}}, ["data.validation", "at least 1"]),
+        ({**SMOKE, "data": {"validation": -1}}, ["data.validation", "negative", "-1"]),
+        (
+            {**SMOKE, "data": {"validation": 0}, "evaluation_split": "validation"},
+            ["data.validation is 0"],
+        ),
+        (recipe(shards=3), ["recipes.A.batch_size 32", "3 equal shards"]),
+        (recipe(shards=32), ["recipes.A.batch_size", "even", "got 1"]),
+        (recipe(repeats=0), ["recipes.A.repeats", "at least 1"]),
+        (recipe(schedule={"lags_one_epoch": True}), ["schedule.lags_one_epoch", "per: epoch"]),
+        (recipe(precision="float8"), ["recipes.A.precision", "'bfloat16'", "'float8'"]),
+        ({**SMOKE, "machine": {"processes": 0}}, ["machine.processes", "at least 1"]),
+        ({**SMOKE, "rehearsal": {"killed_after": 3}}, ["rehearsal.killed_after 3", "steps 3"]),
+        ({**SMOKE, **pair(methods=["manifld"])}, ["pairs.deit-cait.methods", "'manifold'"]),
+        (
+            {**SMOKE, **pair(methods=["none", "manifold"])},
+            ["table1.baseline", "pair 'deit-cait'", "add it"],
+        ),
+        ({**SMOKE, **pair(teacher={"recipe": None})}, ["teacher.recipe", "train the teacher"]),
+        (
+            {**SMOKE, **pair(teacher={"input": {**SEEN_BY, "mean": [0.5, 0.5]}})},
+            ["teacher.input.mean", "2 values for 1 channel"],
+        ),
         ({**SMOKE, "methods": ["soft_kd", "manifld"]}, ["'manifld'", "'manifold'"]),
         ({**SMOKE, "methods": []}, ["methods", "at least one"]),
         ({**SMOKE, "methods": ["none", "soft_kd", "none"]}, ["methods", "none", "more than once"]),
@@ -55,7 +83,7 @@ def test_every_scale_resolves(scale):
         ({**SMOKE, "seeds": [0]}, ["seeds", "at least two"]),
         ({**SMOKE, "seeds": []}, ["seeds", "at least two"]),
         ({**SMOKE, "seeds": [1, 1]}, ["seeds", "1", "more than once"]),
-        ({**SMOKE, "table1": {"pair": "deit"}}, ["table1.pair", "'deit'", "deit-cait"]),
+        ({**SMOKE, "table1": {"pairs": ["deit"]}}, ["table1.pairs", "'deit'", "deit-cait"]),
         ({**SMOKE, "table1": {"recipe": "Z"}}, ["table1.recipe", "'Z'"]),
         ({**SMOKE, "table1": {"epochs": 0}}, ["table1.epochs", "at least 1"]),
         ({**SMOKE, "cohort": {"size": 0}}, ["cohort.size"]),
@@ -130,7 +158,10 @@ def test_a_bad_configuration_names_the_culprit(overrides, words):
         ({"recipes": {"A": {"optimizer": {"learning_rate": -1}}}}, ["learning_rate", "-1"]),
         ({"recipes": {"A": {"optimizer": {"betas": [0.9]}}}}, ["betas", "0.9"]),
         ({"claims": "nowhere.csv"}, ["nowhere.csv"]),
-        ({"table1": {"claims": {"none": "no-distilation"}}}, ["no-distilation", "no-distillation"]),
+        (
+            {"table1": {"claims": {"deit-cait": {"none": "no-distilation"}}}},
+            ["no-distilation", "no-distillation"],
+        ),
     ],
 )
 def test_preflight_refuses_what_cannot_run(experiment, tmp_path, overrides, words):
@@ -243,13 +274,14 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
 
     last = [*range(4), *range(8, 12)], [*range(4), *range(20, 24)]
     maps = {"paper": dict(zip(("student", "teacher"), last, strict=True))}
-    teacher = {"weights": "train", "recipe": "A", "epochs": 300, "seed": 0}
+    teacher = {"weights": "train", "recipe": "A", "epochs": 300, "seed": 0, "input": None}
     paper = {
         "student": model("deit_tiny_patch16_224"),
         "distilled_student": model("deit_tiny_distilled_patch16_224"),
         "teacher": {"model": model("cait_xxs24_224"), **teacher},
         "layers": maps,
         "most_tokens": 196,
+        "methods": None,
     }
     colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 224}
     found = preflight(
@@ -257,7 +289,7 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
             data=colour,
             pairs={"paper": paper},
             methods=["soft_kd", "manifold"],
-            table1={"pair": "paper"},
+            table1={"pairs": ["paper"]},
         )
     )
     method = found["pairs"]["paper"]["methods"]["manifold"]

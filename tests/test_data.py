@@ -27,12 +27,12 @@ from manifold.config import Mixing
 from manifold.data import (
     Mixer,
     TrainingBatches,
-    duplicate_share,
     evaluation_loader,
     load_splits,
     train_transform,
 )
 from manifold.errors import UserError
+from manifold.runs import CPU
 
 # ---- digits ----------------------------------------------------------------------------------
 
@@ -272,7 +272,7 @@ def test_a_folder_gives_its_classes_and_the_last_images_of_each_for_validation(f
 def test_images_of_any_size_become_batches_of_one_shape(channels, folder_data, experiment):
     data = folder_data(channels)
     splits = load_splits(data)
-    ((images, labels),) = evaluation_loader(splits.test, data, 100, 0)
+    ((images, labels),) = evaluation_loader(splits.test, data, 100, 0, device=CPU)
     assert images.shape == (9, channels, 16, 16)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     train = splits.train.transformed(train_transform(data, experiment().recipes["A"]))
@@ -399,10 +399,24 @@ def test_workers_give_the_same_batches(augmented):
 
 
 @pytest.mark.parametrize(
-    ("entries", "expected"), [([1, 2, 3, 4], 0.0), ([1, 1, 2, 3], 0.25), ([5, 5, 5, 5], 0.75)]
+    ("shards", "repeats", "scope", "expected"),
+    [
+        (1, 1, "shard", 0.0),
+        (1, 3, "shard", 2 / 3),
+        (2, 3, "shard", 1 / 3),
+        (3, 3, "shard", 0.0),
+        (6, 3, "shard", 0.0),
+        (3, 3, "batch", 2 / 3),
+    ],
 )
-def test_duplicate_share_counts_repeated_images(entries, expected):
-    assert duplicate_share([(position, seed) for seed, position in enumerate(entries)]) == expected
+def test_duplicate_share_of_repeated_augmentation(shards, repeats, scope, expected):
+    """66 % on one rank, 33 % on two, none on three: trap 4."""
+    batches = TrainingBatches(120, 12, 0, 0, shards=shards, repeats=repeats)
+    assert batches.duplicate_share(1, scope) == pytest.approx(expected)
+    keys = list(batches)[1]
+    parts = [keys] if scope == "batch" else np.array_split(keys, shards)
+    distinct = sum(len({position for position, _ in part}) for part in parts)
+    assert 1 - distinct / len(keys) == pytest.approx(expected)
 
 
 # ---- mixing ----------------------------------------------------------------------------------
@@ -497,11 +511,11 @@ def test_evaluation_counts_every_image_once(digits, experiment):
     models = [nn.Sequential(nn.Flatten(), nn.Linear(64, 10)) for _ in range(2)]
     seen = []
     hook = models[0].register_forward_hook(lambda _, __, logits: seen.append(len(logits)))
-    loader = evaluation_loader(digits.validation, data, 7, 0)
+    loader = evaluation_loader(digits.validation, data, 7, 0, device=CPU)
     got = evaluate(models, loader, torch.device("cpu"), "validation")
     hook.remove()
     assert (sum(seen), len(seen)) == (200, 29)
-    ((images, labels),) = evaluation_loader(digits.validation, data, 200, 0)
+    ((images, labels),) = evaluation_loader(digits.validation, data, 200, 0, device=CPU)
     assert labels.tolist() == digits.validation.labels[digits.validation.indices].tolist()
     expected = [
         100 * accuracy_score(labels, model(images).argmax(dim=1).tolist()) for model in models

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from scipy import stats
 from benchmarks import table1
 from benchmarks.teacher import TRAINING, evaluation_path
 from manifold import config
-from manifold.claims import EVIDENCE, judge_direction, read_claims
+from manifold.claims import EVIDENCE, judge_direction, judge_value, read_claims
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.statistics import Interval, holm, mean_interval, paired_difference
@@ -79,6 +80,24 @@ def test_holm_corrects_step_by_step():
 )
 def test_a_verdict_follows_from_the_interval(claimed, low, high, verdict):
     assert judge_direction(claimed, Interval((low + high) / 2, low, high, 3)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("claim", "low", "high", "verdict"),
+    [
+        ("headline", 76.0, 77.0, "supported"),
+        ("headline", 75.0, 76.0, "contradicted"),
+        ("headline", 77.0, 78.0, "contradicted"),
+        ("gain-over-soft-kd", 0.2, 1.0, "supported"),
+        ("gain-over-soft-kd", -0.2, 1.0, "inconclusive"),
+        ("gain-over-soft-kd", -0.2, 0.5, "contradicted"),
+        ("rerun-gain-over-soft-kd", -0.2, 0.5, "inconclusive"),
+        ("deit-small", 82.0, 83.0, "not run"),  # remembered: nothing to hold a number to
+    ],
+)
+def test_a_value_is_judged_by_the_interval(claim, low, high, verdict):
+    measured = Interval((low + high) / 2, low, high, 3)
+    assert judge_value(read_claims(CLAIMS)[claim], measured) == verdict
 
 
 def test_what_was_not_measured_was_not_run():
@@ -228,8 +247,73 @@ def test_claims_are_judged_by_direction_at_this_scale_alone(finished):
     assert set(claims["verdict_at_reported_scale"]) == {"not run"}
 
 
+PAPERS_OWN = {"reported_dataset": "imagenet1k"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({}, "contradicted"),  # 74.5 where 76.5 is claimed
+        ({"reported_dataset": None}, "not run"),
+        ({"reported_dataset": "cifar100"}, "not run"),
+        ({"table1": {"epochs": 100}}, "not run"),
+        ({"table1": {"recipe": "B"}}, "not run"),
+        ({"teacher": "cait_xxs24_224"}, "not run"),
+    ],
+)
+def test_a_value_is_judged_where_everything_that_it_names_is_the_same(finished, changes, verdict):
+    """The made-up cells stand for a run of 300 epochs with the paper's pair, or nearly."""
+    changes = {**PAPERS_OWN, "teacher": "cait_s24_224", **changes}
+    pair = finished.pairs["deit-cait"]
+    model = dataclasses.replace(pair.teacher.model, name=changes["teacher"] + ".fb_dist_in1k")
+    pair = dataclasses.replace(pair, teacher=dataclasses.replace(pair.teacher, model=model))
+    table = dataclasses.replace(finished.table1, epochs=300)
+    table = dataclasses.replace(table, **changes.get("table1", {}))
+    made = dataclasses.replace(
+        finished,
+        pairs={"deit-cait": pair},
+        table1=table,
+        reported_dataset=changes["reported_dataset"],
+    )
+    top1 = {"deit-cait": {name: dict(enumerate(values)) for name, values in TOP1.items()}}
+    claim = read_claims(CLAIMS)["headline"]
+    row = table1._claim_row(made, claim, top1)
+    assert row["verdict_at_reported_scale"] == verdict
+    assert row["n"] == (3 if verdict != "not run" else 0)
+
+
+def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
+    table = dataclasses.replace(
+        finished.table1, pairs=["deit-cait", "again"], claims={"again": {"none": "no-distillation"}}
+    )
+    pair = dataclasses.replace(finished.pairs["deit-cait"], methods=["none", "soft_kd"])
+    pairs = {**finished.pairs, "again": pair}
+    made = dataclasses.replace(finished, pairs=pairs, table1=table)
+    for method in ("none", "soft_kd"):
+        for seed in (0, 1, 2):
+            first, second = (
+                made.cell_directory(name, "A", 4, method, seed) for name in ("deit-cait", "again")
+            )
+            shutil.copytree(first, second)
+    shutil.copytree(evaluation_path(made, "deit-cait").parent, made.teacher_directory("again"))
+    built = table1.build(made)
+    rows = built.rows.set_index(["pair", "method"])
+    assert len(rows.loc["again"]) == 3 and len(rows.loc["deit-cait"]) == 5
+    assert rows.loc[("again", "none"), "gain_mean"] == pytest.approx(
+        np.subtract(TOP1["none"], TOP1["soft_kd"]).mean()
+    )
+    assert pd.isna(rows.loc[("deit-cait", "none"), "reported"])
+    assert rows.loc[("again", "none"), "reported"] == "72.2"
+    table1.write(built, made)
+    markdown = (made.directory / "table1.md").read_text()
+    assert "| Pair " in markdown and "No distillation [again]" in markdown
+    assert set(built.seeds["pair"]) == {"deit-cait", "again"}
+
+
 def test_a_remembered_value_never_reaches_the_table(finished):
-    remembered = dataclasses.replace(finished.table1, claims={"manifold": "deit-small"})
+    remembered = dataclasses.replace(
+        finished.table1, claims={"deit-cait": {"manifold": "deit-small"}}
+    )
     built = table1.build(dataclasses.replace(finished, table1=remembered))
     row = built.rows.set_index("method").loc["manifold"]
     assert pd.isna(row["reported"]) and row["evidence"] == "remembered"

@@ -32,6 +32,30 @@ TERMS = {
     "sp": {"cross_entropy", "similarity"},
     "manifold": {"cross_entropy", "kl", "intra", "inter", "random"},
     "manifold_full": {"cross_entropy", "kl", "full"},
+    "manifold_intra": {"cross_entropy", "kl", "intra"},
+    "manifold_inter": {"cross_entropy", "kl", "inter"},
+    "manifold_random": {"cross_entropy", "kl", "random"},
+    "manifold_without_intra": {"cross_entropy", "kl", "inter", "random"},
+    "manifold_without_inter": {"cross_entropy", "kl", "intra", "random"},
+    "manifold_without_random": {"cross_entropy", "kl", "intra", "inter"},
+    "manifold_shuffled": {"cross_entropy", "kl", "intra", "inter", "random"},
+    "hard_kd": {"cross_entropy", "hard"},
+    "dkd": {"cross_entropy", "target", "non_target"},
+    "nkd": {"cross_entropy", "target", "non_target"},
+    "dist": {"cross_entropy", "inter_class", "intra_class"},
+    "dist_standardised": {"cross_entropy", "inter_class", "intra_class"},
+    "label_smoothing": {"cross_entropy"},
+    "vitkd": {"cross_entropy", "mimicking", "generation"},
+    "vkd": {"cross_entropy", "kl", "projection"},
+    "projector_ensemble": {"cross_entropy", "direction"},
+    "attention_maps": {"cross_entropy", "kl", "attention"},
+    "masked_kd": {"cross_entropy", "kl"},
+    "attention_transfer": {"cross_entropy", "attention"},
+    "rkd": {"cross_entropy", "distance", "angle"},
+    "crd": {"cross_entropy", "contrast"},
+    "cka": {"cross_entropy", "alignment"},
+    "spectralkd": {"cross_entropy", "kl", "spectrum"},
+    "ofa": {"cross_entropy", "logits", "branches"},
 }
 
 
@@ -170,7 +194,7 @@ def test_teacher_stays_in_eval_mode_and_out_of_the_method(build, method):
     assert not any(module.training for module in distiller.teacher.modules())
     assert not any(id(parameter) in own for parameter in distiller.teacher.parameters())
     names = {name.partition(".")[0] for name in distiller.state_dict()}
-    assert names == {"trainable_module"} | ({"auxiliary"} if method == "fitnet" else set())
+    assert names == {"trainable_module"} | ({"auxiliary"} if len(distiller.auxiliary) else set())
 
 
 def test_positions_and_prefix_tokens_are_never_decayed(build):

@@ -71,6 +71,13 @@ def test_the_readme_shows_the_published_table_to_the_letter():
     assert shown == publish.readme_block(published)
 
 
+def test_the_hours_in_the_docs_are_those_of_the_rehearsal():
+    runs = pd.read_csv(ROOT / "results/published/imagenet/rehearsal.csv").set_index("pair")
+    hours = runs.loc["deit_tiny-cait_s24", "gpu_hours_per_seed"].iloc[0]
+    assert f"{hours:,.0f} GPU-hours a seed" in (ROOT / "docs/paper-scale.md").read_text()
+    assert runs["peak_memory_gib"].max() < 16
+
+
 def test_mini_is_the_choice_that_was_published():
     choice = pd.read_csv(ROOT / "results/published/mini-choice/choice.csv")
     best = choice.groupby("recipe")["validation_top1"].mean().idxmax()

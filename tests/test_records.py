@@ -22,6 +22,7 @@ from manifold.data import evaluation_loader, load_splits
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.models import create_model, load_weights, save_weights
+from manifold.runs import CPU
 
 PAIR, RECIPE, EPOCHS = "deit-cait", "A", 3
 METHODS = ["none", "hard_kd_token", "manifold"]
@@ -61,7 +62,7 @@ def resolve(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(resolve):
     """The setting, the cells and the records of a small training."""
-    recipe = {"ema_decay": 0.99, "optimizer": {"learning_rate": 0.03}}
+    recipe = {"ema_decay": 0.99, "optimizer": {"learning_rate": 0.01}}
     setting, cells = train.student_setting(resolve(**recipe), PAIR, RECIPE, EPOCHS, METHODS, 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "create_model", create_with_large_weights)
@@ -252,7 +253,7 @@ def test_the_saved_student_scores_the_recorded_accuracy(method, trained):
     student.load_state_dict(weights, strict=True)
     student.eval()
     data = setting.experiment.data
-    ((images, labels),) = evaluation_loader(load_splits(data).test, data, 1000, 0)
+    ((images, labels),) = evaluation_loader(load_splits(data).test, data, 1000, 0, device=CPU)
     with torch.no_grad():
         predictions = student(images).argmax(dim=1)
     result = found[method]["result"]

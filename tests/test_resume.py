@@ -188,10 +188,10 @@ def interrupt(arguments, step):
     """Stop a run before a step, as Ctrl-C would; its last checkpoint stays."""
     step_of_cohort = Cohort.step
 
-    def step_or_stop(self, images, targets, number):
+    def step_or_stop(self, images, targets, number, *shards_and_passes):
         if number == step:
             raise KeyboardInterrupt
-        step_of_cohort(self, images, targets, number)
+        step_of_cohort(self, images, targets, number, *shards_and_passes)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Cohort, "step", step_or_stop)

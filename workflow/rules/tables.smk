@@ -4,7 +4,7 @@ TABLE1 = expand(
 
 
 TABLE1_CELLS = cells(
-    EXPERIMENT.table1.pair, EXPERIMENT.table1.recipe, EXPERIMENT.table1.epochs
+    EXPERIMENT.table1.pairs, EXPERIMENT.table1.recipe, EXPERIMENT.table1.epochs
 )
 
 
@@ -12,7 +12,10 @@ rule table1:
     """Every method's top-1 next to the reported one, with intervals, gains and verdicts."""
     input:
         cells=TABLE1_CELLS,
-        teacher=f"{RESULTS}/teachers/{EXPERIMENT.table1.pair}/evaluation.json",
+        teachers=expand(
+            f"{RESULTS}/teachers/{{pair}}/evaluation.json",
+            pair=EXPERIMENT.table1.pairs,
+        ),
         claims=EXPERIMENT.claims,
     output:
         TABLE1,

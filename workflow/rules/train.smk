@@ -21,17 +21,40 @@ rule train_teacher:
         f"{RESULTS}/logs/teacher-{{pair}}.txt",
     conda:
         "../../environment.yml"
-    threads: EXPERIMENT.machine.threads
+    threads: cpus(MACHINE)
+    resources:
+        **resources(MACHINE),
     params:
         words=WORDS,
+        launch=LAUNCH,
         fingerprint=lambda wildcards: fingerprint(
             EXPERIMENT.teacher_identity(wildcards.pair)
         ),
     message:
         "Training the teacher of {wildcards.pair}; log: {log}"
     shell:
-        "python -m manifold.train --config {params.words:q} --pair {wildcards.pair:q}"
+        "{params.launch} -m manifold.train --config {params.words:q} --pair {wildcards.pair:q}"
         " --teacher 2>&1 | tee {log:q}"
+
+
+rule fetch_teacher:
+    """Download timm's weights of a teacher's name; on a cluster, where the network is."""
+    input:
+        rules.preflight.output,
+    output:
+        f"{RESULTS}/teachers/{{pair}}/pretrained.safetensors",
+        f"{RESULTS}/teachers/{{pair}}/pretrained.json",
+    log:
+        f"{RESULTS}/logs/fetch-teacher-{{pair}}.txt",
+    conda:
+        "../../environment.yml"
+    params:
+        words=WORDS,
+    message:
+        "Fetching the teacher of {wildcards.pair}"
+    shell:
+        "python -m manifold.fetch --config {params.words:q} --pair {wildcards.pair:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule evaluate_teacher:
@@ -45,41 +68,58 @@ rule evaluate_teacher:
         f"{RESULTS}/logs/evaluate-teacher-{{pair}}.txt",
     conda:
         "../../environment.yml"
-    threads: EXPERIMENT.machine.threads
+    threads: cpus(MACHINE, processes=1)
+    resources:
+        **resources(MACHINE, processes=1),
     params:
         words=WORDS,
+        launch=launcher(MACHINE, processes=1),
     message:
         "Measuring the teacher of {wildcards.pair}"
     shell:
-        "python -m benchmarks.teacher --config {params.words:q} --pair {wildcards.pair:q}"
+        "{params.launch} -m benchmarks.teacher --config {params.words:q} --pair {wildcards.pair:q}"
         " 2>&1 | tee {log:q}"
 
 
 # A cohort is one job: its methods share the batches and the teacher's passes. `update` keeps the
 # cells that are there when one of them has to be trained again.
-for number, methods in enumerate(EXPERIMENT.cohorts()):
+for pair in EXPERIMENT.pairs:
+    for number, methods in enumerate(EXPERIMENT.cohorts(pair)):
 
-    rule:
-        name:
-            f"train_cohort_{number}"
-        input:
-            preflight=rules.preflight.output,
-            teacher=lambda wildcards: EXPERIMENT.teacher_weights(wildcards.pair),
-        output:
-            update(expand(CELL, method=methods, file=CELL_FILES, allow_missing=True)),
-        log:
-            f"{RESULTS}/logs/cohort-{number}-{{pair}}-{{recipe}}-{{epochs}}-seed-{{seed}}.txt",
-        conda:
-            "../../environment.yml"
-        threads: EXPERIMENT.machine.threads
-        params:
-            words=WORDS,
-            methods=methods,
-            fingerprint=identity_of(methods),
-        message:
-            "Training seed {wildcards.seed} of {params.methods} ({wildcards.pair}, recipe"
-            " {wildcards.recipe}, {wildcards.epochs} epochs); log: {log}"
-        shell:
-            "python -m manifold.train --config {params.words:q} --pair {wildcards.pair:q}"
-            " --recipe {wildcards.recipe:q} --epochs {wildcards.epochs} --seed {wildcards.seed}"
-            " --methods {params.methods:q} 2>&1 | tee {log:q}"
+        rule:
+            name:
+                f"train_{pair.replace('-', '_').replace('.', '_')}_{number}"
+            input:
+                preflight=rules.preflight.output,
+                teacher=EXPERIMENT.teacher_weights(pair),
+            output:
+                update(
+                    expand(
+                        CELL,
+                        pair=pair,
+                        method=methods,
+                        file=CELL_FILES,
+                        allow_missing=True,
+                    )
+                ),
+            log:
+                f"{RESULTS}/logs/cohort-{number}-{pair}-{{recipe}}-{{epochs}}-seed-{{seed}}.txt",
+            conda:
+                "../../environment.yml"
+            threads: cpus(MACHINE)
+            resources:
+                **resources(MACHINE),
+            params:
+                words=WORDS,
+                launch=LAUNCH,
+                pair=pair,
+                methods=methods,
+                fingerprint=identity_of(pair, methods),
+            message:
+                "Training seed {wildcards.seed} of {params.methods} ({params.pair}, recipe"
+                " {wildcards.recipe}, {wildcards.epochs} epochs); log: {log}"
+            shell:
+                "{params.launch} -m manifold.train --config {params.words:q}"
+                " --pair {params.pair:q} --recipe {wildcards.recipe:q}"
+                " --epochs {wildcards.epochs} --seed {wildcards.seed}"
+                " --methods {params.methods:q} 2>&1 | tee {log:q}"

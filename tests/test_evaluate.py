@@ -1,0 +1,140 @@
+"""Measuring any checkpoint: the recorded accuracy again, with the crop that it was trained for."""
+
+import json
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from benchmarks import evaluate, publish
+from benchmarks.evaluate import evaluate_checkpoint
+from manifold import config, train
+from manifold.config import Model
+from manifold.errors import UserError
+from manifold.models import create_model
+
+PAIR = "deit-cait"
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory):
+    """A student of the smoke scale after one epoch, and its experiment."""
+    made = config.resolve(
+        {
+            "scale": "smoke",
+            "results": str(tmp_path_factory.mktemp("results")),
+            "pairs": {PAIR: {"teacher": {"epochs": 6}}},
+        }
+    )
+    train.train(*train.teacher_setting(made, PAIR))
+    return made, made.teacher_directory(PAIR)
+
+
+def teacher_model(experiment):
+    return experiment.pairs[PAIR].teacher.model
+
+
+def test_a_checkpoint_of_the_suite_has_its_recorded_accuracy(cell):
+    experiment, folder = cell
+    weights = str(folder / "student.safetensors")
+    found = evaluate_checkpoint(experiment, teacher_model(experiment), weights)
+    record = json.loads((folder / "run.json").read_text())
+    assert found["top1"] == record["result"]["top1"]
+    assert found["sha256"] == record["files"]["student.safetensors"]
+    assert found["evaluated_as"] == str(folder / "run.json")
+    assert (found["images"], found["crop"]) == (360, 1.0)
+
+
+def test_a_foreign_checkpoint_is_seen_as_timm_says(tmp_path):
+    colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
+    experiment = config.resolve({"scale": "smoke", "data": colour})
+    model = teacher_model(experiment)
+    weights = tmp_path / "teacher.pth"
+    torch.save({"model": create_model(model, (3, 8, 8), 10).state_dict()}, weights)
+    found = evaluate_checkpoint(experiment, model, str(weights))
+    known = timm.get_pretrained_cfg(teacher_model(experiment).name)
+    assert found["evaluated_as"] == "timm's configuration"
+    assert (found["crop"], found["interpolation"]) == (known.crop_pct, known.interpolation)
+    assert found["mean"] == list(known.mean)
+
+
+def test_foreign_weights_of_another_number_of_channels_are_refused(cell, tmp_path):
+    experiment, folder = cell
+    weights = tmp_path / "teacher.safetensors"
+    weights.write_bytes((folder / "student.safetensors").read_bytes())
+    with pytest.raises(UserError, match=r"3 channels.*data.channels is 1"):
+        evaluate_checkpoint(experiment, teacher_model(experiment), str(weights))
+
+
+def test_a_given_crop_is_used(cell):
+    experiment, folder = cell
+    weights, model = str(folder / "student.safetensors"), teacher_model(experiment)
+    whole, half = (evaluate_checkpoint(experiment, model, weights, crop) for crop in (1.0, 0.5))
+    assert (half["crop"], half["evaluated_as"]) == (0.5, "--crop")
+    assert whole["top1"] != half["top1"]
+
+
+def test_timms_weights_are_measured_by_name(cell, monkeypatch):
+    experiment, folder = cell
+    weights = folder / "student.safetensors"
+
+    def fetched(model):
+        network = timm.create_model(
+            model.name, in_chans=1, num_classes=10, img_size=8, **model.arguments
+        )
+        network.load_state_dict(load_file(weights))
+        return network, {}
+
+    monkeypatch.setattr(evaluate, "pretrained_network", fetched)
+    monkeypatch.setattr(evaluate, "seen_by", lambda *_: (evaluate.TeacherInput(**SEEN), "a test"))
+    found = evaluate_checkpoint(experiment, teacher_model(experiment), "pretrained")
+    record = json.loads((folder / "run.json").read_text())
+    assert found["top1"] == record["result"]["top1"]
+
+
+SEEN = {"mean": [0.305], "std": [0.376], "crop": 1.0, "interpolation": "bilinear"}
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "words"),
+    [
+        ("cait_xxs24_22", "student.safetensors", "unknown timm model 'cait_xxs24_22'"),
+        ("deit_tiny_patch16_224", "student.safetensors", "does not fit the network"),
+        ("cait_xxs24_224", "nowhere.safetensors", "no such file"),
+    ],
+)
+def test_a_wrong_name_or_file_is_named(cell, model, weights, words):
+    experiment, folder = cell
+    with pytest.raises(UserError, match=words):
+        evaluate_checkpoint(experiment, Model(model, {}), str(folder / weights))
+
+
+# ---- publishing ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(experiment, tmp_path, monkeypatch):
+    """An experiment with a complete rehearsal and half a table, and a folder to publish to."""
+    made = experiment(name="mine")
+    made.directory.mkdir(parents=True)
+    for name in (*publish.REHEARSAL, *publish.TABLE1):
+        (made.directory / name).write_text(name)
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
+    return made
+
+
+def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
+    copies = publish.publish(run)
+    assert [path.name for path in copies] == list(publish.REHEARSAL)
+    assert all(path.read_text() == path.name for path in (tmp_path / "published/mine").iterdir())
+    for name in publish.EVIDENCE:
+        (run.directory / name).write_text(name)
+    names = {path.name for path in publish.publish(run)}
+    assert names == {*publish.TABLE1, *publish.EVIDENCE, *publish.REHEARSAL}
+
+
+def test_a_run_without_a_table_is_refused(run):
+    (run.directory / "rehearsal.csv").unlink()
+    with pytest.raises(UserError, match="no complete table"):
+        publish.publish(run)
