@@ -1,5 +1,7 @@
 """Distilling vision transformers: the targets. `snakemake --cores all reproduce_table1`."""
 
+import re
+
 from snakemake.exceptions import WorkflowError
 
 from manifold.config import resolve, to_words
@@ -28,10 +30,12 @@ include: "workflow/rules/rehearse.smk"
 
 localrules:
     reproduce_table1,
+    reproduce_recipes,
     choose,
     rehearse,
     fetch_teacher,
     table1,
+    recipes,
     preflight,
 
 
@@ -40,6 +44,12 @@ rule reproduce_table1:
     input:
         TABLE1,
         TABLE1_CELLS,  # asked for by name, so that one that was deleted is made again
+
+
+rule reproduce_recipes:
+    input:
+        RECIPES,
+        RECIPES_CELLS,
 
 
 rule choose:

@@ -15,9 +15,12 @@ EPOCH_COLUMNS = (
 
 
 def collect(
-    experiment: Experiment, pair: str, recipe: str, epochs: int
+    experiment: Experiment, pair: str, recipe: str, epochs: int, methods: list[str] | None = None
 ) -> dict[str, dict[int, dict]]:
     """Return method → seed → run.json of every cell under one pair, recipe and budget.
+
+    Args:
+        methods: by default those of the scale that the pair is for.
 
     Raises:
         UserError: a cell is missing, or is of another configuration or teacher.
@@ -28,7 +31,7 @@ def collect(
             seed: _read(experiment, (pair, recipe, epochs, method, seed), teacher)
             for seed in experiment.seeds
         }
-        for method in experiment.methods_of(pair)
+        for method in methods or experiment.methods_of(pair)
     }
 
 

@@ -267,7 +267,7 @@ def write(table: Table1, experiment: Experiment) -> None:
     write_text(directory / "table1_claims.csv", table.claims.to_csv(index=False))
     write_text(directory / "table1_seeds.csv", table.seeds.to_csv(index=False))
     write_text(directory / "table1.md", _markdown(table, readable, experiment))
-    write_text(directory / "table1.tex", _latex(readable, table.caption))
+    write_text(directory / "table1.tex", latex(readable, table.caption))
     figure = draw_table1(table.rows, table.seeds, experiment.table1.baseline, table.caption)
     for suffix in ("png", "pdf"):
         path = directory / f"table1.{suffix}"
@@ -391,7 +391,8 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
     return lines
 
 
-def _latex(readable: pd.DataFrame, caption: str) -> str:
+def latex(readable: pd.DataFrame, caption: str) -> str:
+    """A LaTeX table (booktabs) of cells that are text already."""
     escapes = {"%": r"\%", "_": r"\_", "←": r"$\leftarrow$", "×": r"$\times$", "—": "---"}
 
     def escape(text: object) -> str:

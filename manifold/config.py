@@ -188,6 +188,18 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class RecipeStudy:
+    """The same methods under several recipes and budgets, each budget with its own schedule."""
+
+    pair: str
+    recipes: list[str]
+    epochs: list[int]
+    methods: list[str]
+    baseline: str  # gains are over this method, under the same recipe and budget
+    public_curves: str  # top-1 per epoch of public ImageNet runs, drawn next to it
+
+
+@dataclass(frozen=True)
 class CohortSettings:
     size: int | None  # methods trained in one job; null: all of them
 
@@ -247,6 +259,7 @@ class Experiment:
     seeds: list[int]
     table1: Table1
     choice: Choice | None
+    recipe_study: RecipeStudy | None
     evaluation_split: Literal["test", "validation"]  # of the accuracies in run.json
     reported_dataset: str | None  # the data set of claims.csv that this scale runs on, if any
     statistics: Statistics
@@ -282,9 +295,54 @@ class Experiment:
 
     def cohorts(self, pair: str) -> list[list[str]]:
         """The methods of a pair, split into the lists that are trained together."""
-        methods = self.methods_of(pair)
+        return self._split(self.methods_of(pair))
+
+    def _split(self, methods: list[str]) -> list[list[str]]:
         size = self.cohort.size or len(methods)
         return [methods[i : i + size] for i in range(0, len(methods), size)]
+
+    def trainings(self) -> dict[tuple[str, str, int], list[list[str]]]:
+        """The cohorts that the tables need under each pair, recipe and budget.
+
+        Table 1 comes first, and its cohorts hold nothing else; what a later table asks for beyond
+        the earlier ones is trained in cohorts of its own.
+        """
+        tables = [self.table1_cells()]
+        if self.choice is not None:
+            tables.append(self.choice_cells())
+        if self.recipe_study is not None:
+            tables.append(self.recipe_study_cells())
+        trainings: dict[tuple[str, str, int], list[list[str]]] = {}
+        for table in tables:
+            for key, methods in table.items():
+                cohorts = trainings.setdefault(key, [])
+                known = {method for cohort in cohorts for method in cohort}
+                cohorts += self._split([method for method in methods if method not in known])
+        return trainings
+
+    def table1_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods that Table 1 shows, by pair, recipe and budget."""
+        table = self.table1
+        return {(pair, table.recipe, table.epochs): self.methods_of(pair) for pair in table.pairs}
+
+    def choice_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods of the grid, by pair, recipe and budget."""
+        grid = self.choice
+        return {
+            (pair, recipe, epochs): self.methods_of(pair)
+            for pair in grid.pairs
+            for recipe in grid.recipes
+            for epochs in grid.epochs
+        }
+
+    def recipe_study_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods of the recipe study, by pair, recipe and budget."""
+        study = self.recipe_study
+        return {
+            (study.pair, recipe, epochs): study.methods
+            for recipe in study.recipes
+            for epochs in study.epochs
+        }
 
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""
@@ -667,6 +725,8 @@ def _check_names(experiment: Experiment) -> None:
             for name in getattr(experiment.choice, key):
                 if name not in known:
                     raise _unknown(f"choice.{key}", name, known)
+    if experiment.recipe_study is not None:
+        _check_recipe_study(experiment)
     for pair in table.pairs:
         methods = experiment.methods_of(pair)
         if table.baseline not in methods:
@@ -679,6 +739,28 @@ def _check_names(experiment: Experiment) -> None:
             raise UserError(
                 f"{name!r} names a folder of the results: use letters, digits, '-', '_' and '.'"
             )
+
+
+def _check_recipe_study(experiment: Experiment) -> None:
+    study = experiment.recipe_study
+    for key, names, known in (
+        ("pair", [study.pair], experiment.pairs),
+        ("recipes", study.recipes, experiment.recipes),
+        ("methods", study.methods, experiment.method_definitions),
+        ("baseline", [study.baseline], study.methods),
+    ):
+        for name in names:
+            if name not in known:
+                raise _unknown(f"recipe_study.{key}", name, known)
+    for key in ("recipes", "epochs", "methods"):
+        values = getattr(study, key)
+        if len(set(values)) != len(values) or len(values) < 2:
+            raise UserError(
+                f"recipe_study.{key} must list at least two different values: the study compares "
+                f"them; got {values}"
+            )
+    if min(study.epochs) < 1:
+        raise UserError(f"recipe_study.epochs must be at least 1, got {study.epochs}")
 
 
 def _check_numbers(experiment: Experiment) -> None:

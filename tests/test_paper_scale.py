@@ -426,7 +426,7 @@ def test_the_plan_of_the_paper_holds_every_pair_and_seed(clone, tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     planned = snakemake(clone, "-n", "--config", "scale=imagenet", PYTHONPATH=str(tmp_path))
     stats = job_stats(planned)
-    train_jobs = {f"train_{pair.replace('-', '_')}_0": 3 for pair in PAIRS}
+    train_jobs = {f"train_{pair.replace('-', '_')}_A_300_0": 3 for pair in PAIRS}
     assert {name: count for name, count in stats.items() if name in train_jobs} == train_jobs
     once = {"reproduce_table1": 1, "table1": 1, "preflight": 1}
     each = {"fetch_teacher": 5, "evaluate_teacher": 5}

@@ -65,7 +65,11 @@ def test_the_profile_plans_the_papers_table():
     assert done.returncode == 0, done.stderr
     counts = dict(line.split() for line in done.stdout.splitlines() if len(line.split()) == 2)
     assert counts["fetch_teacher"] == "5"
-    assert counts["train_swin_tiny_swin_small_0"] == counts["train_deit_tiny_cait_s24_0"] == "3"
+    assert (
+        counts["train_swin_tiny_swin_small_A_300_0"]
+        == counts["train_deit_tiny_cait_s24_A_300_0"]
+        == "3"
+    )
     assert "{params.launch}" not in done.stdout
 
 

@@ -10,28 +10,28 @@ MACHINE = EXPERIMENT.machine
 LAUNCH = launcher(MACHINE)
 
 
-def cells(pairs, recipes, epochs):
-    """The files of every method and seed under these pairs, recipes and budgets."""
+def cells(table):
+    """The files of every method and seed that a table needs, by pair, recipe and budget."""
     return [
         path
-        for pair in pairs
+        for (pair, recipe, epochs), methods in table.items()
         for path in expand(
             CELL,
             pair=pair,
-            recipe=recipes,
+            recipe=recipe,
             epochs=epochs,
-            method=EXPERIMENT.methods_of(pair),
+            method=methods,
             seed=EXPERIMENT.seeds,
             file=CELL_FILES,
         )
     ]
 
 
-def identity_of(pair, methods):
+def identity_of(pair, recipe, epochs, methods):
     """A params function: what shapes the weights of a cohort of these methods."""
 
     def hashed(wildcards):
-        key = (pair, wildcards.recipe, int(wildcards.epochs))
+        key = (pair, recipe, epochs)
         return fingerprint(
             [
                 EXPERIMENT.cell_identity(*key, method, int(wildcards.seed))

@@ -3,8 +3,18 @@ TABLE1 = expand(
 )
 
 
-TABLE1_CELLS = cells(
-    EXPERIMENT.table1.pairs, EXPERIMENT.table1.recipe, EXPERIMENT.table1.epochs
+TABLE1_CELLS = cells(EXPERIMENT.table1_cells())
+
+
+RECIPES = multiext(
+    f"{RESULTS}/recipes",
+    *(".md", ".csv", ".tex", ".png", ".pdf"),
+    *("_variance.csv", "_seeds.csv"),
+)
+
+
+RECIPES_CELLS = (
+    cells(EXPERIMENT.recipe_study_cells()) if EXPERIMENT.recipe_study else []
 )
 
 
@@ -38,11 +48,7 @@ if EXPERIMENT.choice is not None:
     rule choice:
         """Validation accuracy over the grid that a scale's numbers are chosen from."""
         input:
-            cells(
-                EXPERIMENT.choice.pairs,
-                EXPERIMENT.choice.recipes,
-                EXPERIMENT.choice.epochs,
-            ),
+            cells(EXPERIMENT.choice_cells()),
         output:
             f"{RESULTS}/choice.csv",
             f"{RESULTS}/choice.md",
@@ -56,3 +62,24 @@ if EXPERIMENT.choice is not None:
             f"Writing {RESULTS}/choice.csv"
         shell:
             "python -m benchmarks.choice --config {params.words:q} 2>&1 | tee {log:q}"
+
+
+if EXPERIMENT.recipe_study is not None:
+
+    rule recipes:
+        """Methods under several recipes and budgets, and the variance that each explains."""
+        input:
+            RECIPES_CELLS,
+            EXPERIMENT.recipe_study.public_curves,
+        output:
+            RECIPES,
+        log:
+            f"{RESULTS}/logs/recipes.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            words=WORDS,
+        message:
+            f"Writing {RESULTS}/recipes.*"
+        shell:
+            "python -m benchmarks.recipes --config {params.words:q} 2>&1 | tee {log:q}"

@@ -83,12 +83,12 @@ rule evaluate_teacher:
 
 # A cohort is one job: its methods share the batches and the teacher's passes. `update` keeps the
 # cells that are there when one of them has to be trained again.
-for pair in EXPERIMENT.pairs:
-    for number, methods in enumerate(EXPERIMENT.cohorts(pair)):
+for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
+    for number, methods in enumerate(cohorts):
 
         rule:
             name:
-                f"train_{pair.replace('-', '_').replace('.', '_')}_{number}"
+                re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}_{number}")
             input:
                 preflight=rules.preflight.output,
                 teacher=EXPERIMENT.teacher_weights(pair),
@@ -97,13 +97,15 @@ for pair in EXPERIMENT.pairs:
                     expand(
                         CELL,
                         pair=pair,
+                        recipe=recipe,
+                        epochs=epochs,
                         method=methods,
                         file=CELL_FILES,
                         allow_missing=True,
                     )
                 ),
             log:
-                f"{RESULTS}/logs/cohort-{number}-{pair}-{{recipe}}-{{epochs}}-seed-{{seed}}.txt",
+                f"{RESULTS}/logs/cohort-{number}-{pair}-{recipe}-{epochs}-seed-{{seed}}.txt",
             conda:
                 "../../environment.yml"
             threads: cpus(MACHINE)
@@ -113,13 +115,15 @@ for pair in EXPERIMENT.pairs:
                 words=WORDS,
                 launch=LAUNCH,
                 pair=pair,
+                recipe=recipe,
+                epochs=epochs,
                 methods=methods,
-                fingerprint=identity_of(pair, methods),
+                fingerprint=identity_of(pair, recipe, epochs, methods),
             message:
                 "Training seed {wildcards.seed} of {params.methods} ({params.pair}, recipe"
-                " {wildcards.recipe}, {wildcards.epochs} epochs); log: {log}"
+                " {params.recipe}, {params.epochs} epochs); log: {log}"
             shell:
                 "{params.launch} -m manifold.train --config {params.words:q}"
-                " --pair {params.pair:q} --recipe {wildcards.recipe:q}"
-                " --epochs {wildcards.epochs} --seed {wildcards.seed}"
+                " --pair {params.pair:q} --recipe {params.recipe:q}"
+                " --epochs {params.epochs} --seed {wildcards.seed}"
                 " --methods {params.methods:q} 2>&1 | tee {log:q}"
