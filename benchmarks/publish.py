@@ -16,6 +16,10 @@ PUBLISHED = ROOT / "results" / "published"
 TABLE1 = ("table1.md", "table1.csv", "table1.tex", "table1.png", "table1.pdf")
 EVIDENCE = ("table1_claims.csv", "table1_seeds.csv", "preflight.json")
 CHOICE = ("choice.csv", "choice.md")
+RECIPES = (
+    *("recipes.md", "recipes.csv", "recipes.tex", "recipes.png", "recipes.pdf"),
+    *("recipes_variance.csv", "recipes_seeds.csv"),
+)
 REHEARSAL = ("rehearsal.md", "rehearsal.csv", "rehearsal_networks.csv")
 BEGIN, END = "<!-- table1: begin -->", "<!-- table1: end -->"
 
@@ -28,7 +32,7 @@ def publish(experiment: Experiment) -> list[Path]:
     """
     groups = [
         [experiment.directory / name for name in names]
-        for names in ((*TABLE1, *EVIDENCE), CHOICE, REHEARSAL)
+        for names in ((*TABLE1, *EVIDENCE), RECIPES, CHOICE, REHEARSAL)
     ]
     found = [path for group in groups if all(map(Path.is_file, group)) for path in group]
     if not found:

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from manifold.config import ROOT, resolve
+from manifold.config import ROOT, resolve, to_words
 
 TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf")]
 
@@ -71,6 +71,43 @@ def test_a_deleted_student_is_trained_again_and_no_other(finished):
     assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns > table
     again = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_the_recipe_study_trains_what_table_1_has_not(finished):
+    """A budget of its own, so that one of its cells is Table 1's and the others are not."""
+    words = ["scale=smoke", "recipe_study={epochs: [1, 4]}"]
+    before = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
+    done = snakemake(finished, "reproduce_recipes", "--config", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = pd.read_csv(finished / "results/smoke/recipes.csv")
+    study = resolve({"scale": "smoke"}).recipe_study
+    assert len(rows) == 2 * len(study.recipes) * len(study.methods)
+    assert (finished / "results/smoke/recipes.pdf").stat().st_size
+    top1 = rows.set_index(["recipe", "epochs", "method"]).loc[("A", 4), "top1_mean"]
+    table = pd.read_csv(finished / "results/smoke/table1.csv").set_index("method")["top1_mean"]
+    assert top1.to_dict() == pytest.approx(table[study.methods].to_dict())
+    assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("recipe", ["A", "B"])
+def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
+    weights = finished / "results/smoke/teachers/deit-cait/student.safetensors"
+    pairs = {"deit-cait": {"teacher": {"weights": str(weights)}}}
+    overrides = {"scale": "smoke", "results": str(tmp_path), "name": "all", "pairs": pairs}
+    experiment = resolve(overrides)
+    methods = list(experiment.method_definitions)
+    command = [sys.executable, "-m", "manifold.train", "--config", *to_words(overrides)]
+    options = ["--recipe", recipe, "--epochs", "1", "--seed", "1", "--methods", *methods]
+    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    students = set()
+    for method in methods:
+        directory = experiment.cell_directory("deit-cait", recipe, 1, method, 1)
+        record = json.loads((directory / "run.json").read_text())
+        assert 0 <= record["result"]["top1"] <= 100 and record["recipe_name"] == recipe
+        assert pd.read_csv(directory / "metrics.csv")["loss"].notna().all()
+        students.add(record["files"]["student.safetensors"])
+    assert len(students) == len(methods)  # no method is another one in disguise
 
 
 def test_another_data_set_stands_apart(finished):
