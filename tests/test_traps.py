@@ -4,34 +4,43 @@ A trap has a check, which the project's own code passes, and which must fail on 
 the trap in it: a check that cannot fail guards nothing.
 """
 
+import contextlib
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
 
 from baselines.fitnet import FitNet
 from baselines.soft_kd import SoftKD
-from benchmarks import table1
+from baselines.sp import similarity_loss
+from benchmarks import cells, table1, teacher
 from manifold import cohort, config, records, train
 from manifold.cohort import Cohort, Member
-from manifold.config import read_yaml
+from manifold.config import Model, read_yaml
 from manifold.data import (
     Mixer,
     TrainingBatches,
+    evaluation_loader,
+    evaluation_transform,
     load_splits,
     own_shards,
 )
 from manifold.distiller import FrozenTeacher
-from manifold.losses import kl_divergence
+from manifold.errors import UserError
+from manifold.files import write_text
+from manifold.losses import decoupled_manifold_loss, full_manifold_loss, kl_divergence
 from manifold.models import create_model, save_weights
 from manifold.ranks import Ranks
-from manifold.runs import Cell, Setting, build_distiller, student_model
+from manifold.runs import CPU, Cell, Setting, build_distiller, freeze, student_model
 from manifold.tokens import forward_with_tokens
 
 PAIR, RECIPE, CLASSES = "deit-cait", "A", 10
@@ -550,3 +559,400 @@ def test_labels_that_are_dropped_silently_are_caught(setting):
     chosen = setting(**distilled(alpha=1.0))
     with pytest.raises(AssertionError, match="not what the terms say"):
         check_labels_are_named(make_distiller(chosen, "soft_kd", SilentSoftKD))
+
+
+# ---- 8. Prefix tokens are dropped by a difference of counts ------------------------------------
+
+VIT = {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
+NETWORKS = {
+    "cait": Model("cait_xxs24_224", {**VIT, "init_values": 0.1}),  # no class token in the trunk
+    "deit": Model("deit_tiny_patch16_224", VIT),
+    "distilled deit": Model("deit_tiny_distilled_patch16_224", VIT),
+    "registers": Model("vit_tiny_patch16_224", {**VIT, "reg_tokens": 4}),
+}
+
+
+def make_network(kind):
+    torch.manual_seed(3)
+    return create_model(NETWORKS[kind], SHAPE, CLASSES).eval()
+
+
+@torch.no_grad()
+def last_block(network, images):
+    """All tokens that leave the last block of the trunk, prefix tokens too."""
+    outputs = []
+    hook = network.blocks[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
+    network(images)
+    hook.remove()
+    return outputs[0]
+
+
+def check_tokens_are_the_patches(pair_tokens, student, teacher):
+    """``pair_tokens`` of two networks returns, of each, one token a patch and nothing else."""
+    images, _ = batch()
+    patches = 16
+    for network, found in zip(
+        (student, teacher), pair_tokens(student, teacher, images), strict=True
+    ):
+        assert found.shape[1] == patches, f"{found.shape[1]} tokens for {patches} patches"
+        # Patches come last, in every network of timm.
+        expected = last_block(network, images)[:, -patches:]
+        assert torch.equal(found, expected), "other tokens than the patches"
+
+
+@torch.no_grad()
+def by_own_prefix(student, teacher, images):
+    """The project's way."""
+    outputs = [forward_with_tokens(each, images, [1], 196) for each in (student, teacher)]
+    return [each.tokens[1] for each in outputs]
+
+
+def by_difference(student, teacher, images):
+    """The trap: the student drops as many tokens as it has more than the teacher."""
+    own, other = last_block(student, images), last_block(teacher, images)
+    return own[:, own.shape[1] - other.shape[1] :], other
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_tokens_are_the_patches(kind):
+    check_tokens_are_the_patches(by_own_prefix, make_network("deit"), make_network(kind))
+
+
+def test_prefix_tokens_that_are_dropped_by_count_are_caught():
+    student = make_network("deit")
+    # The one pair that it is right for, which is why it is not noticed.
+    check_tokens_are_the_patches(by_difference, student, make_network("cait"))
+    with pytest.raises(AssertionError, match="17 tokens for 16"):  # both class tokens leak
+        check_tokens_are_the_patches(by_difference, student, make_network("deit"))
+    for kind, left in (("distilled deit", 1), ("registers", 4)):  # a negative index
+        with pytest.raises(AssertionError, match=f"{left} tokens for 16"):
+            check_tokens_are_the_patches(by_difference, student, make_network(kind))
+
+
+# ---- 9. The best epoch on the test split is reported as the result -----------------------------
+
+VALIDATION = [50.0, 70.0, 60.0]  # top-1 that the scripted evaluation gives after each epoch
+TEST = [90.0, 80.0, 75.0]
+EMA = 1.0
+
+
+class Scripted:
+    """Stands in for the evaluation: it knows an epoch by its weights, and has looked them up."""
+
+    def __init__(self):
+        self.weights = []
+
+    def __call__(self, experiment, models, images, what, **_):
+        scores = TEST if len(images) == 360 else VALIDATION
+        return [self.score(model, scores) for model in models]
+
+    def score(self, model, scores):
+        network = getattr(model, "module", model)  # timm wraps the EMA
+        for known, score in zip(self.weights, scores, strict=False):
+            if torch.equal(known, network.head.weight):
+                return score
+        return EMA
+
+
+def check_result_is_of_the_last_epoch(training, monkeypatch):
+    """Last epoch first; the best one is chosen on the validation split, and stands beside it."""
+    script = Scripted()
+    monkeypatch.setattr(train, "evaluate_split", script)
+    validate = training._validate
+
+    def remember_and_validate():
+        (member,) = training.cohort.members
+        script.weights.append(member.distiller.get_eval_model().head.weight.detach().clone())
+        validate()
+
+    training._validate = remember_and_validate
+    training.run()
+    assert len(script.weights) == 3
+    training.finish()
+    found = records.read_run(training.cells[0].directory / "run.json")["result"]
+    assert found["top1"] == TEST[-1], "the result is not of the last epoch"
+    assert found["best_epoch"] == 2, "the best epoch was not chosen on the validation split"
+    assert found["best_top1"] == TEST[1]
+    assert found["ema_top1"] == EMA
+
+
+class BestAsResult(train.Training):
+    """The trap: the best epoch takes the last one's place."""
+
+    def finish(self):
+        (member,) = self.cohort.members
+        member.distiller.get_eval_model().load_state_dict(self.best[member.name]["weights"])
+        super().finish()
+
+
+class ChosenOnTest(train.Training):
+    """The trap: the best epoch is the best on the very images that it is reported for."""
+
+    def _validate(self):
+        self.splits = dataclasses.replace(self.splits, validation=self.splits.test)
+        super()._validate()
+
+
+def test_the_result_is_of_the_last_epoch(training, monkeypatch):
+    check_result_is_of_the_last_epoch(training(epochs=3), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [(BestAsResult, "not of the last epoch"), (ChosenOnTest, "best epoch was")]
+)
+def test_best_on_test_is_caught(kind, words, training, monkeypatch):
+    with pytest.raises(AssertionError, match=words):
+        check_result_is_of_the_last_epoch(training(kind, epochs=3), monkeypatch)
+
+
+# ---- 10. Distributed evaluation pads the validation split and counts images twice --------------
+# test_distributed.py holds this with two processes; here each rank's loader is read in turn.
+
+
+def check_every_image_is_counted_once(loader_of, experiment, count):
+    images = load_splits(experiment.data).validation
+    decoded = []
+
+    def load(index):
+        decoded.append(index)
+        return images.load(index)
+
+    watched, labels = dataclasses.replace(images, load=load), 0
+    for rank in range(count):
+        loader = loader_of(watched, experiment.data, 32, 0, device=CPU, ranks=Ranks(rank, count))
+        labels += sum(len(own) for _, own in loader)
+    assert labels == len(images), f"{labels} labels for {len(images)} images"
+    assert sorted(decoded) == images.indices.tolist(), "an image is missing, or comes twice"
+
+
+def padded_loader(images, data, batch_size, workers, *, device, ranks):
+    """The trap: torch's sampler gives every rank equally many, some of them again."""
+    sampler = DistributedSampler(images, ranks.count, ranks.rank, shuffle=False)
+    return DataLoader(
+        images.transformed(evaluation_transform(data)),
+        sampler=[(position, None) for position in sampler],
+        batch_size=batch_size,
+        num_workers=workers,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_image_is_counted_once(count, experiment):
+    check_every_image_is_counted_once(evaluation_loader, experiment(), count)
+
+
+def test_padding_is_caught(experiment):
+    check_every_image_is_counted_once(padded_loader, experiment(), 2)  # two divide the 200 images
+    for count, labels in ((3, 201), (7, 203)):
+        with pytest.raises(AssertionError, match=f"{labels} labels for 200 images"):
+            check_every_image_is_counted_once(padded_loader, experiment(), count)
+
+
+# ---- 11. Relations in half precision underflow -------------------------------------------------
+
+RELATIONS = {
+    "intra": lambda student, teacher: decoupled_manifold_loss(student, teacher, ROWS)[0],
+    "inter": lambda student, teacher: decoupled_manifold_loss(student, teacher, ROWS)[1],
+    "random": lambda student, teacher: decoupled_manifold_loss(student, teacher, ROWS)[2],
+    "full": full_manifold_loss,
+    "sp": similarity_loss,
+}
+ROWS = torch.arange(6)
+
+
+def check_small_differences_survive(loss):
+    """Features in half precision, under autocast, whose relations differ by 1e-4 and less.
+
+    Its square is no number of half precision, which ends at 6e-8 (and rounds below 3e-8 to zero).
+    """
+    basis = torch.eye(6)
+    student = (basis + 1e-4 * torch.ones(6, 6).triu(1)).half().reshape(2, 3, 6)
+    teacher = basis.half().reshape(2, 3, 6)
+    expected = loss(student.double(), teacher.double()).item()
+    assert 0 < expected < 3e-8
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = loss(student.requires_grad_(), teacher)
+    assert found.item() == pytest.approx(expected, rel=1e-2), "the difference is lost"
+    found.backward()
+    assert student.grad.any()
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_small_differences_survive(name):
+    check_small_differences_survive(RELATIONS[name])
+
+
+@pytest.mark.parametrize("name", RELATIONS)
+def test_relations_in_half_precision_are_caught(name, monkeypatch):
+    for module in ("manifold.losses", "baselines.sp"):
+        monkeypatch.setattr(
+            f"{module}.at_least_float32", lambda x: x if x.dtype == torch.float64 else x.half()
+        )
+    with pytest.raises(AssertionError, match="the difference is lost"):
+        check_small_differences_survive(RELATIONS[name])
+
+
+@pytest.mark.parametrize("name", ["intra", "inter", "random"])
+def test_relations_under_autocast_are_caught(name, monkeypatch):
+    """Features in float32 do not help: autocast multiplies them in half precision."""
+    under_autocast = torch.autocast
+
+    def never_off(device, dtype=None, enabled=True):
+        return under_autocast(device, dtype) if enabled else contextlib.nullcontext()
+
+    monkeypatch.setattr(torch, "autocast", never_off)
+    with pytest.raises(AssertionError, match="the difference is lost"):
+        check_small_differences_survive(RELATIONS[name])
+
+
+# ---- 12. Teacher and student expect different normalisations -----------------------------------
+
+SEEN_BY = {"mean": [0.5], "std": [0.25], "crop": 1.0, "interpolation": "bilinear"}
+
+
+def check_teacher_sees_its_own_normalisation(experiment):
+    """The same images through the training and through the evaluation give the same logits."""
+    made = experiment(pairs={PAIR: {"teacher": {"input": SEEN_BY}}})
+    pair = made.pairs[PAIR]
+    chosen = Setting(made, pair, PAIR, made.recipes[RECIPE], RECIPE, 1, 0, None, Path("unused.pt"))
+    frozen = freeze(chosen, make_teacher(chosen).model)
+    images = load_splits(made.data).test
+    own, other = (
+        torch.stack([images.transformed(transform)[position, None][0] for position in range(16)])
+        for transform in (
+            evaluation_transform(made.data),
+            evaluation_transform(made.data, pair.teacher.input),
+        )
+    )
+    assert (own.mean() - other.mean()).abs() > 0.1  # the normalisations do differ
+    expected = frozen.model(other)
+    found = frozen(own).logits
+    assert torch.allclose(found, expected, atol=1e-5), "the teacher sees the student's images"
+
+
+def test_the_teacher_sees_its_own_normalisation(experiment):
+    check_teacher_sees_its_own_normalisation(experiment)
+
+
+def test_a_normalisation_that_is_not_the_teachers_is_caught(experiment, monkeypatch):
+    monkeypatch.setattr(FrozenTeacher, "rescaled", lambda _, images: images)
+    with pytest.raises(AssertionError, match="sees the student's"):
+        check_teacher_sees_its_own_normalisation(experiment)
+
+
+def test_half_a_normalisation_is_caught(experiment, monkeypatch):
+    def scaled_alone(frozen, images):
+        return images * frozen.rescale[0].view(1, -1, 1, 1)
+
+    monkeypatch.setattr(FrozenTeacher, "rescaled", scaled_alone)
+    with pytest.raises(AssertionError, match="sees the student's"):
+        check_teacher_sees_its_own_normalisation(experiment)
+
+
+# ---- 13. Tables mix epochs, tokens and recipes -------------------------------------------------
+
+TABLE = ["soft_kd", "hard_kd_token"]
+PROVENANCE = ["epochs", "images_seen", "recipe", "tokens", "teacher_sha256"]
+SHOWN = ["Epochs", "Images seen", "Recipe", "Tokens", "Teacher"]
+
+
+class NoFigure:
+    """Drawing takes most of a table's time."""
+
+    def savefig(self, path, format):
+        Path(path).touch()
+
+
+@pytest.fixture(autouse=True)
+def _no_figure(monkeypatch):
+    monkeypatch.setattr(table1, "draw_table1", lambda *_: NoFigure())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A table's cells, trained for one epoch, and one cell of two epochs that is none of them."""
+    made = config.resolve(
+        {
+            "scale": "smoke",
+            "results": str(tmp_path_factory.mktemp("results")),
+            "data": {"validation": 1373},  # leaves two steps an epoch
+            "methods": TABLE,
+            "table1": {"epochs": 1},
+            "pairs": {PAIR: {"teacher": {"epochs": 1}}},
+        }
+    )
+    train.train(*train.teacher_setting(made, PAIR))
+    for seed in made.seeds:
+        train.train(*train.student_setting(made, PAIR, RECIPE, 1, TABLE, seed))
+    train.train(*train.student_setting(made, PAIR, RECIPE, 2, ["soft_kd"], 1))
+    measured = teacher.measure(made, PAIR)
+    write_text(teacher.evaluation_path(made, PAIR), json.dumps(measured))
+    return made
+
+
+def check_rows_carry_their_provenance(experiment):
+    """Every measured row has all of it, true of each of its runs, in the file and on the page."""
+    table1.write(table1.build(experiment), experiment)
+    rows = pd.read_csv(experiment.directory / "table1.csv").set_index("method")
+    assert list(rows.index) == [*TABLE, "teacher"]
+    missing = [column for column in PROVENANCE if column not in rows or rows[column].isna().any()]
+    assert missing == [], f"rows lack {missing}"
+    runs = cells.collect(experiment, PAIR, RECIPE, 1)
+    for method in TABLE:
+        for run in runs[method].values():
+            row, student = rows.loc[method], run["resolved"]["student"]
+            known = [run["epochs"], run["images_seen"], run["recipe_name"]]
+            assert [row["epochs"], row["images_seen"], row["recipe"]] == known, "budgets are mixed"
+            assert row["teacher_sha256"] == run["teacher_sha256"], "teachers are mixed"
+            assert ("distillation" in row["tokens"]) == (student == "VisionTransformerDistilled")
+    page = (experiment.directory / "table1.md").read_text()
+    (header,) = [line for line in page.splitlines() if line.startswith("| Method")]
+    shown = [title.strip() for title in header.split("|")]
+    assert [title for title in SHOWN if title not in shown] == [], "the page hides it"
+
+
+def test_rows_carry_their_provenance(finished):
+    check_rows_carry_their_provenance(finished)
+
+
+@pytest.mark.parametrize("column", PROVENANCE)
+@pytest.mark.parametrize("row", ["_method_row", "_teacher_row"])
+def test_a_row_without_provenance_is_caught(row, column, finished, monkeypatch):
+    def row_without(*arguments):
+        return {**make_row(*arguments), column: None}
+
+    make_row = getattr(table1, row)
+    monkeypatch.setattr(table1, row, row_without)
+    monkeypatch.setattr(table1, "_readable", lambda rows, _: rows)  # which cannot print None
+    with pytest.raises(AssertionError, match=f"rows lack .*{column}"):
+        check_rows_carry_their_provenance(finished)
+
+
+def test_a_page_without_provenance_is_caught(finished, monkeypatch):
+    def readable_without(*arguments):
+        return make_readable(*arguments).drop(columns="Images seen")
+
+    make_readable = table1._readable
+    monkeypatch.setattr(table1, "_readable", readable_without)
+    with pytest.raises(AssertionError, match="the page hides it"):
+        check_rows_carry_their_provenance(finished)
+
+
+def test_runs_of_two_budgets_in_one_row_are_caught(finished, monkeypatch):
+    def read_any(experiment, key, teacher_sha256):
+        *_, method, seed = key
+        longer = (PAIR, RECIPE, 2, method, seed)
+        mixed = longer if (method, seed) == ("soft_kd", 1) else key
+        return records.read_run(experiment.cell_directory(*mixed) / "run.json")
+
+    def read_checked(experiment, key, teacher_sha256):
+        monkeypatch.setattr(cells, "read_run", lambda _: read_any(experiment, key, teacher_sha256))
+        return read(experiment, key, teacher_sha256)
+
+    read = cells._read
+    monkeypatch.setattr(cells, "_read", read_checked)
+    with pytest.raises(UserError, match="another configuration"):  # the project refuses them
+        check_rows_carry_their_provenance(finished)
+    monkeypatch.setattr(cells, "_read", read_any)
+    with pytest.raises(AssertionError, match="budgets are mixed"):
+        check_rows_carry_their_provenance(finished)
