@@ -41,6 +41,7 @@ from manifold.losses import decoupled_manifold_loss, full_manifold_loss, kl_dive
 from manifold.models import create_model, save_weights
 from manifold.ranks import Ranks
 from manifold.runs import CPU, Cell, Setting, build_distiller, freeze, student_model
+from manifold.seeds import derive
 from manifold.tokens import forward_with_tokens
 
 PAIR, RECIPE, CLASSES = "deit-cait", "A", 10
@@ -369,22 +370,25 @@ def check_order_follows_the_seed(order):
     assert order(seed=0, epoch=0) != order(seed=1, epoch=0), "the order ignores the seed"
 
 
-def test_the_order_follows_the_seed():
-    def order(seed, epoch):
-        return [position for keys in repeated(2, seed, epoch) for position, _ in keys]
-
-    check_order_follows_the_seed(order)
+def order_of_the_project(seed, epoch):
+    return [position for keys in repeated(2, seed, epoch) for position, _ in keys]
 
 
-def test_an_order_that_ignores_the_seed_is_caught():
+def order_of_timm(seed, epoch):
     """timm's own sampler draws from the epoch alone."""
+    torch.manual_seed(seed)
+    sampler = RepeatAugSampler(range(LENGTH), 1, 0, num_repeats=3, selected_round=0)
+    sampler.set_epoch(epoch)
+    return list(sampler)
 
-    def order(seed, epoch):
-        torch.manual_seed(seed)
-        sampler = RepeatAugSampler(range(LENGTH), 1, 0, num_repeats=3, selected_round=0)
-        sampler.set_epoch(epoch)
-        return list(sampler)
 
+def test_the_order_follows_the_seed():
+    check_order_follows_the_seed(order_of_the_project)
+
+
+@pytest.mark.parametrize("order", [order_of_the_project, order_of_timm])
+def test_an_order_that_ignores_the_seed_is_caught(order, monkeypatch):
+    monkeypatch.setattr("manifold.data.derive", lambda _, *stream: derive(0, *stream))
     with pytest.raises(AssertionError, match="ignores the seed"):
         check_order_follows_the_seed(order)
 
