@@ -31,11 +31,16 @@ include: "workflow/rules/rehearse.smk"
 localrules:
     reproduce_table1,
     reproduce_recipes,
+    reproduce_ablation,
+    reproduce_bench,
     choose,
     rehearse,
     fetch_teacher,
+    initialise_teacher,
     table1,
+    bench,
     recipes,
+    ablation,
     preflight,
 
 
@@ -50,6 +55,18 @@ rule reproduce_recipes:
     input:
         RECIPES,
         RECIPES_CELLS,
+
+
+rule reproduce_ablation:
+    input:
+        ABLATION,
+        ABLATION_CELLS,
+
+
+rule reproduce_bench:
+    input:
+        BENCH,
+        BENCH_CELLS,
 
 
 rule choose:

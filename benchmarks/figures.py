@@ -145,6 +145,51 @@ def draw_recipes(
     return figure
 
 
+def draw_ablation(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
+    """The change of top-1 of each variant against the reference, and its gain over the baseline.
+
+    Args:
+        rows: as in ablation.csv; the reference comes first.
+        seeds: as in ablation_seeds.csv.
+    """
+    groups = list(rows["group"].unique())
+    key = ["pair", "recipe", "method"]
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1,
+            2,
+            figsize=(8.2, 0.3 * (len(rows) + len(groups)) + 1.2),
+            sharey=True,
+            layout="constrained",
+        )
+        ticks, labels, position = [], [], -1.0
+        for group, own in rows.groupby("group", sort=False):
+            left.text(
+                0.01, position + 0.15, group, transform=left.get_yaxis_transform(), fontsize=8
+            )
+            for _, row in own.iterrows():
+                position += 1
+                runs = seeds[(seeds[key] == row[key]).all(axis=1)]
+                is_reference = pd.isna(row["change_mean"])
+                if not is_reference:
+                    _draw_row(left, position, runs["change"], row, "change", BLUE)
+                _draw_row(right, position, runs["gain"], row, "gain", ORANGE)
+                ticks.append(position)
+                labels.append(row["variant"])
+            position += 1
+        for axis in (left, right):
+            axis.axvline(0, color=GREY, linewidth=1)
+            axis.grid(axis="x", color="#E3E3E3", linewidth=0.6)
+            axis.set_axisbelow(True)
+            axis.tick_params(axis="y", length=0)
+        left.set_yticks(ticks, labels)
+        left.set_ylim(position - 0.4, -1.5)
+        left.set_xlabel("Change of top-1 against the reference (points)")
+        right.set_xlabel(f"Paired gain over {baseline} (points)")
+        figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
+    return figure
+
+
 def _draw_gains(axis, rows: pd.DataFrame, seeds: pd.DataFrame, methods: list[str], baseline: str):
     """One recipe's panel; methods stand side by side at each budget."""
     budgets = sorted(rows["epochs"].unique())

@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks.cells import collect
 from benchmarks.figures import draw_recipes
-from benchmarks.table1 import MISSING, latex
+from benchmarks.table1 import MISSING, latex, readable_interval
 from manifold import command
 from manifold.config import Experiment
 from manifold.files import write_atomic, write_text
@@ -282,12 +282,6 @@ def write(study: Recipes, experiment: Experiment) -> None:
         write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
 
 
-def _interval(mean: float, low: float, high: float, sign: str = "") -> str:
-    if pd.isna(mean):
-        return MISSING
-    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
-
 def _readable(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         [
@@ -298,8 +292,8 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
                 "Steps": f"{row['steps']:,}",
                 "Method": row["title"],
                 "n": row["n"],
-                "Top-1 (%)": _interval(row["top1_mean"], row["top1_low"], row["top1_high"]),
-                "Gain": _interval(row["gain_mean"], row["gain_low"], row["gain_high"], "+"),
+                "Top-1 (%)": readable_interval(row["top1_mean"], row["top1_low"], row["top1_high"]),
+                "Gain": readable_interval(row["gain_mean"], row["gain_low"], row["gain_high"], "+"),
                 "p (Holm)": MISSING if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
                 "Teacher": row["teacher_sha256"][:8],
             }
@@ -325,7 +319,7 @@ def _markdown(study: Recipes, readable: pd.DataFrame, experiment: Experiment) ->
             {
                 "Method": row["title"],
                 "Question": row["question"],
-                "Change of its gain (points)": _interval(
+                "Change of its gain (points)": readable_interval(
                     row["change_mean"], row["change_low"], row["change_high"], "+"
                 ),
                 "The gain is": row["gain"],

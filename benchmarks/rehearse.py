@@ -427,8 +427,8 @@ def collect(experiment: Experiment) -> str:
     check_published(weighed)
     kept = ("pair", "recipe", "steps", "resumed_at", "peak_memory_gib")
     rows = []
-    for pair in experiment.pairs:
-        for recipe in experiment.recipes:
+    for pair in experiment.table1.pairs:
+        for recipe in experiment.rehearsed_recipes():
             found = read_run(rehearsal_path(experiment, pair, recipe))
             rows.append(
                 {key: found[key] for key in (*kept, "device", "processes", "duplicate_share")}

@@ -1,7 +1,8 @@
 """Table 1: every method next to the reported number, with intervals, gains and verdicts.
 
 ``python -m benchmarks.table1 --config scale=mini`` writes ``table1.{md,csv,tex,png,pdf}``,
-``table1_claims.csv`` and ``table1_seeds.csv`` from the cells that have been trained.
+``table1_claims.csv`` and ``table1_seeds.csv`` from the cells that have been trained. With
+``--bench`` it writes the same of every method of the full bench, as ``bench.*``.
 """
 
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from manifold.files import write_atomic, write_text
 from manifold.statistics import Interval, holm, mean_interval, paired_difference
 
 MISSING = "—"
+TITLES = {"table1": "Table 1", "bench": "The full bench"}
 LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
 
 
@@ -38,13 +40,15 @@ class Table1:
     caption: str
 
 
-def build(experiment: Experiment) -> Table1:
-    """Read the cells and compute the table."""
+def build(experiment: Experiment, methods: list[str] | None = None) -> Table1:
+    """Read the cells and compute the table of ``methods``, by default the scale's."""
     table = experiment.table1
     claims = read_claims(Path(experiment.claims), table.claim_ids())
     rows, seeds, top1, captions = [], [], {}, []
     for pair in table.pairs:
-        records = collect(experiment, pair, table.recipe, table.epochs)
+        records = collect(
+            experiment, pair, table.recipe, table.epochs, experiment.methods_of(pair, methods)
+        )
         teacher = read_teacher(experiment, pair)
         top1[pair] = {
             method: {seed: record["result"]["top1"] for seed, record in runs.items()}
@@ -259,29 +263,22 @@ def _caption(experiment: Experiment, records: dict, teachers: list[str]) -> str:
 # ---- writing ---------------------------------------------------------------------------------
 
 
-def write(table: Table1, experiment: Experiment) -> None:
-    """Write every format into the experiment's folder."""
+def write(table: Table1, experiment: Experiment, name: str = "table1") -> None:
+    """Write every format into the experiment's folder, as ``name.*``."""
     directory = experiment.directory
     readable = _readable(table.rows, experiment)
-    write_text(directory / "table1.csv", table.rows.to_csv(index=False))
-    write_text(directory / "table1_claims.csv", table.claims.to_csv(index=False))
-    write_text(directory / "table1_seeds.csv", table.seeds.to_csv(index=False))
-    write_text(directory / "table1.md", _markdown(table, readable, experiment))
-    write_text(directory / "table1.tex", latex(readable, table.caption))
+    write_text(directory / f"{name}.csv", table.rows.to_csv(index=False))
+    write_text(directory / f"{name}_claims.csv", table.claims.to_csv(index=False))
+    write_text(directory / f"{name}_seeds.csv", table.seeds.to_csv(index=False))
+    write_text(directory / f"{name}.md", _markdown(table, readable, experiment, TITLES[name]))
+    write_text(directory / f"{name}.tex", latex(readable, table.caption))
     figure = draw_table1(table.rows, table.seeds, experiment.table1.baseline, table.caption)
     for suffix in ("png", "pdf"):
-        path = directory / f"table1.{suffix}"
+        path = directory / f"{name}.{suffix}"
         write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
 
 
 def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    def interval(mean: float, low: float, high: float, sign: str = "") -> str:
-        if pd.isna(mean):
-            return MISSING
-        if pd.isna(low):
-            return f"{mean:{sign}.2f}"
-        return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
     def shown(value: object, form: str) -> str:
         return MISSING if pd.isna(value) else f"{value:{form}}"
 
@@ -289,8 +286,10 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         return {
             "Method": values["title"],
             "n": values["n"],
-            "Top-1 (%)": interval(values["top1_mean"], values["top1_low"], values["top1_high"]),
-            f"Gain over {experiment.table1.baseline}": interval(
+            "Top-1 (%)": readable_interval(
+                values["top1_mean"], values["top1_low"], values["top1_high"]
+            ),
+            f"Gain over {experiment.table1.baseline}": readable_interval(
                 values["gain_mean"], values["gain_low"], values["gain_high"], "+"
             ),
             "p (Holm)": shown(values["p_holm"], ".2g"),
@@ -313,7 +312,7 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame([row(values) for _, values in rows.iterrows()])
 
 
-def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> str:
+def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment, title: str) -> str:
     judged = table.claims[table.claims["n"] > 0]
     unjudged = table.claims[table.claims["n"] == 0]
     verdicts = pd.DataFrame(
@@ -331,7 +330,7 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment) -> 
     )
     return "\n".join(
         [
-            f"# Table 1, {experiment.name}",
+            f"# {title}, {experiment.name}",
             "",
             table.caption,
             "",
@@ -391,6 +390,15 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
     return lines
 
 
+def readable_interval(mean: float, low: float, high: float, sign: str = "") -> str:
+    """A mean and its interval as text; a dash where there is none."""
+    if pd.isna(mean):
+        return MISSING
+    if pd.isna(low):
+        return f"{mean:{sign}.2f}"
+    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
 def latex(readable: pd.DataFrame, caption: str) -> str:
     """A LaTeX table (booktabs) of cells that are text already."""
     escapes = {"%": r"\%", "_": r"\_", "←": r"$\leftarrow$", "×": r"$\times$", "—": "---"}
@@ -411,8 +419,14 @@ def latex(readable: pd.DataFrame, caption: str) -> str:
 
 
 def main() -> None:
-    experiment = command.experiment(command.parser("benchmarks.table1", __doc__).parse_args())
-    write(build(experiment), experiment)
+    parser = command.parser("benchmarks.table1", __doc__)
+    parser.add_argument("--bench", action="store_true", help="every method of the full bench")
+    options = parser.parse_args()
+    experiment = command.experiment(options)
+    if options.bench:
+        write(build(experiment, experiment.bench_methods()), experiment, "bench")
+    else:
+        write(build(experiment), experiment)
 
 
 if __name__ == "__main__":

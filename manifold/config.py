@@ -22,6 +22,7 @@ from manifold.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN_TEACHER = "train"
 PRETRAINED = "pretrained"
+UNTRAINED = "untrained"
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 
 
@@ -62,10 +63,10 @@ class TeacherInput:
 @dataclass(frozen=True)
 class Teacher:
     model: Model
-    weights: str  # "train", "pretrained" (timm's, by the model's name), or a file's path
+    weights: str  # "train", "pretrained" (timm's, by the model's name), "untrained", or a path
     recipe: str | None  # of a teacher that is trained here, as are epochs and seed
     epochs: int | None
-    seed: int | None
+    seed: int | None  # of an untrained teacher's initialisation too
     input: TeacherInput | None  # null: as the students' data
 
 
@@ -200,6 +201,21 @@ class RecipeStudy:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """One method with one thing changed at a time.
+
+    A variant is the name of a method, a recipe or a pair, put in the place of the reference's.
+    """
+
+    pair: str
+    recipe: str
+    epochs: int
+    reference: str
+    baseline: str  # gains are over this method, under the same pair and recipe
+    groups: dict[str, list[str]]  # title: variants
+
+
+@dataclass(frozen=True)
 class CohortSettings:
     size: int | None  # methods trained in one job; null: all of them
 
@@ -260,6 +276,8 @@ class Experiment:
     table1: Table1
     choice: Choice | None
     recipe_study: RecipeStudy | None
+    ablation: Ablation | None
+    bench: list[str]  # further methods of the full bench, a table in the form of Table 1
     evaluation_split: Literal["test", "validation"]  # of the accuracies in run.json
     reported_dataset: str | None  # the data set of claims.csv that this scale runs on, if any
     statistics: Statistics
@@ -279,14 +297,30 @@ class Experiment:
         weights = self.pairs[pair].teacher.weights
         if weights == TRAIN_TEACHER:
             return self.teacher_directory(pair) / "student.safetensors"
-        if weights == PRETRAINED:
-            return self.teacher_directory(pair) / "pretrained.safetensors"
+        if weights in (PRETRAINED, UNTRAINED):
+            return self.teacher_directory(pair) / f"{weights}.safetensors"
         return Path(weights)
 
-    def methods_of(self, pair: str) -> list[str]:
-        """The scale's methods that a pair is for."""
+    def methods_of(self, pair: str, methods: list[str] | None = None) -> list[str]:
+        """The methods, by default Table 1's, that a pair is for."""
         own = self.pairs[pair].methods
-        return [method for method in self.methods if own is None or method in own]
+        methods = self.methods if methods is None else methods
+        return [method for method in methods if own is None or method in own]
+
+    def bench_methods(self) -> list[str]:
+        """The methods of the full bench: Table 1's, and those that the scale adds."""
+        return [*self.methods, *(method for method in self.bench if method not in self.methods)]
+
+    def further_methods(self, pair: str) -> list[str]:
+        """The methods that the tables beside Table 1 train with a pair."""
+        trained = [
+            method
+            for (of, _, _), cohorts in self.trainings().items()
+            for cohort in cohorts
+            for method in cohort
+            if of == pair and method not in self.methods_of(pair)
+        ]
+        return list(dict.fromkeys(trained))
 
     def cell_directory(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> Path:
         return (
@@ -298,8 +332,13 @@ class Experiment:
         return self._split(self.methods_of(pair))
 
     def _split(self, methods: list[str]) -> list[list[str]]:
-        size = self.cohort.size or len(methods)
+        size = self.cohort.size or max(1, len(methods))
         return [methods[i : i + size] for i in range(0, len(methods), size)]
+
+    def rehearsed_recipes(self) -> list[str]:
+        """The recipes of Table 1 and of the recipe study; what an ablation varies is not."""
+        study = self.recipe_study.recipes if self.recipe_study else []
+        return list(dict.fromkeys([self.table1.recipe, *study]))
 
     def trainings(self) -> dict[tuple[str, str, int], list[list[str]]]:
         """The cohorts that the tables need under each pair, recipe and budget.
@@ -312,6 +351,9 @@ class Experiment:
             tables.append(self.choice_cells())
         if self.recipe_study is not None:
             tables.append(self.recipe_study_cells())
+        if self.ablation is not None:
+            tables.append(self.ablation_cells())
+        tables.append(self.bench_cells())
         trainings: dict[tuple[str, str, int], list[list[str]]] = {}
         for table in tables:
             for key, methods in table.items():
@@ -342,6 +384,42 @@ class Experiment:
             (study.pair, recipe, epochs): study.methods
             for recipe in study.recipes
             for epochs in study.epochs
+        }
+
+    def ablation_variants(self) -> dict[str, list[tuple[str, str, str]]]:
+        """The pair, recipe and method of every variant, by group."""
+        ablation = self.ablation
+
+        def variant(name: str) -> tuple[str, str, str]:
+            if name in self.pairs:
+                return name, ablation.recipe, ablation.reference
+            if name in self.recipes:
+                return ablation.pair, name, ablation.reference
+            return ablation.pair, ablation.recipe, name
+
+        return {
+            group: [variant(name) for name in names] for group, names in ablation.groups.items()
+        }
+
+    def ablation_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods of the ablation, by pair, recipe and budget: baseline and reference first."""
+        ablation = self.ablation
+        cells: dict[tuple[str, str, int], list[str]] = {}
+        reference = (ablation.pair, ablation.recipe, ablation.reference)
+        for variants in ([reference], *self.ablation_variants().values()):
+            for pair, recipe, method in variants:
+                both = [ablation.baseline, ablation.reference]
+                methods = cells.setdefault((pair, recipe, ablation.epochs), both)
+                if method not in methods:
+                    methods.append(method)
+        return cells
+
+    def bench_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods of the full bench, by pair, recipe and budget."""
+        table, methods = self.table1, self.bench_methods()
+        return {
+            (pair, table.recipe, table.epochs): self.methods_of(pair, methods)
+            for pair in table.pairs
         }
 
     def teacher_identity(self, pair: str) -> dict[str, Any]:
@@ -403,13 +481,38 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     name = Path(scale).stem
     unnamed = {"name": name, "scale": name}
     own = _build(Experiment, {**base, **unnamed}, "", _Origin({}, scale))
-    merged = merge(base, overrides)
+    merged = _join_own_methods(merge(base, overrides), base, overrides)
     given = {} if merged.get("name") is None else {"name": merged["name"]}
     experiment = _build(Experiment, {**merged, **unnamed, **given}, "", _Origin(overrides, scale))
     if not given:
         experiment = dataclasses.replace(experiment, name=_experiment_name(experiment, own))
     _check(experiment)
     return experiment
+
+
+OWN_METHODS = "Your methods"  # their group in the ablation
+
+
+def _join_own_methods(merged: dict, base: dict, overrides: dict) -> dict:
+    """Put methods that the user defines into every table that the user does not list otherwise."""
+    given = overrides.get("method_definitions")
+    own = (
+        [name for name in given if name not in base["method_definitions"]]
+        if (isinstance(given, dict))
+        else []
+    )
+    if not own:
+        return merged
+    joined = dict(merged)
+    if "methods" not in overrides:
+        joined["methods"] = [*base["methods"], *own]
+    for section, key in (("recipe_study", "methods"), ("ablation", "groups")):
+        if not isinstance(merged.get(section), dict) or key in (overrides.get(section) or {}):
+            continue
+        listed = base[section][key]
+        more = {**listed, OWN_METHODS: own} if isinstance(listed, dict) else [*listed, *own]
+        joined[section] = {**merged[section], key: more}
+    return joined
 
 
 def parse_words(words: list[str]) -> dict[str, Any]:
@@ -534,11 +637,13 @@ def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
 
 def _experiment_name(experiment: Experiment, own: Experiment) -> str:
     """The scale's name; with a hash of what shapes the weights, where the user overrides that."""
-    changed = {
-        section: getattr(experiment, section)
-        for section in _SHAPING_SECTIONS
-        if getattr(experiment, section) != getattr(own, section)
-    }
+    changed = {}
+    for section in _SHAPING_SECTIONS:
+        mine, theirs = getattr(experiment, section), getattr(own, section)
+        if isinstance(theirs, dict):  # a new entry shapes no cells but its own
+            mine = {name: mine[name] for name in theirs}
+        if mine != theirs:
+            changed[section] = mine
     return experiment.scale + (f"-{fingerprint(changed)[:8]}" if changed else "")
 
 
@@ -663,12 +768,15 @@ def _check(experiment: Experiment) -> None:
 
 def _check_pair(experiment: Experiment, name: str, pair: Pair) -> None:
     teacher = pair.teacher
-    if teacher.weights not in (TRAIN_TEACHER, PRETRAINED) and not Path(teacher.weights).is_file():
+    made_here = (TRAIN_TEACHER, PRETRAINED, UNTRAINED)
+    if teacher.weights not in made_here and not Path(teacher.weights).is_file():
         raise UserError(
             f"pairs.{name}.teacher.weights: no file {teacher.weights!r}; give the path of a "
-            f".safetensors or .pth file, {PRETRAINED!r} for timm's weights of that name, or "
-            f"{TRAIN_TEACHER!r} to train the teacher here"
+            f".safetensors or .pth file, {PRETRAINED!r} for timm's weights of that name, "
+            f"{TRAIN_TEACHER!r} to train the teacher here, or {UNTRAINED!r} for a control"
         )
+    if teacher.weights == UNTRAINED and teacher.seed is None:
+        raise UserError(f"pairs.{name}.teacher.seed must be given to initialise the teacher here")
     if teacher.weights == TRAIN_TEACHER:
         for key in ("recipe", "epochs", "seed"):
             if getattr(teacher, key) is None:
@@ -707,7 +815,7 @@ def _check_names(experiment: Experiment) -> None:
         for method in pair.methods or []:
             if method not in definitions:
                 raise _unknown(f"pairs.{name}.methods", method, definitions)
-    for key in ("methods", "seeds"):
+    for key in ("methods", "seeds", "bench"):
         values = getattr(experiment, key)
         doubles = sorted({str(value) for value in values if values.count(value) > 1})
         if doubles:
@@ -727,6 +835,11 @@ def _check_names(experiment: Experiment) -> None:
                     raise _unknown(f"choice.{key}", name, known)
     if experiment.recipe_study is not None:
         _check_recipe_study(experiment)
+    if experiment.ablation is not None:
+        _check_ablation(experiment)
+    for method in experiment.bench:
+        if method not in definitions:
+            raise _unknown("bench", method, definitions)
     for pair in table.pairs:
         methods = experiment.methods_of(pair)
         if table.baseline not in methods:
@@ -761,6 +874,45 @@ def _check_recipe_study(experiment: Experiment) -> None:
             )
     if min(study.epochs) < 1:
         raise UserError(f"recipe_study.epochs must be at least 1, got {study.epochs}")
+
+
+def _check_ablation(experiment: Experiment) -> None:
+    ablation = experiment.ablation
+    definitions = experiment.method_definitions
+    for key, name, known in (
+        ("pair", ablation.pair, experiment.pairs),
+        ("recipe", ablation.recipe, experiment.recipes),
+        ("reference", ablation.reference, definitions),
+        ("baseline", ablation.baseline, definitions),
+    ):
+        if name not in known:
+            raise _unknown(f"ablation.{key}", name, known)
+    if ablation.baseline == ablation.reference:
+        raise UserError(
+            f"ablation: baseline and reference are both {ablation.reference!r}; gains are taken "
+            "over another method"
+        )
+    if ablation.epochs < 1:
+        raise UserError(f"ablation.epochs must be at least 1, got {ablation.epochs}")
+    taken = {ablation.pair, ablation.recipe, ablation.reference, ablation.baseline}
+    for group, variants in ablation.groups.items():
+        for name in variants:
+            kinds = (experiment.pairs, experiment.recipes, definitions)
+            found = sum(name in known for known in kinds)
+            if not found:
+                known = [*experiment.pairs, *experiment.recipes, *definitions]
+                raise _unknown(f"ablation.groups.{group}", name, known)
+            if found > 1:
+                raise UserError(
+                    f"ablation.groups.{group}: {name!r} names more than one of a pair, a recipe "
+                    "and a method; rename one of them"
+                )
+            if name in taken:
+                raise UserError(
+                    f"ablation.groups.{group}: {name!r} stands in the ablation already, once is "
+                    "enough"
+                )
+            taken.add(name)
 
 
 def _check_numbers(experiment: Experiment) -> None:

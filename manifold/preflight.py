@@ -4,6 +4,7 @@
 """
 
 import json
+import sys
 from pathlib import Path
 
 from manifold import command
@@ -11,6 +12,8 @@ from manifold.claims import read_claims
 from manifold.cohort import Member
 from manifold.config import Experiment
 from manifold.data import load_splits, verify
+from manifold.distiller import Distiller
+from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.models import count_parameters, create_model
 from manifold.runs import (
@@ -28,7 +31,8 @@ def preflight(experiment: Experiment) -> dict:
     """Open the data, build every pair's teacher and every method around every student.
 
     Returns:
-        What was found: split sizes, classes, parameters, token layouts.
+        What was found: split sizes, classes, parameters, token layouts, and the methods of further
+        tables that a pair cannot train.
 
     Raises:
         UserError: whatever would stop the run later.
@@ -68,13 +72,16 @@ def _check_pair(experiment: Experiment, name: str, classes: int) -> dict:
         teacher = build_teacher(setting, classes)
     else:  # to be trained or fetched: the network itself is what can be checked
         teacher = freeze(setting, create_model(pair.teacher.model, setting.image_shape, classes))
-    found = {"teacher_parameters": count_parameters(teacher.model), "methods": {}}
-    for method in experiment.methods_of(name):
+    found = {"teacher_parameters": count_parameters(teacher.model), "methods": {}, "unusable": {}}
+
+    def build(method: str) -> Distiller:
         definition = experiment.method_definitions[method]
         student = student_model(pair, name, method, definition)
-        distiller = build_distiller(
-            setting, Cell(method, definition, student, Path(), {}), teacher, classes
-        )
+        cell = Cell(method, definition, student, Path(), {})
+        return build_distiller(setting, cell, teacher, classes)
+
+    for method in experiment.methods_of(name):
+        distiller = build(method)
         for recipe in experiment.recipes.values():
             Member(method, distiller, recipe, seed=0, epochs=setting.epochs, steps_per_epoch=1)
         found["methods"][method] = {
@@ -83,6 +90,13 @@ def _check_pair(experiment: Experiment, name: str, classes: int) -> dict:
             "student_tokens": {k: str(v) for k, v in distiller.student_layouts.items()},
             "teacher_tokens": {k: str(v) for k, v in distiller.teacher_layouts.items()},
         }
+    # Nobody may have asked for the other tables, so what they cannot train stops no run.
+    for method in experiment.further_methods(name):
+        try:
+            build(method)
+        except UserError as error:
+            found["unusable"][method] = str(error)
+            print(f"only Table 1 can be made of pair {name!r}: {error}", file=sys.stderr)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from manifold.cohort import Member
-from manifold.config import ROOT
+from manifold.config import PRETRAINED, ROOT, UNTRAINED
 from manifold.data import Mixer
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
@@ -102,9 +102,10 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def record_of(weights: Path) -> Path:
-    """Where a record of weights stands: a training's run.json, or that of a fetched file."""
-    name = "pretrained.json" if weights.name == "pretrained.safetensors" else "run.json"
-    return weights.with_name(name)
+    """Where a record of weights stands: a training's run.json, or that of a file made otherwise."""
+    if weights.stem in (PRETRAINED, UNTRAINED):
+        return weights.with_suffix(".json")
+    return weights.with_name("run.json")
 
 
 def check_weights(weights: Path) -> None:

@@ -42,8 +42,8 @@ rule rehearsal:
     input:
         expand(
             rules.rehearse_pair.output,
-            pair=EXPERIMENT.pairs,
-            recipe=EXPERIMENT.recipes,
+            pair=EXPERIMENT.table1.pairs,
+            recipe=EXPERIMENT.rehearsed_recipes(),
         ),
         EXPERIMENT.networks,
     output:

@@ -1,6 +1,7 @@
-TABLE1 = expand(
-    f"{RESULTS}/table1.{{suffix}}", suffix=["md", "csv", "tex", "png", "pdf"]
-)
+FORMATS = (".md", ".csv", ".tex", ".png", ".pdf")
+
+
+TABLE1 = multiext(f"{RESULTS}/table1", *FORMATS)
 
 
 TABLE1_CELLS = cells(EXPERIMENT.table1_cells())
@@ -8,7 +9,7 @@ TABLE1_CELLS = cells(EXPERIMENT.table1_cells())
 
 RECIPES = multiext(
     f"{RESULTS}/recipes",
-    *(".md", ".csv", ".tex", ".png", ".pdf"),
+    *FORMATS,
     *("_variance.csv", "_seeds.csv"),
 )
 
@@ -16,6 +17,18 @@ RECIPES = multiext(
 RECIPES_CELLS = (
     cells(EXPERIMENT.recipe_study_cells()) if EXPERIMENT.recipe_study else []
 )
+
+
+ABLATION = multiext(f"{RESULTS}/ablation", *FORMATS, "_seeds.csv")
+
+
+ABLATION_CELLS = cells(EXPERIMENT.ablation_cells()) if EXPERIMENT.ablation else []
+
+
+BENCH = multiext(f"{RESULTS}/bench", *FORMATS, "_claims.csv", "_seeds.csv")
+
+
+BENCH_CELLS = cells(EXPERIMENT.bench_cells())
 
 
 rule table1:
@@ -41,6 +54,26 @@ rule table1:
         f"Writing {RESULTS}/table1.*"
     shell:
         "python -m benchmarks.table1 --config {params.words:q} 2>&1 | tee {log:q}"
+
+
+rule bench:
+    """Table 1 of every method that the scale names."""
+    input:
+        cells=BENCH_CELLS,
+        teachers=rules.table1.input.teachers,
+        claims=EXPERIMENT.claims,
+    output:
+        BENCH,
+    log:
+        f"{RESULTS}/logs/bench.txt",
+    conda:
+        "../../environment.yml"
+    params:
+        words=WORDS,
+    message:
+        f"Writing {RESULTS}/bench.*"
+    shell:
+        "python -m benchmarks.table1 --bench --config {params.words:q} 2>&1 | tee {log:q}"
 
 
 if EXPERIMENT.choice is not None:
@@ -83,3 +116,27 @@ if EXPERIMENT.recipe_study is not None:
             f"Writing {RESULTS}/recipes.*"
         shell:
             "python -m benchmarks.recipes --config {params.words:q} 2>&1 | tee {log:q}"
+
+
+if EXPERIMENT.ablation is not None:
+
+    rule ablation:
+        """One method with one thing changed at a time."""
+        input:
+            ABLATION_CELLS,
+            expand(
+                f"{RESULTS}/teachers/{{pair}}/evaluation.json",
+                pair=sorted({pair for pair, _, _ in EXPERIMENT.ablation_cells()}),
+            ),
+        output:
+            ABLATION,
+        log:
+            f"{RESULTS}/logs/ablation.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            words=WORDS,
+        message:
+            f"Writing {RESULTS}/ablation.*"
+        shell:
+            "python -m benchmarks.ablation --config {params.words:q} 2>&1 | tee {log:q}"

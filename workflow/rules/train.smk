@@ -57,6 +57,26 @@ rule fetch_teacher:
         " 2>&1 | tee {log:q}"
 
 
+rule initialise_teacher:
+    """Write the weights of a teacher that knows nothing."""
+    input:
+        rules.preflight.output,
+    output:
+        f"{RESULTS}/teachers/{{pair}}/untrained.safetensors",
+        f"{RESULTS}/teachers/{{pair}}/untrained.json",
+    log:
+        f"{RESULTS}/logs/initialise-teacher-{{pair}}.txt",
+    conda:
+        "../../environment.yml"
+    params:
+        words=WORDS,
+    message:
+        "Initialising the teacher of {wildcards.pair}"
+    shell:
+        "python -m manifold.untrained --config {params.words:q} --pair {wildcards.pair:q}"
+        " 2>&1 | tee {log:q}"
+
+
 rule evaluate_teacher:
     """Measure a pair's teacher on the split that the students are measured on."""
     input:

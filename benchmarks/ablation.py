@@ -1,0 +1,211 @@
+"""The ablation: one method with one thing changed at a time.
+
+``python -m benchmarks.ablation --config scale=mini`` writes ``ablation.{md,csv,tex,png,pdf}`` and
+``ablation_seeds.csv`` from the cells that have been trained.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmarks.cells import collect
+from benchmarks.figures import draw_ablation
+from benchmarks.table1 import MISSING, latex, readable_interval
+from benchmarks.teacher import read_teacher
+from manifold import command
+from manifold.config import Experiment
+from manifold.files import write_atomic, write_text
+from manifold.statistics import holm, mean_interval, paired_difference
+
+REFERENCE = "Reference"
+
+
+@dataclass
+class AblationTable:
+    """The measured ablation.
+
+    Attributes:
+        rows: the reference, then one a variant: top-1, the paired gain over the baseline under the
+            same pair and recipe, and the paired change of top-1 against the reference.
+        seeds: one a variant and seed.
+    """
+
+    rows: pd.DataFrame
+    seeds: pd.DataFrame
+    caption: str
+
+
+def build(experiment: Experiment) -> AblationTable:
+    """Read the cells and compute the ablation."""
+    ablation, confidence = experiment.ablation, experiment.statistics.confidence
+    cells = experiment.ablation_cells()
+    records = {
+        (pair, recipe, method): runs
+        for (pair, recipe, epochs), methods in cells.items()
+        for method, runs in collect(experiment, pair, recipe, epochs, methods).items()
+    }
+    teachers = {pair: read_teacher(experiment, pair) for pair, _, _ in cells}
+    top1 = {
+        key: {seed: run["result"]["top1"] for seed, run in runs.items()}
+        for key, runs in records.items()
+    }
+    reference = (ablation.pair, ablation.recipe, ablation.reference)
+    variants = {REFERENCE: [reference], **experiment.ablation_variants()}
+    changes = {
+        key: paired_difference(top1[key], top1[reference], confidence)
+        for keys in variants.values()
+        for key in keys
+        if key != reference
+    }
+    adjusted = holm({key: change.p for key, change in changes.items()})
+    rows, seeds = [], []
+    for group, keys in variants.items():
+        for key in keys:
+            pair, recipe, method = key
+            baseline = top1[pair, recipe, ablation.baseline]
+            mean = mean_interval(list(top1[key].values()), confidence)
+            gain, change = paired_difference(top1[key], baseline, confidence), changes.get(key)
+            run = next(iter(records[key].values()))
+            names = {"group": group, "variant": _title(experiment, key)}
+            names |= {"pair": pair, "recipe": recipe, "method": method}
+            rows.append(
+                {
+                    **names,
+                    "epochs": ablation.epochs,
+                    "images_seen": run["images_seen"],
+                    "n": mean.n,
+                    "top1_mean": mean.mean,
+                    "top1_low": mean.low,
+                    "top1_high": mean.high,
+                    "change_mean": change and change.mean,
+                    "change_low": change and change.low,
+                    "change_high": change and change.high,
+                    "p_holm": adjusted.get(key),
+                    "baseline_mean": sum(baseline.values()) / len(baseline),
+                    "gain_mean": gain.mean,
+                    "gain_low": gain.low,
+                    "gain_high": gain.high,
+                    "teacher_top1": teachers[pair]["top1"],
+                    "teacher_sha256": run["teacher_sha256"],
+                }
+            )
+            seeds += [
+                {
+                    **names,
+                    "seed": seed,
+                    "top1": value,
+                    "change": value - top1[reference][seed],
+                    "gain": value - baseline[seed],
+                    "git_commit": records[key][seed]["environment"]["git_commit"],
+                    "fingerprint": records[key][seed]["fingerprint"],
+                }
+                for seed, value in top1[key].items()
+            ]
+    result = next(iter(records[reference].values()))["result"]
+    return AblationTable(
+        rows=pd.DataFrame(rows),
+        seeds=pd.DataFrame(seeds),
+        caption=(
+            f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
+            f"{result['images']:,} {result['split']} images. The reference is {ablation.reference} "
+            f"with pair {ablation.pair}, recipe {ablation.recipe}, {ablation.epochs} epochs; each "
+            f"variant changes one thing. n = {len(experiment.seeds)} paired seeds, "
+            f"{100 * confidence:g} % t intervals. Change: seed-by-seed difference of top-1 to the "
+            "reference, p after Holm over all variants. Gain: seed-by-seed difference to "
+            f"{ablation.baseline} under the variant's own pair and recipe."
+        ),
+    )
+
+
+def _title(experiment: Experiment, key: tuple[str, str, str]) -> str:
+    """A variant is called by what differs from the reference."""
+    pair, recipe, method = key
+    ablation = experiment.ablation
+    if pair != ablation.pair:
+        return f"Pair {pair}"
+    if recipe != ablation.recipe:
+        return f"Recipe {recipe}"
+    return experiment.method_definitions[method].title
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def write(table: AblationTable, experiment: Experiment) -> None:
+    """Write every format into the experiment's folder."""
+    directory = experiment.directory
+    baseline = experiment.method_definitions[experiment.ablation.baseline].title
+    readable = _readable(table.rows, baseline)
+    write_text(directory / "ablation.csv", table.rows.to_csv(index=False))
+    write_text(directory / "ablation_seeds.csv", table.seeds.to_csv(index=False))
+    write_text(directory / "ablation.tex", latex(readable, table.caption))
+    text = [
+        f"# Ablation, {experiment.name}",
+        table.caption,
+        readable.to_markdown(index=False),
+        "## In words",
+        "\n".join(_in_words(table.rows, baseline)),
+    ]
+    write_text(directory / "ablation.md", "\n\n".join(text) + "\n")
+    figure = draw_ablation(table.rows, table.seeds, baseline, table.caption)
+    for suffix in ("png", "pdf"):
+        path = directory / f"ablation.{suffix}"
+        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+
+
+def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    def interval(row: pd.Series, key: str, sign: str = "") -> str:
+        return readable_interval(*(row[f"{key}_{part}"] for part in ("mean", "low", "high")), sign)
+
+    return pd.DataFrame(
+        [
+            {
+                "Group": row["group"],
+                "Variant": row["variant"],
+                "n": row["n"],
+                "Top-1 (%)": interval(row, "top1"),
+                "Change": interval(row, "change", "+"),
+                "p (Holm)": MISSING if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
+                f"{baseline}, same pair and recipe": f"{row['baseline_mean']:.2f}",
+                f"Gain over {baseline}": interval(row, "gain", "+"),
+                "Epochs": row["epochs"],
+                "Images seen": f"{row['images_seen']:,}",
+                "Recipe": row["recipe"],
+                "Teacher": f"{row['teacher_sha256'][:8]} ({row['teacher_top1']:.2f} %)",
+            }
+            for _, row in rows.iterrows()
+        ]
+    )
+
+
+def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
+    """Say what the intervals decide, group by group, without a number."""
+    lines = []
+    for group, own in rows.groupby("group", sort=False):
+        said = []
+        if group != REFERENCE:
+            for verdict, chosen in (
+                ("better than the reference", own["change_low"] > 0),
+                ("worse than the reference", own["change_high"] < 0),
+                ("not told from it", (own["change_low"] <= 0) & (own["change_high"] >= 0)),
+            ):
+                if chosen.any():
+                    said.append(f"{verdict}: {', '.join(own.loc[chosen, 'variant'])}")
+        for verdict, chosen in (
+            (f"ahead of {baseline}", own["gain_low"] > 0),
+            (f"behind {baseline}", own["gain_high"] < 0),
+            (f"not told from {baseline}", (own["gain_low"] <= 0) & (own["gain_high"] >= 0)),
+        ):
+            if chosen.any():
+                said.append(f"{verdict}: {', '.join(own.loc[chosen, 'variant'])}")
+        lines.append(f"- {group}. {'; '.join(said)}")
+    return lines
+
+
+def main() -> None:
+    experiment = command.experiment(command.parser("benchmarks.ablation", __doc__).parse_args())
+    write(build(experiment), experiment)
+
+
+if __name__ == "__main__":
+    command.run(main)

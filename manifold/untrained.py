@@ -1,0 +1,49 @@
+"""Initialise a pair's teacher and train it not at all: the control for what a teacher knows.
+
+``python -m manifold.untrained --config scale=mini --pair untrained-teacher`` writes
+``teachers/PAIR/untrained.safetensors`` and, beside it, ``untrained.json`` with seed and SHA-256.
+"""
+
+import json
+
+from manifold import command
+from manifold.config import UNTRAINED, Experiment
+from manifold.data import load_splits
+from manifold.errors import UserError
+from manifold.files import sha256, write_text
+from manifold.models import create_model, save_weights
+from manifold.seeds import derive, reseed
+
+
+def initialise(experiment: Experiment, pair: str) -> dict:
+    """Write the weights that the network is created with; return what untrained.json holds.
+
+    Raises:
+        UserError: the pair's teacher has weights of another kind.
+    """
+    teacher = experiment.pairs[pair].teacher
+    if teacher.weights != UNTRAINED:
+        raise UserError(
+            f"pairs.{pair}.teacher.weights is {teacher.weights!r}; only {UNTRAINED!r} is "
+            "initialised here"
+        )
+    data = experiment.data
+    shape = (data.channels, data.image_size, data.image_size)
+    classes = load_splits(data).classes
+    reseed(derive(teacher.seed, "initialisation"))
+    path = experiment.teacher_weights(pair)
+    save_weights(create_model(teacher.model, shape, len(classes)), path)
+    record = {"seed": teacher.seed, "epochs": 0, "images_seen": 0, "sha256": sha256(path)}
+    write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def main() -> None:
+    parser = command.parser("manifold.untrained", __doc__)
+    parser.add_argument("--pair", required=True)
+    options = parser.parse_args()
+    initialise(command.experiment(options), options.pair)
+
+
+if __name__ == "__main__":
+    command.run(main)
