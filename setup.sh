@@ -13,7 +13,7 @@ _suite_setup() {
         fi
         . .venv/bin/activate || return 1
     fi
-    python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+    python -m pip install --quiet --constraint constraints.txt --editable '.[test,transfer,detection]'
 }
 
 _suite_venv() {

@@ -32,7 +32,9 @@ def test_the_environment_for_conda_lists_the_same_versions():
 
 def test_every_dependency_is_pinned_to_the_same_version_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    direct = project["dependencies"] + project["optional-dependencies"]["test"]
+    direct = project["dependencies"] + [
+        dependency for extra in project["optional-dependencies"].values() for dependency in extra
+    ]
     pinned = {line.split(";")[0].lower() for line in pins()}
     assert direct and all("==" in dependency for dependency in direct)
     assert {dependency.lower() for dependency in direct} <= pinned
