@@ -216,6 +216,53 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Scenes:
+    """Scenes that are composed: items of the students' data set on photographs."""
+
+    seed: int
+    train: int  # scenes, as are test
+    test: int
+    size: list[int]  # width, height, in pixels
+    items: list[int]  # fewest, most in a scene
+    sides: list[int]  # smallest, largest side of an item, in pixels
+    least_visible: float  # the share of every item that others leave uncovered
+
+
+@dataclass(frozen=True)
+class CocoFolder:
+    """Images with annotations in COCO's format."""
+
+    train_images: str
+    train_annotations: str
+    test_images: str
+    test_annotations: str
+    ignored: list[int]  # ids of annotations that are known to be broken, and left out
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    scenes: Scenes | None  # either these
+    folder: CocoFolder | None  # or those
+    masks: bool  # false: boxes alone, and Mask R-CNN is trained without its mask branch
+    channels: Literal[1, 3]  # of the images; a student of another number is adapted
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Detectors on the students as backbones."""
+
+    pair: str
+    recipe: str
+    epochs: int
+    methods: list[str]
+    baseline: str  # gains are over this method's backbone
+    data: DetectionData
+    detectors: dict[str, str]  # name: mmdet's configuration file
+    options: dict[str, Any]  # laid over those, as by mmengine's --cfg-options
+    pictures: int  # test images that are drawn
+
+
+@dataclass(frozen=True)
 class CohortSettings:
     size: int | None  # methods trained in one job; null: all of them
 
@@ -277,6 +324,7 @@ class Experiment:
     choice: Choice | None
     recipe_study: RecipeStudy | None
     ablation: Ablation | None
+    detection: Detection | None
     bench: list[str]  # further methods of the full bench, a table in the form of Table 1
     evaluation_split: Literal["test", "validation"]  # of the accuracies in run.json
     reported_dataset: str | None  # the data set of claims.csv that this scale runs on, if any
