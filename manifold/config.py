@@ -24,6 +24,8 @@ TRAIN_TEACHER = "train"
 PRETRAINED = "pretrained"
 UNTRAINED = "untrained"
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
+RANDOM = "random"  # in the place of a method: a backbone with random weights
+DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ class Detection:
     detectors: dict[str, str]  # name: mmdet's configuration file
     options: dict[str, Any]  # laid over those, as by mmengine's --cfg-options
     pictures: int  # test images that are drawn
+    backbones_per_job: int  # trained one after another, since starting takes seconds
 
 
 @dataclass(frozen=True)
@@ -374,6 +377,9 @@ class Experiment:
         return (
             self.directory / "cells" / pair / recipe / f"{epochs}-epochs" / method / f"seed-{seed}"
         )
+
+    def detector_directory(self, detector: str, method: str, seed: int) -> Path:
+        return self.directory / "detection" / detector / method / f"seed-{seed}"
 
     def cohorts(self, pair: str) -> list[list[str]]:
         """The methods of a pair, split into the lists that are trained together."""
