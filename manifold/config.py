@@ -476,6 +476,15 @@ class Experiment:
             for pair in table.pairs
         }
 
+    def detection_backbones(self) -> list[str]:
+        """What detectors are trained on: random weights, and the students of the methods."""
+        return [RANDOM, *self.detection.methods]
+
+    def detection_jobs(self) -> list[list[str]]:
+        """The backbones that are trained in one job, one after another."""
+        size, backbones = self.detection.backbones_per_job, self.detection_backbones()
+        return [backbones[i : i + size] for i in range(0, len(backbones), size)]
+
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""
         teacher = self.pairs[pair].teacher

@@ -38,11 +38,6 @@ class DetectionTable:
     caption: str
 
 
-def backbones(experiment: Experiment) -> list[str]:
-    """The methods whose students are backbones, random weights first."""
-    return [RANDOM, *experiment.detection.methods]
-
-
 def title_of(experiment: Experiment, method: str) -> str:
     return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
 
@@ -56,7 +51,7 @@ def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]
     detection = experiment.detection
     data = {split: sha256(annotation_file(experiment, split)) for split in ("train", "test")}
     records: dict[str, dict[int, dict]] = {}
-    for method in backbones(experiment):
+    for method in experiment.detection_backbones():
         for seed in experiment.seeds:
             path = experiment.detector_directory(detector, method, seed) / "run.json"
             if not path.is_file():
