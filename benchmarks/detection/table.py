@@ -1,8 +1,8 @@
 """The detection table: box and mask AP of a detector on each method's backbone.
 
 ``python -m benchmarks.detection.table --config scale=mini`` writes
-``detection.{md,csv,tex,png,pdf}``, ``detection_seeds.csv`` and ``detection_pictures.{png,pdf}`` from
-the detectors that have been trained.
+``detection.{md,csv,tex,png,pdf}``, ``detection_seeds.csv`` and ``detection_pictures.{png,pdf}``
+from the detectors that have been trained.
 """
 
 from dataclasses import dataclass
@@ -170,7 +170,7 @@ def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
         f"n = {len(experiment.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
-        "one kind of AP. Random classes: the AP of the same boxes with their classes drawn at random."
+        "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."
     )
 
 

@@ -97,8 +97,8 @@ def configure(cell: DetectorCell) -> Config:
     and normalisation, whether there are masks, the paths, and the seed.
 
     Raises:
-        UserError: the configuration cannot be read, or has no pyramid for this kind of backbone; the
-            student's file is missing, damaged or of another network.
+        UserError: the configuration cannot be read, or has no pyramid for this kind of backbone;
+            the student's file is missing, damaged or of another network.
     """
     experiment, detection = cell.experiment, cell.experiment.detection
     path = Path(detection.detectors[cell.detector])

@@ -1,5 +1,5 @@
-# COCO at real size: mmdet's 1x schedule (12 epochs, 8 GPUs of 2 images) with the optimizer of Swin's
-# detectors (mmdet's mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py), for every student alike.
+# COCO at real size: mmdet's 1x schedule (12 epochs, 8 GPUs of 2 images) with the optimizer of
+# Swin's detectors (mmdet's mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py), for every student alike.
 _base_ = [
     "mmdet::_base_/datasets/coco_instance.py",
     "mmdet::_base_/schedules/schedule_1x.py",
