@@ -207,6 +207,8 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
             data_prefix=dict(img=f"{image_folder(experiment, split)}/"),
         )
         for step in loader.dataset.pipeline:
+            if isinstance(step.get("scale"), list):  # YAML has no tuples, and mmcv takes no lists
+                step["scale"] = tuple(step["scale"])
             if step["type"] == "LoadImageFromFile":
                 step["color_type"] = "color" if data.channels == 3 else "grayscale"
             if step["type"] == "LoadAnnotations":
