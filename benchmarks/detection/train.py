@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import torch.distributed as dist
 from mmdet.registry import HOOKS
 from mmengine.config import Config, ConfigDict
+from mmengine.device import utils as mmengine_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
@@ -28,7 +30,7 @@ from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.prepare import annotation_file, categories, image_folder
 from manifold import command, config
-from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment
+from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment, Machine
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.models import count_parameters, save_weights
@@ -101,24 +103,14 @@ def configure(cell: DetectorCell) -> Config:
             the student's file is missing, damaged or of another network.
     """
     experiment, detection = cell.experiment, cell.experiment.detection
-    path = Path(detection.detectors[cell.detector])
-    try:
-        # mmengine formats the text of a configuration for seconds wherever it stores one.
-        read = Config.fromfile(ROOT / path)
-        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
-        settings.merge_from_dict(detection.options)
-    except Exception as error:  # a configuration is Python, and may fail in any way
-        raise UserError(
-            f"detection.detectors.{cell.detector}: {path} (with detection.options "
-            f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
-        ) from error
+    settings = read_settings(experiment, cell.detector)
     settings.model.backbone = _backbone(cell, settings.model.get("backbone", {}))
     strides, widths = describe(settings.model.backbone)
     kind = "plain" if len(strides) == 1 else "hierarchical"
     if kind not in settings.get("necks", {}):
         raise UserError(
-            f"{path}: 'necks' has no {kind!r}, which the student {settings.model.backbone.name!r} "
-            f"needs (strides {strides})"
+            f"{detection.detectors[cell.detector]}: 'necks' has no {kind!r}, which the student "
+            f"{settings.model.backbone.name!r} needs (strides {strides})"
         )
     settings.model.neck = ConfigDict(settings.necks[kind], in_channels=widths)
     _set_strides(settings.model, strides)
@@ -133,6 +125,27 @@ def configure(cell: DetectorCell) -> Config:
     settings.randomness = dict(seed=derive(cell.seed, "detection"))
     settings.experiment_name = f"{cell.detector}-{cell.method}-{cell.seed}"
     settings.visualizer.name = settings.experiment_name  # mmengine keeps one of each name
+    return settings
+
+
+def read_settings(experiment: Experiment, detector: str) -> Config:
+    """A detector's configuration file with the scale's options, not yet completed.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    detection = experiment.detection
+    path = Path(detection.detectors[detector])
+    try:
+        # mmengine formats the text of a configuration for seconds wherever it stores one.
+        read = Config.fromfile(ROOT / path)
+        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
+        settings.merge_from_dict(detection.options)
+    except Exception as error:  # a configuration is Python, and may fail in any way
+        raise UserError(
+            f"detection.detectors.{detector}: {path} (with detection.options "
+            f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
+        ) from error
     return settings
 
 
@@ -343,6 +356,23 @@ def _losses(work: Path) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if "loss" in row]).drop_duplicates("step", keep="last")
 
 
+def choose_device(machine: Machine) -> None:
+    """Let mmengine use the device that the configuration names, and no other.
+
+    It settles for a GPU when it is imported and sees one, and for the CPU where it sees none.
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    kind = torch.device(machine.device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"machine.device is {machine.device!r}, and this machine shows no GPU; set "
+            "machine.device to cpu"
+        )
+    mmengine_device.DEVICE = kind
+
+
 def main() -> None:
     parser = command.parser("benchmarks.detection.train", __doc__)
     parser.add_argument("--detector", required=True)
@@ -352,8 +382,7 @@ def main() -> None:
     experiment = command.experiment(options)
     if experiment.detection is None:
         raise UserError(f"scale {experiment.scale!r} has no section 'detection'")
-    if experiment.machine.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU wherever it sees one
+    choose_device(experiment.machine)
     if options.detector not in experiment.detection.detectors:
         known = experiment.detection.detectors
         raise UserError(
