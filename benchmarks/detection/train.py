@@ -7,6 +7,7 @@ A detector that was interrupted goes on from its last epoch.
 """
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -238,7 +239,7 @@ def _has_masks(settings: Config) -> bool:
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """One progress bar over all of a training's steps."""
+    """One progress bar over all of a training's steps, which end where the loss is not finite."""
 
     def __init__(self, description: str):
         self.description = description
@@ -255,8 +256,14 @@ class ProgressHook(Hook):
         )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loss = outputs["loss"].item()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.bar.desc}: the loss of step {runner.iter + 1} is {loss}; lower "
+                "optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad in detection.options"
+            )
         self.bar.update()
-        self.bar.set_postfix(loss=f"{outputs['loss'].item():.3f}", refresh=False)
+        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def after_train(self, runner: Runner) -> None:
         self.bar.close()
@@ -266,8 +273,11 @@ def _is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def train(cell: DetectorCell) -> None:
+def train(cell: DetectorCell, *hooks: Hook) -> None:
     """Train a detector, or go on with it, and write its files; nothing where they are there.
+
+    Args:
+        hooks: what else is to watch the training.
 
     Raises:
         UserError: the student or the data are missing or damaged; the loss is not finite.
@@ -282,6 +292,8 @@ def train(cell: DetectorCell) -> None:
                 os.utime(cell.directory / name)  # up to date with a student that was only touched
         return
     runner = build_runner(cell, settings, fingerprint)
+    for hook in hooks:
+        runner.register_hook(hook)
     started = time.perf_counter()
     images = runner.max_iters * runner.train_dataloader.batch_size * runner.world_size
     model = runner.train()
