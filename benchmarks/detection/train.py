@@ -295,9 +295,9 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     for hook in hooks:
         runner.register_hook(hook)
     started = time.perf_counter()
-    images = runner.max_iters * runner.train_dataloader.batch_size * runner.world_size
     model = runner.train()
     seconds = time.perf_counter() - started
+    images = runner.max_epochs * len(runner.train_dataloader.dataset)
     runner.test()
     if _is_first():
         _write(cell, settings, identity, model, {"wall_seconds": seconds, "images_seen": images})
