@@ -456,7 +456,8 @@ def _markdown(experiment: Experiment, table: pd.DataFrame) -> str:
     first, rehearsal = table.iloc[0], experiment.detection.rehearsal
     width, height = rehearsal.counted_size
     rates = pd.read_csv(experiment.networks)
-    hardware = ", ".join(rates[rates["network"].isin(table["network"])]["hardware"].unique())
+    projected = table[table["gpu_hours"].notna()]["network"]
+    hardware = ", ".join(rates[rates["network"].isin(projected)]["hardware"].unique())
     return "\n".join(
         [
             f"# Rehearsal of detection, {experiment.name}",
