@@ -223,6 +223,7 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
     preprocessor.pad_mask = _has_masks(settings)
     for split, loader in (("train", settings.train_dataloader), ("test", settings.test_dataloader)):
         loader.dataset.update(
+            data_root="",  # relative paths are this project's, not COCO's folder's
             metainfo=dict(classes=tuple(names)),
             ann_file=str(annotation_file(experiment, split)),
             data_prefix=dict(img=f"{image_folder(experiment, split)}/"),
