@@ -218,6 +218,14 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Photographs:
+    """Files that scikit-image and scikit-learn carry; none serves both splits."""
+
+    train: list[str]
+    test: list[str]
+
+
+@dataclass(frozen=True)
 class Scenes:
     """Scenes that are composed: items of the students' data set on photographs."""
 
@@ -228,6 +236,10 @@ class Scenes:
     items: list[int]  # fewest, most in a scene
     sides: list[int]  # smallest, largest side of an item, in pixels
     least_visible: float  # the share of every item that others leave uncovered
+    foreground: float | None  # an item is what is brighter (of 1); null: its whole rectangle
+    photographs: Photographs
+    brightness: float  # of the photographs: their grey values are multiplied by it
+    tries: int  # draws of an item before a scene is given up as too crowded
 
 
 @dataclass(frozen=True)
@@ -407,6 +419,8 @@ class Experiment:
             tables.append(self.recipe_study_cells())
         if self.ablation is not None:
             tables.append(self.ablation_cells())
+        if self.detection is not None:
+            tables.append(self.detection_cells())
         tables.append(self.bench_cells())
         trainings: dict[tuple[str, str, int], list[list[str]]] = {}
         for table in tables:
@@ -468,6 +482,11 @@ class Experiment:
                     methods.append(method)
         return cells
 
+    def detection_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods whose students become backbones, by pair, recipe and budget."""
+        detection = self.detection
+        return {(detection.pair, detection.recipe, detection.epochs): detection.methods}
+
     def bench_cells(self) -> dict[tuple[str, str, int], list[str]]:
         """The methods of the full bench, by pair, recipe and budget."""
         table, methods = self.table1, self.bench_methods()
@@ -475,6 +494,15 @@ class Experiment:
             (pair, table.recipe, table.epochs): self.methods_of(pair, methods)
             for pair in table.pairs
         }
+
+    def detection_backbones(self) -> list[str]:
+        """What detectors are trained on: random weights, and the students of the methods."""
+        return [RANDOM, *self.detection.methods]
+
+    def detection_jobs(self) -> list[list[str]]:
+        """The backbones that are trained in one job, one after another."""
+        size, backbones = self.detection.backbones_per_job, self.detection_backbones()
+        return [backbones[i : i + size] for i in range(0, len(backbones), size)]
 
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""

@@ -138,8 +138,8 @@ class SimpleFeaturePyramid(BaseModule):
     """A pyramid from the one map of a plain ViT, each level made from that map alone.
 
     A level of scale 2ⁿ goes through n transposed 2×2 convolutions of stride 2 (LayerNorm and GELU
-    between two of them; the width is halved by each), one of scale 1/2 through 2×2 max-pooling; then
-    a 1×1 and a 3×3 convolution, each with LayerNorm. Further levels halve the last one by
+    between two of them; the width is halved by each), one of scale 1/2 through 2×2 max-pooling;
+    then a 1×1 and a 3×3 convolution, each with LayerNorm. Further levels halve the last one by
     subsampling. The map is normalised first, since the backbone's final norm is cut off.
 
     Args:

@@ -28,9 +28,8 @@ def draw_pictures(experiment: Experiment) -> Figure:
     truth = json.loads(annotation_file(experiment, "test").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]
-    methods = [RANDOM, *detection.methods]
     columns = {"Ground truth": truth["annotations"]}
-    for method in methods:
+    for method in experiment.detection_backbones():
         title = method if method == RANDOM else experiment.method_definitions[method].title
         directory = experiment.detector_directory(detector, method, seed)
         columns[title] = [

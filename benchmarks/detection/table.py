@@ -1,8 +1,8 @@
 """The detection table: box and mask AP of a detector on each method's backbone.
 
 ``python -m benchmarks.detection.table --config scale=mini`` writes
-``detection.{md,csv,tex,png,pdf}``, ``detection_seeds.csv`` and ``detection_pictures.{png,pdf}`` from
-the detectors that have been trained.
+``detection.{md,csv,tex,png,pdf}``, ``detection_seeds.csv`` and ``detection_pictures.{png,pdf}``
+from the detectors that have been trained.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.detection.pictures import draw_pictures
-from benchmarks.detection.prepare import annotation_file, read_data
+from benchmarks.detection.prepare import annotation_file, read_record
 from benchmarks.figures import draw_detection
 from benchmarks.table1 import MISSING, latex, readable_interval
 from manifold import command
@@ -38,11 +38,6 @@ class DetectionTable:
     caption: str
 
 
-def backbones(experiment: Experiment) -> list[str]:
-    """The methods whose students are backbones, random weights first."""
-    return [RANDOM, *experiment.detection.methods]
-
-
 def title_of(experiment: Experiment, method: str) -> str:
     return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
 
@@ -56,7 +51,7 @@ def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]
     detection = experiment.detection
     data = {split: sha256(annotation_file(experiment, split)) for split in ("train", "test")}
     records: dict[str, dict[int, dict]] = {}
-    for method in backbones(experiment):
+    for method in experiment.detection_backbones():
         for seed in experiment.seeds:
             path = experiment.detector_directory(detector, method, seed) / "run.json"
             if not path.is_file():
@@ -158,18 +153,24 @@ def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
 
 
 def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
-    detection, data = experiment.detection, read_data(experiment)
+    detection, record = experiment.detection, read_record(experiment)
     budgets = ", ".join(f"{detector} {count} epochs" for detector, count in epochs.items())
-    counts = data["counts"]
+    train, test = (record["splits"][split] for split in ("train", "test"))
+    images = (
+        "scenes composed of the students' data on photographs"
+        if record["kind"] == "scenes"
+        else f"the images of {detection.data.folder.train_annotations}"
+    )
     return (
         f"Scale {experiment.name}: detectors of mmdet on the students of pair {detection.pair} "
-        f"(recipe {detection.recipe}, {detection.epochs} epochs), {data['description']}: "
-        f"{counts['train']['images']:,} training and {counts['test']['images']:,} test images, "
-        f"{counts['test']['annotations']:,} objects in the latter; {budgets}. AP (%, COCO, IoU 0.5 "
-        f"to 0.95) of the last epoch. n = {len(experiment.seeds)} paired seeds, "
+        f"(recipe {detection.recipe}, {detection.epochs} epochs) as backbones; {images}: "
+        f"{train['images']:,} training and {test['images']:,} test images, "
+        f"{test['annotations']:,} objects in the latter; {budgets}. AP (%, COCO, IoU 0.5 to 0.95) "
+        "of the last epoch. "
+        f"n = {len(experiment.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
-        "one kind of AP. Random classes: the AP of the same boxes with their classes drawn at random."
+        "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."
     )
 
 

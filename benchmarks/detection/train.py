@@ -23,6 +23,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
 
+from benchmarks.detection import compatibility  # noqa: F401 (registers its hooks)
 from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.prepare import annotation_file, categories, image_folder
@@ -96,13 +97,15 @@ def configure(cell: DetectorCell) -> Config:
     and normalisation, whether there are masks, the paths, and the seed.
 
     Raises:
-        UserError: the configuration cannot be read, or has no pyramid for this kind of backbone; the
-            student's file is missing, damaged or of another network.
+        UserError: the configuration cannot be read, or has no pyramid for this kind of backbone;
+            the student's file is missing, damaged or of another network.
     """
     experiment, detection = cell.experiment, cell.experiment.detection
     path = Path(detection.detectors[cell.detector])
     try:
-        settings = Config.fromfile(ROOT / path)
+        # mmengine formats the text of a configuration for seconds wherever it stores one.
+        read = Config.fromfile(ROOT / path)
+        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
         settings.merge_from_dict(detection.options)
     except Exception as error:  # a configuration is Python, and may fail in any way
         raise UserError(
@@ -129,6 +132,7 @@ def configure(cell: DetectorCell) -> Config:
     _set_images(cell, settings, names)
     settings.randomness = dict(seed=derive(cell.seed, "detection"))
     settings.experiment_name = f"{cell.detector}-{cell.method}-{cell.seed}"
+    settings.visualizer.name = settings.experiment_name  # mmengine keeps one of each name
     return settings
 
 
@@ -203,6 +207,8 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
             data_prefix=dict(img=f"{image_folder(experiment, split)}/"),
         )
         for step in loader.dataset.pipeline:
+            if isinstance(step.get("scale"), list):  # YAML has no tuples, and mmcv takes no lists
+                step["scale"] = tuple(step["scale"])
             if step["type"] == "LoadImageFromFile":
                 step["color_type"] = "color" if data.channels == 3 else "grayscale"
             if step["type"] == "LoadAnnotations":
@@ -237,7 +243,7 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         self.bar.update()
-        self.bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", refresh=False)
+        self.bar.set_postfix(loss=f"{outputs['loss'].item():.3f}", refresh=False)
 
     def after_train(self, runner: Runner) -> None:
         self.bar.close()
@@ -283,6 +289,8 @@ def build_runner(cell: DetectorCell, settings: Config, fingerprint: str) -> Runn
     settings.test_evaluator.outfile_prefix = str(work / "predictions")
     settings.custom_hooks = [
         *settings.get("custom_hooks", []),
+        dict(type="PlainCheckpointHook"),
+        dict(type="EpochSeedHook", seed=cell.seed),
         dict(type="ProgressHook", description=settings.experiment_name),
     ]
     runner = Runner.from_cfg(settings)

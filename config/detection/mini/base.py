@@ -2,7 +2,6 @@
 # no-distillation backbones alone. Sizes and rates of a detector stand in its own file; classes,
 # strides, channels, normalisation and paths come from the student and the data.
 default_scope = "mmdet"
-custom_imports = dict(imports=["benchmarks.detection.backbones"], allow_failed_imports=False)
 
 scale = (112, 112)  # the longest sides of an image; the ratio is kept
 
@@ -25,7 +24,9 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     sampler=dict(type="DefaultSampler", shuffle=True),
-    dataset=dict(type="CocoDataset", filter_cfg=dict(filter_empty_gt=True), pipeline=train_pipeline),
+    dataset=dict(
+        type="CocoDataset", filter_cfg=dict(filter_empty_gt=True), pipeline=train_pipeline
+    ),
 )
 test_dataloader = dict(
     batch_size=20,
