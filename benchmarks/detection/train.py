@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import time
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ class DetectorCell:
 
 
 SPLITS = ("train", "test")
+SECTIONS = ("model", "necks", "train_dataloader", "test_dataloader", "test_evaluator", "train_cfg")
 
 
 def configure(cell: DetectorCell) -> Config:
@@ -106,16 +108,22 @@ def configure(cell: DetectorCell) -> Config:
         # mmengine formats the text of a configuration for seconds wherever it stores one.
         read = Config.fromfile(ROOT / path)
         settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
-        settings.merge_from_dict(detection.options)
+        settings.merge_from_dict(detection.options, allow_list_keys=True)
     except Exception as error:  # a configuration is Python, and may fail in any way
         raise UserError(
             f"detection.detectors.{cell.detector}: {path} (with detection.options "
             f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
         ) from error
+    missing = [key for key in SECTIONS if not isinstance(settings.get(key), dict)]
+    if missing:
+        raise UserError(
+            f"detection.detectors.{cell.detector}: {path} lacks {', '.join(missing)}; write it as "
+            "those in config/detection/ are"
+        )
     settings.model.backbone = _backbone(cell, settings.model.get("backbone", {}))
     strides, widths = describe(settings.model.backbone)
     kind = "plain" if len(strides) == 1 else "hierarchical"
-    if kind not in settings.get("necks", {}):
+    if not settings.necks.get(kind):
         raise UserError(
             f"{path}: 'necks' has no {kind!r}, which the student {settings.model.backbone.name!r} "
             f"needs (strides {strides})"
@@ -132,7 +140,6 @@ def configure(cell: DetectorCell) -> Config:
     _set_images(cell, settings, names)
     settings.randomness = dict(seed=derive(cell.seed, "detection"))
     settings.experiment_name = f"{cell.detector}-{cell.method}-{cell.seed}"
-    settings.visualizer.name = settings.experiment_name  # mmengine keeps one of each name
     return settings
 
 
@@ -281,10 +288,12 @@ def train(cell: DetectorCell) -> None:
 
 def build_runner(cell: DetectorCell, settings: Config, fingerprint: str) -> Runner:
     """The Runner, in a folder of its own whose checkpoint it goes on from."""
-    settings = settings.copy()
+    settings = deepcopy(settings)
     work = cell.state / fingerprint[:16]
     settings.work_dir = str(work)
     settings.resume = True
+    # mmengine keeps one visualizer of a name, with the folder that it was made for.
+    settings.visualizer.name = f"{settings.experiment_name}-{time.time_ns()}"
     settings.launcher = "pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
     settings.test_evaluator.outfile_prefix = str(work / "predictions")
     settings.custom_hooks = [
