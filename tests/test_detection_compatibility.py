@@ -1,6 +1,7 @@
 """Detectors' checkpoints hold no code, and a training that was cut ends as one that was not."""
 
 import itertools
+import os
 import random
 from types import SimpleNamespace
 
@@ -11,8 +12,11 @@ import torch
 pytest.importorskip("mmdet")
 
 from benchmarks.detection import compatibility
+from manifold.config import ROOT
 
 # isort: split
+import mmengine.runner.runner
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
@@ -75,7 +79,7 @@ def runner(folder, name, *hooks, plain=True):
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3),
             dict(type="CosineAnnealingLR", eta_min=1e-5, convert_to_iter_based=True),
         ],
-        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)),
+        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=2)),
         custom_hooks=[*own, dict(type="EpochSeedHook", seed=3), *hooks],
         randomness=dict(seed=0),
         default_scope="mmdet",
@@ -116,6 +120,33 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path, uninterrupte
             assert torch.equal(column, other)
             assert len(column) == EPOCHS * STEPS_PER_EPOCH
     assert isinstance(resumed.message_hub.get_scalar("train/loss"), HistoryBuffer)
+
+
+def test_a_training_that_was_cut_while_it_wrote_ends_as_one_that_was_not(
+    tmp_path, uninterrupted, monkeypatch
+):
+    """Killed with the second checkpoint half written: mmengine goes on from the first."""
+    write = mmengine.runner.runner.save_checkpoint
+
+    def half(checkpoint, path, **options):
+        write(checkpoint, path, **options)
+        if path.endswith("epoch_2.pth"):
+            os.truncate(path, 100)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(mmengine.runner.runner, "save_checkpoint", half)
+        runner(tmp_path, "cut").train()
+    runner(tmp_path, "resumed").train()
+    states = final(tmp_path)["state_dict"], uninterrupted["state_dict"]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scale", ["mini", "coco"])
+@pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
+def test_the_suites_detectors_keep_a_checkpoint_while_the_next_is_written(scale):
+    settings = Config.fromfile(ROOT / f"config/detection/{scale}/base.py")
+    assert settings.default_hooks.checkpoint.max_keep_ckpts == 2
 
 
 def test_epochs_have_seeds_of_their_own():
