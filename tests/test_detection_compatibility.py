@@ -142,6 +142,18 @@ def test_a_training_that_was_cut_while_it_wrote_ends_as_one_that_was_not(
     torch.testing.assert_close(*states, rtol=0, atol=0)
 
 
+def test_a_training_that_was_cut_before_it_named_its_checkpoint_goes_on_from_it(
+    tmp_path, uninterrupted
+):
+    with pytest.raises(KeyboardInterrupt):
+        runner(tmp_path, "cut", Cut(2 * STEPS_PER_EPOCH)).train()
+    os.truncate(tmp_path / "last_checkpoint", 0)
+    resumed = runner(tmp_path, "resumed", Cut(2 * STEPS_PER_EPOCH - 1))  # a step of the past
+    resumed.train()
+    states = final(tmp_path)["state_dict"], uninterrupted["state_dict"]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("scale", ["mini", "coco"])
 @pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
 def test_the_suites_detectors_keep_a_checkpoint_while_the_next_is_written(scale):
