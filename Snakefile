@@ -25,6 +25,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/detection.smk"
 include: "workflow/rules/rehearse.smk"
 
 
@@ -33,6 +34,7 @@ localrules:
     reproduce_recipes,
     reproduce_ablation,
     reproduce_bench,
+    reproduce_detection,
     choose,
     rehearse,
     fetch_teacher,
@@ -41,6 +43,7 @@ localrules:
     bench,
     recipes,
     ablation,
+    detection,
     preflight,
 
 
@@ -67,6 +70,12 @@ rule reproduce_bench:
     input:
         BENCH,
         BENCH_CELLS,
+
+
+rule reproduce_detection:
+    input:
+        DETECTION,
+        DETECTION_CELLS,
 
 
 rule choose:

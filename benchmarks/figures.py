@@ -190,6 +190,52 @@ def draw_ablation(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, captio
     return figure
 
 
+def draw_detection(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
+    """AP of each backbone and its paired gain over the baseline's, a block a detector and kind.
+
+    Args:
+        rows: as in detection.csv.
+        seeds: as in detection_seeds.csv.
+        baseline: the title of the baseline's method.
+    """
+    blocks = list(rows.groupby(["detector", "kind"], sort=False))
+    heights = [len(own) for _, own in blocks]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(blocks),
+            2,
+            figsize=(8.2, 0.36 * sum(heights) + 0.8 * len(blocks) + 0.8),
+            sharey="row",
+            squeeze=False,
+            height_ratios=heights,
+            layout="constrained",
+        )
+        for (left, right), ((detector, kind), own) in zip(axes, blocks, strict=True):
+            name = {"bbox": "box", "segm": "mask"}[kind]
+            chosen = seeds[(seeds["detector"] == detector) & (seeds["kind"] == kind)]
+            by_seed = chosen.pivot(index="seed", columns="method", values="ap")
+            (reference,) = own.loc[own["title"] == baseline, "method"]
+            for position, (_, row) in enumerate(own.iterrows()):
+                method = row["method"]
+                colour = ORANGE if method.startswith("manifold") else BLUE
+                _draw_row(left, position, by_seed[method], row, "ap", colour)
+                if method != reference:
+                    gains = by_seed[method] - by_seed[reference]
+                    _draw_row(right, position, gains, row, "gain", colour)
+            left.set_title(f"{detector}, {name} AP", loc="left", fontsize=9)
+            left.set_yticks(range(len(own)), own["title"])
+            left.set_ylim(len(own) - 0.5, -0.5)
+            left.set_xlabel(f"{name.capitalize()} AP (%)")
+            right.set_xlabel(f"Paired gain over {baseline} (points)")
+            right.axvline(0, color=GREY, linewidth=1)
+            for panel in (left, right):
+                panel.grid(axis="x", color="#E3E3E3", linewidth=0.6)
+                panel.set_axisbelow(True)
+                panel.tick_params(axis="y", length=0)
+        figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
+    return figure
+
+
 def _draw_gains(axis, rows: pd.DataFrame, seeds: pd.DataFrame, methods: list[str], baseline: str):
     """One recipe's panel; methods stand side by side at each budget."""
     budgets = sorted(rows["epochs"].unique())

@@ -24,6 +24,8 @@ TRAIN_TEACHER = "train"
 PRETRAINED = "pretrained"
 UNTRAINED = "untrained"
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
+RANDOM = "random"  # in the place of a method: a backbone with random weights
+DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
 
 
 @dataclass(frozen=True)
@@ -272,6 +274,7 @@ class Detection:
     detectors: dict[str, str]  # name: mmdet's configuration file
     options: dict[str, Any]  # laid over those, as by mmengine's --cfg-options
     pictures: int  # test images that are drawn
+    backbones_per_job: int  # trained one after another, since starting takes seconds
 
 
 @dataclass(frozen=True)
@@ -387,6 +390,9 @@ class Experiment:
             self.directory / "cells" / pair / recipe / f"{epochs}-epochs" / method / f"seed-{seed}"
         )
 
+    def detector_directory(self, detector: str, method: str, seed: int) -> Path:
+        return self.directory / "detection" / detector / method / f"seed-{seed}"
+
     def cohorts(self, pair: str) -> list[list[str]]:
         """The methods of a pair, split into the lists that are trained together."""
         return self._split(self.methods_of(pair))
@@ -488,6 +494,15 @@ class Experiment:
             (pair, table.recipe, table.epochs): self.methods_of(pair, methods)
             for pair in table.pairs
         }
+
+    def detection_backbones(self) -> list[str]:
+        """What detectors are trained on: random weights, and the students of the methods."""
+        return [RANDOM, *self.detection.methods]
+
+    def detection_jobs(self) -> list[list[str]]:
+        """The backbones that are trained in one job, one after another."""
+        size, backbones = self.detection.backbones_per_job, self.detection_backbones()
+        return [backbones[i : i + size] for i in range(0, len(backbones), size)]
 
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""

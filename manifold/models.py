@@ -86,6 +86,12 @@ def read_weights(path: Path, what: str) -> dict[str, Tensor]:
     return state
 
 
+def classes_of(state: dict[str, Tensor]) -> int | None:
+    """The number of classes that a network's weights are for; None where they have no head."""
+    heads = (state[name].shape for name in HEADS if name in state and state[name].ndim)
+    return next((shape[0] for shape in heads), None)
+
+
 def load_weights(model: nn.Module, path: Path, what: str) -> None:
     """Load a file's weights into ``model``; ``what`` names the network in the messages.
 
@@ -97,9 +103,8 @@ def load_weights(model: nn.Module, path: Path, what: str) -> None:
             count, or holds a value that is not finite.
     """
     state = read_weights(path, what)
-    heads = (state[name].shape for name in HEADS if name in state and state[name].ndim)
-    classes = next((shape[0] for shape in heads), model.num_classes)
-    if classes != model.num_classes:
+    classes = classes_of(state)
+    if classes not in (None, model.num_classes):
         raise UserError(
             f"{path}: {what} has {classes} classes, the data set has {model.num_classes}; set the "
             "teacher's weights to 'train' to train one for this data"

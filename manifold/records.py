@@ -68,12 +68,12 @@ def describe_member(member: Member, mixer: Mixer, transform: Any) -> dict[str, A
     }
 
 
-def describe_environment(device: torch.device) -> dict[str, Any]:
-    """Versions, commit and hardware."""
+def describe_environment(device: torch.device, further: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Versions (of ``further`` packages too), commit and hardware."""
     cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in (*PACKAGES, *further)},
         "git_commit": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "platform": platform.platform(),

@@ -1,6 +1,8 @@
 """Paths and functions that the rules share."""
 
-from manifold.config import CELL_FILES, PRETRAINED, fingerprint
+from pathlib import Path
+
+from manifold.config import CELL_FILES, DETECTOR_FILES, RANDOM, fingerprint
 from manifold.launch import cpus, launcher, resources
 
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"

@@ -1,0 +1,58 @@
+"""What mmengine's own files need so that this project's rules hold for them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from manifold.seeds import derive, reseed
+
+
+@HOOKS.register_module()
+class PlainCheckpointHook(Hook):
+    """Keep checkpoints free of code, so that a training is resumed by ``weights_only=True``.
+
+    mmengine stores the logged values as objects of its class HistoryBuffer, which pickle the
+    functions of their statistics: torch refuses them, and to allow them would be to allow
+    ``getattr``. They are stored as tensors here, and NumPy's numbers as Python's. A checkpoint's
+    ``meta['config']``, which mmengine would run as Python, is dropped when one is loaded.
+    """
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        hub = checkpoint["message_hub"]
+        hub["log_scalars"] = {
+            name: [torch.as_tensor(values) for values in buffer.data]
+            for name, buffer in hub["log_scalars"].items()
+        }
+        hub["runtime_info"] = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in hub["runtime_info"].items()
+        }
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        checkpoint.get("meta", {}).pop("config", None)
+        hub = checkpoint.get("message_hub", {})  # weights from elsewhere have none
+        hub["log_scalars"] = {
+            name: HistoryBuffer(*(column.tolist() for column in columns))
+            for name, columns in hub.get("log_scalars", {}).items()
+        }
+
+
+@HOOKS.register_module()
+class EpochSeedHook(Hook):
+    """Give every epoch a seed of its own, so that a resumed training goes on as if never cut.
+
+    mmengine seeds once, at the start, and its checkpoints hold no generator's state; flips of the
+    images and samples of the regions would be other ones after a resume. Data workers are seeded by
+    mmengine: what is said here holds for data that the process itself loads.
+    """
+
+    def __init__(self, seed: int):
+        self.seed = seed
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        reseed(derive(self.seed, "detection epoch", runner.epoch, runner.rank))

@@ -1,0 +1,95 @@
+"""Detections drawn on a few test images, next to the ground truth, backbone by backbone."""
+
+import json
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from pycocotools import mask as rle
+
+from benchmarks.detection.prepare import annotation_file, image_folder
+from benchmarks.figures import BLUE, ORANGE, STYLE
+from manifold.config import RANDOM, Experiment
+
+LEAST_SCORE = 0.3  # of a detection that is drawn
+OPACITY = 0.35
+
+
+def draw_pictures(experiment: Experiment) -> Figure:
+    """The first test images, a row each: ground truth, then the first seed's detections.
+
+    The first detector of the scale is drawn, with its masks where it has any; the images are the
+    first ones of the test annotations, which no result has a say in.
+    """
+    detection = experiment.detection
+    detector, seed = next(iter(detection.detectors)), experiment.seeds[0]
+    truth = json.loads(annotation_file(experiment, "test").read_text())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    images = truth["images"][: detection.pictures]
+    columns = {"Ground truth": truth["annotations"]}
+    for method in experiment.detection_backbones():
+        title = method if method == RANDOM else experiment.method_definitions[method].title
+        directory = experiment.detector_directory(detector, method, seed)
+        columns[title] = [
+            found for found in _detections(directory) if found["score"] >= LEAST_SCORE
+        ]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(images),
+            len(columns),
+            figsize=(1.75 * len(columns), 1.75 * len(images) + 0.7),
+            squeeze=False,
+            layout="constrained",
+        )
+        for row, image in zip(axes, images, strict=True):
+            pixels = np.asarray(Image.open(image_folder(experiment, "test") / image["file_name"]))
+            for axis, (title, found) in zip(row, columns.items(), strict=True):
+                own = [entry for entry in found if entry["image_id"] == image["id"]]
+                _draw(axis, pixels, own, names)
+                if axis in axes[0]:
+                    axis.set_title(title, fontsize=7)
+        figure.supxlabel(
+            f"{detector}, seed {seed}: detections of a score of at least {LEAST_SCORE:g}, on the "
+            "first test images.",
+            fontsize=6.5,
+            x=0.01,
+            ha="left",
+        )
+    return figure
+
+
+def _detections(directory) -> list[dict]:
+    """The masks' file holds the boxes too."""
+    path = directory / "predictions.segm.json"
+    if not path.is_file():
+        path = directory / "predictions.bbox.json"
+    return json.loads(path.read_text())
+
+
+def _draw(axis, pixels: np.ndarray, entries: list[dict], names: dict[int, str]) -> None:
+    axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    for entry in entries:
+        colour = ORANGE if "score" in entry else BLUE
+        x, y, width, height = entry["bbox"]
+        segmentation = entry.get("segmentation")
+        if isinstance(segmentation, dict):
+            shown = np.zeros((*pixels.shape[:2], 4))
+            inside = rle.decode(segmentation).astype(bool)
+            shown[inside] = [*plt.matplotlib.colors.to_rgb(colour), OPACITY]
+            axis.imshow(shown, interpolation="nearest")
+        axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1))
+        words = names[entry["category_id"]]
+        if "score" in entry:
+            words += f" {100 * entry['score']:.0f}"
+        axis.text(
+            x,
+            y,
+            words,
+            fontsize=4.5,
+            color="white",
+            va="bottom",
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.4},
+        )
+    axis.set_axis_off()

@@ -1,0 +1,273 @@
+"""The detection table: box and mask AP of a detector on each method's backbone.
+
+``python -m benchmarks.detection.table --config scale=mini`` writes
+``detection.{md,csv,tex,png,pdf}``, ``detection_seeds.csv`` and ``detection_pictures.{png,pdf}``
+from the detectors that have been trained.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmarks.detection.pictures import draw_pictures
+from benchmarks.detection.prepare import annotation_file, read_record
+from benchmarks.figures import draw_detection
+from benchmarks.table1 import MISSING, latex, readable_interval
+from manifold import command
+from manifold.config import RANDOM, Experiment
+from manifold.errors import UserError
+from manifold.files import sha256, write_atomic, write_text
+from manifold.records import read_run
+from manifold.statistics import holm, mean_interval, paired_difference
+
+KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
+RANDOM_TITLE = "Random weights"
+
+
+@dataclass
+class DetectionTable:
+    """The measured table.
+
+    Attributes:
+        rows: one a detector, kind of AP and backbone.
+        seeds: one a detector, kind of AP, backbone and seed.
+    """
+
+    rows: pd.DataFrame
+    seeds: pd.DataFrame
+    caption: str
+
+
+def title_of(experiment: Experiment, method: str) -> str:
+    return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
+
+
+def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]:
+    """Return method → seed → run.json of a detector.
+
+    Raises:
+        UserError: a run is missing, or is of another student or of other data.
+    """
+    detection = experiment.detection
+    data = {split: sha256(annotation_file(experiment, split)) for split in ("train", "test")}
+    records: dict[str, dict[int, dict]] = {}
+    for method in experiment.detection_backbones():
+        for seed in experiment.seeds:
+            path = experiment.detector_directory(detector, method, seed) / "run.json"
+            if not path.is_file():
+                raise UserError(f"{path}: this detector has not been trained; snakemake does it")
+            record = read_run(path)
+            student = None
+            if method != RANDOM:
+                key = (detection.pair, detection.recipe, detection.epochs, method, seed)
+                student = sha256(experiment.cell_directory(*key) / "student.safetensors")
+            made_from = record["configuration"]
+            if (made_from["student_sha256"], made_from["data"]) != (student, data):
+                raise UserError(
+                    f"{path} is of another student or of other scenes; delete its folder to run "
+                    "it again"
+                )
+            records.setdefault(method, {})[seed] = record
+    return records
+
+
+def build(experiment: Experiment) -> DetectionTable:
+    """Read the runs and compute the table."""
+    rows, seeds, epochs = [], [], {}
+    for detector in experiment.detection.detectors:
+        records = collect(experiment, detector)
+        first = next(iter(records[RANDOM].values()))
+        epochs[detector] = first["epochs"]
+        for kind in first["result"]:
+            rows += _rows(experiment, detector, kind, records)
+            seeds += _seed_rows(detector, kind, records)
+    return DetectionTable(pd.DataFrame(rows), pd.DataFrame(seeds), _caption(experiment, epochs))
+
+
+def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> list[dict]:
+    """One row a backbone; gains over the baseline's and over random weights, seed by seed."""
+    confidence, baseline = experiment.statistics.confidence, experiment.detection.baseline
+    ap = {
+        method: {seed: run["result"][kind]["ap"] for seed, run in runs.items()}
+        for method, runs in records.items()
+    }
+    gains = {
+        method: paired_difference(values, ap[baseline], confidence)
+        for method, values in ap.items()
+        if method != baseline
+    }
+    adjusted = holm({method: gain.p for method, gain in gains.items()})
+    rows = []
+    for method, runs in records.items():
+        mean, gain = mean_interval(list(ap[method].values()), confidence), gains.get(method)
+        over_random = (
+            paired_difference(ap[method], ap[RANDOM], confidence) if method != RANDOM else None
+        )
+        results = pd.DataFrame([run["result"][kind] for run in runs.values()])
+        first = next(iter(runs.values()))
+        rows.append(
+            {
+                "detector": detector,
+                "kind": kind,
+                "method": method,
+                "title": title_of(experiment, method),
+                "n": mean.n,
+                "ap_mean": mean.mean,
+                "ap_low": mean.low,
+                "ap_high": mean.high,
+                "gain_mean": gain and gain.mean,
+                "gain_low": gain and gain.low,
+                "gain_high": gain and gain.high,
+                "p_holm": adjusted.get(method),
+                "over_random_mean": over_random and over_random.mean,
+                "over_random_low": over_random and over_random.low,
+                "over_random_high": over_random and over_random.high,
+                "ap50_mean": results["ap50"].mean(),
+                "ap75_mean": results["ap75"].mean(),
+                "ap_random_classes_mean": results["ap_random_classes"].mean(),
+                "parameters": first["parameters"],
+                "backbone_parameters": first["backbone_parameters"],
+                "epochs": first["epochs"],
+                "images_seen": first["images_seen"],
+            }
+        )
+    return rows
+
+
+def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
+    return [
+        {
+            "detector": detector,
+            "kind": kind,
+            "method": method,
+            "seed": seed,
+            **run["result"][kind],
+            "wall_seconds": run["wall_seconds"],
+            "student_sha256": run["configuration"]["student_sha256"],
+            "git_commit": run["environment"]["git_commit"],
+            "fingerprint": run["fingerprint"],
+        }
+        for method, runs in records.items()
+        for seed, run in runs.items()
+    ]
+
+
+def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
+    detection, record = experiment.detection, read_record(experiment)
+    budgets = ", ".join(f"{detector} {count} epochs" for detector, count in epochs.items())
+    train, test = (record["splits"][split] for split in ("train", "test"))
+    images = (
+        "scenes composed of the students' data on photographs"
+        if record["kind"] == "scenes"
+        else f"the images of {detection.data.folder.train_annotations}"
+    )
+    return (
+        f"Scale {experiment.name}: detectors of mmdet on the students of pair {detection.pair} "
+        f"(recipe {detection.recipe}, {detection.epochs} epochs) as backbones; {images}: "
+        f"{train['images']:,} training and {test['images']:,} test images, "
+        f"{test['annotations']:,} objects in the latter; {budgets}. AP (%, COCO, IoU 0.5 to 0.95) "
+        "of the last epoch. "
+        f"n = {len(experiment.seeds)} paired seeds, "
+        f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
+        f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
+        "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."
+    )
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def write(table: DetectionTable, experiment: Experiment) -> None:
+    """Write every format, and the pictures, into the experiment's folder."""
+    directory = experiment.directory
+    baseline = title_of(experiment, experiment.detection.baseline)
+    readable = {
+        detector: _readable(rows, baseline)
+        for detector, rows in table.rows.groupby("detector", sort=False)
+    }
+    write_text(directory / "detection.csv", table.rows.to_csv(index=False))
+    write_text(directory / "detection_seeds.csv", table.seeds.to_csv(index=False))
+    whole = pd.concat([own.assign(Detector=name) for name, own in readable.items()])
+    write_text(directory / "detection.tex", latex(whole.fillna(MISSING), table.caption))
+    text = [f"# Detection, {experiment.name}", table.caption]
+    for detector, own in readable.items():
+        text += [f"## {detector}", own.to_markdown(index=False)]
+    text += [
+        "No box or mask AP of the paper is known with evidence, so nothing here stands next to a "
+        "reported number.",
+        "## In words",
+        "\n".join(_in_words(table.rows, baseline)),
+    ]
+    write_text(directory / "detection.md", "\n\n".join(text) + "\n")
+    figures = {"detection": draw_detection(table.rows, table.seeds, baseline, table.caption)}
+    if experiment.detection.pictures:
+        figures["detection_pictures"] = draw_pictures(experiment)
+    for name, figure in figures.items():
+        for suffix in ("png", "pdf"):
+            write_atomic(
+                directory / f"{name}.{suffix}",
+                lambda partial, figure=figure, suffix=suffix: figure.savefig(
+                    partial, format=suffix
+                ),
+            )
+
+
+def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """A detector's rows as text: one a backbone, every kind of AP side by side."""
+
+    def interval(row: pd.Series, key: str, sign: str = "") -> str:
+        return readable_interval(*(row[f"{key}_{part}"] for part in ("mean", "low", "high")), sign)
+
+    shown = []
+    for _, own in rows.groupby("method", sort=False):
+        first = own.iloc[0]
+        cells = {"Backbone": first["title"], "n": first["n"]}
+        for _, row in own.iterrows():
+            kind = KINDS[row["kind"]]
+            cells |= {
+                f"{kind} (%)": interval(row, "ap"),
+                f"{kind}: gain over {baseline}": interval(row, "gain", "+"),
+                f"{kind}: p (Holm)": MISSING if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
+                f"{kind}: gain over {RANDOM_TITLE.lower()}": interval(row, "over_random", "+"),
+                f"{kind}50": f"{row['ap50_mean']:.2f}",
+                f"{kind}, random classes": f"{row['ap_random_classes_mean']:.2f}",
+            }
+        cells |= {
+            "Epochs": first["epochs"],
+            "Images seen": f"{first['images_seen']:,}",
+            "Parameters": f"{first['parameters']:,}",
+            "of the backbone": f"{first['backbone_parameters']:,}",
+        }
+        shown.append(cells)
+    return pd.DataFrame(shown)
+
+
+def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
+    """Say which gains the intervals decide, without a number."""
+    lines = []
+    for (detector, kind), own in rows.groupby(["detector", "kind"], sort=False):
+        said = []
+        for key, other in (("gain", baseline), ("over_random", RANDOM_TITLE.lower())):
+            known = own[own[f"{key}_mean"].notna()]
+            low, high = known[f"{key}_low"], known[f"{key}_high"]
+            for verdict, chosen in (
+                (f"ahead of {other}", low > 0),
+                (f"behind {other}", high < 0),
+                (f"not told from {other}", (low <= 0) & (high >= 0)),
+            ):
+                if chosen.any():
+                    said.append(f"{verdict}: {', '.join(known.loc[chosen, 'title'])}")
+        lines.append(f"- {detector}, {KINDS[kind].lower()}. {'; '.join(said)}")
+    return lines
+
+
+def main() -> None:
+    parser = command.parser("benchmarks.detection.table", __doc__)
+    experiment = command.experiment(parser.parse_args())
+    if experiment.detection is None:
+        raise UserError(f"scale {experiment.scale!r} has no section 'detection'")
+    write(build(experiment), experiment)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,327 @@
+"""Detectors on students: configuration, training, resuming, and the AP that is reported."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("mmdet")
+
+from mmdet.registry import MODELS
+from mmengine.runner import Runner
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from safetensors.torch import load_file
+
+from benchmarks.detection import table
+from benchmarks.detection.average_precision import average_precision
+from benchmarks.detection.prepare import prepare
+from benchmarks.detection.train import DetectorCell, build_runner, configure, train
+from manifold import config
+from manifold.config import ROOT, to_words
+from manifold.errors import UserError
+from manifold.files import sha256
+from manifold.models import create_model, save_weights
+
+CLASSES = ("disc", "square", "bar")
+SIZES = ((40, 30), (24, 36), (33, 33))  # width, height
+
+
+def draw(folder, split, count, seed):
+    """Colour photographs of a kind: shapes on noise, each class in a colour of its own."""
+    generator = np.random.default_rng(seed)
+    (folder / split).mkdir(parents=True)
+    images, annotations = [], []
+    for number in range(count):
+        width, height = SIZES[number % len(SIZES)]
+        pixels = generator.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        name = f"{split}-{number}.jpg"
+        images.append({"id": 7 * number, "file_name": name, "width": width, "height": height})
+        for kind in generator.permutation(len(CLASSES))[:2]:
+            side = int(generator.integers(8, 13))
+            x, y = (int(generator.integers(0, limit - side)) for limit in (width, height))
+            pixels[y : y + side, x : x + side, kind] = 250
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 7 * number,
+                    "category_id": 10 + 5 * int(kind),
+                    "bbox": [x, y, side, side],
+                    "area": side * side,
+                    "iscrowd": 0,
+                }
+            )
+        Image.fromarray(pixels).save(folder / split / name, quality=95)
+    categories = [{"id": 10 + 5 * i, "name": name} for i, name in enumerate(CLASSES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A COCO folder with boxes alone, and the words that point detection at it."""
+    folder = tmp_path_factory.mktemp("foreign")
+    draw(folder, "train", 12, seed=1)
+    draw(folder, "test", 6, seed=2)
+    return {
+        "scenes": None,
+        "folder": {
+            "train_images": str(folder / "train"),
+            "train_annotations": str(folder / "train.json"),
+            "test_images": str(folder / "test"),
+            "test_annotations": str(folder / "test.json"),
+            "ignored": [],
+        },
+        "masks": False,
+        "channels": 3,
+    }
+
+
+OPTIONS = {
+    "train_dataloader.dataset.pipeline.2.scale": [40, 40],
+    "test_dataloader.dataset.pipeline.1.scale": [40, 40],
+    "train_dataloader.batch_size": 4,
+    "train_cfg.max_epochs": 2,
+    "model.test_cfg.score_thr": 0.0,
+}
+
+
+def resolve(results, data, **detection):
+    """The smoke scale with detection as given."""
+    own = {"data": data, "options": OPTIONS, **detection}
+    return config.resolve(
+        {"scale": "smoke", "name": "d", "results": str(results), "detection": own}
+    )
+
+
+def write_students(experiment):
+    """Students that were never trained, where the cells of trained ones stand."""
+    detection, data = experiment.detection, experiment.data
+    shape = (data.channels, data.image_size, data.image_size)
+    for method in detection.methods:
+        for seed in experiment.seeds:
+            torch.manual_seed(seed)
+            key = (detection.pair, detection.recipe, detection.epochs, method, seed)
+            student = create_model(experiment.pairs[detection.pair].student, shape, 10)
+            save_weights(student, experiment.cell_directory(*key) / "student.safetensors")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, foreign):
+    experiment = resolve(tmp_path_factory.mktemp("results"), foreign)
+    prepare(experiment)
+    write_students(experiment)
+    return experiment
+
+
+SWIN = {
+    "name": "swin_tiny_patch4_window7_224",
+    "arguments": {"patch_size": 2, "embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2]}
+    | {"window_size": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("detector", "student", "levels", "regions"),
+    [
+        # patch 2: scales 2, 1 and 1/2 of one map
+        ("mask_rcnn", None, [1, 2, 4], [1, 2, 4]),
+        ("retinanet", None, [1, 2, 4], None),
+        # stages of strides 2 and 4, and two levels beyond
+        ("mask_rcnn", SWIN, [2, 4, 8, 16], [2, 4]),
+        ("retinanet", SWIN, [2, 4, 8, 16], None),
+    ],
+)
+def test_anchors_and_regions_have_the_strides_of_the_maps(
+    prepared, detector, student, levels, regions
+):
+    experiment = prepared
+    if student:
+        pair = dataclasses.replace(prepared.pairs["deit-cait"], student=config.Model(**student))
+        experiment = dataclasses.replace(prepared, pairs={"deit-cait": pair})
+    settings = configure(DetectorCell(experiment, detector, "random", 0))
+    head = settings.model.rpn_head if detector == "mask_rcnn" else settings.model.bbox_head
+    assert head.anchor_generator.strides == levels
+    model = MODELS.build(settings.model)
+    maps = model.extract_feat(torch.zeros(1, 3, 32, 32))
+    assert [32 / values.shape[-1] for values in maps] == levels
+    if regions:
+        assert settings.model.roi_head.bbox_roi_extractor.featmap_strides == regions
+
+
+def test_what_the_data_decide_is_set(prepared):
+    settings = configure(DetectorCell(prepared, "mask_rcnn", "none", 1))
+    assert settings.model.type == "FasterRCNN" and "mask_head" not in settings.model.roi_head
+    assert settings.model.roi_head.bbox_head.num_classes == len(CLASSES)
+    assert len(settings.model.data_preprocessor.mean) == 3
+    assert settings.model.data_preprocessor.mean[0] == pytest.approx(255 * 0.305)
+    assert settings.train_dataloader.dataset.metainfo.classes == CLASSES
+    assert settings.test_evaluator.metric == ["bbox"]
+    assert settings.train_cfg.max_epochs == OPTIONS["train_cfg.max_epochs"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"options": {"train_dataloader": 3}}, "lacks train_dataloader"),
+        ({"options": {"necks": {"plain": None}}}, "'necks' has no 'plain'"),
+        ({"detectors": {"retinanet": "config/detection/mini/base.py"}}, "lacks necks"),
+        ({"detectors": {"retinanet": "config/detection/none.py"}}, "none.py"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_refused(prepared, foreign, change, words):
+    experiment = resolve(prepared.results, foreign, **change)
+    with pytest.raises(UserError, match=words):
+        configure(DetectorCell(experiment, "retinanet", "random", 0))
+
+
+def test_a_missing_student_is_named(prepared):
+    cell = DetectorCell(prepared, "retinanet", "manifold", seed=2)  # a seed that was not trained
+    with pytest.raises(UserError, match=r"manifold/seed-2/student\.safetensors"):
+        configure(cell)
+
+
+def test_the_students_weights_are_still_there_when_training_begins(prepared, tmp_path):
+    """mmengine initialises every module that has ``init_weights``, as timm's networks do."""
+    cell = DetectorCell(prepared, "retinanet", "none", 0)
+    runner = build_runner(cell, configure(cell), "weights")
+    runner._init_model_weights()
+    state, student = runner.model.backbone.network.state_dict(), load_file(cell.student)
+    first = "patch_embed.proj.weight"
+    torch.testing.assert_close(state[first].sum(1), student[first].sum(1))
+    for name in state.keys() - {first}:
+        assert torch.equal(state[name], student[name]), name
+
+
+def test_heads_start_alike_on_every_backbone(prepared):
+    heads = []
+    for method in ("random", "none", "manifold"):
+        cell = DetectorCell(prepared, "retinanet", method, 0)
+        runner = build_runner(cell, configure(cell), f"heads-{method}")
+        runner._init_model_weights()
+        heads.append(runner.model.bbox_head.state_dict())
+    for other in heads[1:]:
+        assert all(torch.equal(other[name], value) for name, value in heads[0].items())
+
+
+@pytest.fixture(scope="module")
+def trained(prepared):
+    cell = DetectorCell(prepared, "retinanet", "none", 0)
+    train(cell)
+    return cell
+
+
+def test_a_folder_of_others_trains_and_is_measured(trained):
+    record = json.loads((trained.directory / "run.json").read_text())
+    assert record["result"].keys() == {"bbox"}
+    assert 0 <= record["result"]["bbox"]["ap"] <= 100
+    assert record["images_seen"] == 24 and record["configuration"]["student_sha256"]
+    assert not trained.state.exists()
+
+
+def test_ap_is_that_of_pycocotools_and_of_mmdet(trained):
+    record = json.loads((trained.directory / "run.json").read_text())
+    annotations = trained.experiment.directory / "detection/data/test.json"
+    truth = COCO(str(annotations))
+    found = truth.loadRes(str(trained.directory / "predictions.bbox.json"))
+    evaluation = COCOeval(truth, found, "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ap = record["result"]["bbox"]
+    assert (ap["ap"] / 100, ap["ap50"] / 100) == pytest.approx(tuple(evaluation.stats[:2]))
+
+
+def test_ap_of_predictions_that_are_the_truth_and_of_none(prepared, tmp_path):
+    annotations = prepared.directory / "detection/data/test.json"
+    entries = json.loads(annotations.read_text())["annotations"]
+    perfect, none = tmp_path / "perfect.json", tmp_path / "none.json"
+    perfect.write_text(json.dumps([{**entry, "score": 0.9} for entry in entries]))
+    none.write_text("[]")
+    assert average_precision(annotations, perfect, "bbox")["ap"] == pytest.approx(100)
+    assert average_precision(annotations, none, "bbox")["ap"] == 0
+    drawn = average_precision(annotations, perfect, "bbox", class_seed=0)["ap"]
+    assert drawn < 60  # three classes: two of three boxes have a wrong one
+
+
+def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(trained, capsys):
+    before = {path.name: sha256(path) for path in trained.directory.iterdir()}
+    train(trained)
+    assert "is complete" in capsys.readouterr().err
+    weights = trained.directory / "detector.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    train(trained)
+    assert "is complete" not in capsys.readouterr().err
+    after = {path.name: sha256(path) for path in trained.directory.iterdir()}
+    assert {k: v for k, v in after.items() if k not in ("run.json", "metrics.csv")} == {
+        k: v for k, v in before.items() if k not in ("run.json", "metrics.csv")
+    }
+
+
+def test_a_killed_detector_goes_on_to_the_same_weights(trained, foreign, tmp_path):
+    """Killed in its second epoch, after the checkpoint of the first."""
+    overrides = {
+        "scale": "smoke",
+        "name": "d",
+        "results": str(trained.experiment.results),
+        "detection": {"data": foreign, "options": OPTIONS},
+    }
+    uninterrupted = sha256(trained.directory / "detector.safetensors")
+    (trained.directory / "run.json").unlink()
+    command = [sys.executable, "-m", "benchmarks.detection.train", "--config"]
+    command += [*to_words(overrides), "--detector", "retinanet", "--seed", "0", "--methods", "none"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(trained.state.glob("*/epoch_1.pth")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (trained.directory / "run.json").exists()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| 3/6 " in done.stderr  # the second epoch alone
+    assert sha256(trained.directory / "detector.safetensors") == uninterrupted
+
+
+def test_gains_are_paired_by_seed(prepared, monkeypatch):
+    """Made-up records whose gains are known."""
+    values = {"random": (1.0, 2.0), "none": (5.0, 9.0), "soft_kd": (6.0, 8.0), "manifold": (8, 10)}
+
+    def record(method, seed):
+        result = {"ap": float(values[method][seed]), "ap50": 0.0, "ap75": 0.0}
+        return {
+            "result": {"bbox": result | {"ap_random_classes": 0.0}},
+            **{"parameters": 1, "backbone_parameters": 1, "epochs": 1, "images_seen": 1},
+            **{"wall_seconds": 1.0, "fingerprint": "", "environment": {"git_commit": ""}},
+            "configuration": {"student_sha256": None},
+        }
+
+    monkeypatch.setattr(
+        table,
+        "collect",
+        lambda experiment, detector: {
+            method: {seed: record(method, seed) for seed in (0, 1)} for method in values
+        },
+    )
+    rows = table.build(prepared).rows.query("detector == 'retinanet'").set_index("method")
+    assert rows.loc["manifold", "gain_mean"] == 2 and rows.loc["none", "gain_mean"] == 0
+    assert rows.loc["manifold", "gain_low"] == rows.loc["manifold", "gain_high"] == 2
+    assert rows.loc["manifold", "over_random_mean"] == pytest.approx(7.5)
+    assert np.isnan(rows.loc["soft_kd", "gain_mean"].astype(float))
+
+
+def test_a_runner_of_mmengine_does_the_work():
+    """No loop of our own: the module holds mmengine's Runner."""
+    from benchmarks.detection import train as module
+
+    assert module.Runner is Runner

@@ -1,0 +1,132 @@
+DETECTION = multiext(f"{RESULTS}/detection", *FORMATS, "_seeds.csv")
+
+
+DETECTION_DATA = multiext(
+    f"{RESULTS}/detection/data/", "train.json", "test.json", "data.json"
+)
+
+
+DETECTOR = f"{RESULTS}/detection/{{detector}}/{{method}}/seed-{{seed}}/{{file}}"
+
+
+DETECTION_CELLS = (
+    expand(
+        DETECTOR,
+        detector=EXPERIMENT.detection.detectors,
+        method=EXPERIMENT.detection_backbones(),
+        seed=EXPERIMENT.seeds,
+        file=DETECTOR_FILES,
+    )
+    if EXPERIMENT.detection
+    else []
+)
+
+
+# Test images with the detections drawn on them; a scale may want none.
+PICTURES = (
+    multiext(f"{RESULTS}/detection_pictures", ".png", ".pdf")
+    if EXPERIMENT.detection and EXPERIMENT.detection.pictures
+    else []
+)
+
+
+def students_of(methods):
+    """An input function: the students of these methods, none of random weights."""
+
+    def found(wildcards):
+        detection = EXPERIMENT.detection
+        key = (detection.pair, detection.recipe, detection.epochs)
+        return [
+            str(
+                EXPERIMENT.cell_directory(*key, method, wildcards.seed)
+                / "student.safetensors"
+            )
+            for method in methods
+            if method != RANDOM
+        ]
+
+    return found
+
+
+if EXPERIMENT.detection is not None:
+
+    rule detection_data:
+        """Compose scenes, or check the annotations of a folder, before any detector is trained."""
+        input:
+            preflight=rules.preflight.output,
+        output:
+            DETECTION_DATA,
+        log:
+            f"{RESULTS}/logs/detection-data.txt",
+        conda:
+            "../../environment.yml"
+        threads: EXPERIMENT.machine.threads
+        params:
+            words=WORDS,
+            fingerprint=fingerprint(EXPERIMENT.detection.data),
+        message:
+            "Preparing the images of the detectors"
+        shell:
+            "python -m benchmarks.detection.prepare --config {params.words:q} 2>&1 | tee {log:q}"
+
+    # One job trains several backbones one after another; `update` keeps those that are there.
+    for number, methods in enumerate(EXPERIMENT.detection_jobs()):
+
+        rule:
+            name:
+                f"train_detectors_{number}"
+            input:
+                data=rules.detection_data.output,
+                students=students_of(methods),
+            output:
+                update(
+                    expand(
+                        DETECTOR,
+                        method=methods,
+                        file=DETECTOR_FILES,
+                        allow_missing=True,
+                    )
+                ),
+            log:
+                f"{RESULTS}/logs/detectors-{number}-{{detector}}-seed-{{seed}}.txt",
+            conda:
+                "../../environment.yml"
+            threads: cpus(MACHINE)
+            resources:
+                **resources(MACHINE),
+            params:
+                words=WORDS,
+                launch=LAUNCH,
+                methods=methods,
+                options=fingerprint(EXPERIMENT.detection.options),
+                file=lambda wildcards: fingerprint(
+                    Path(
+                        EXPERIMENT.detection.detectors[wildcards.detector]
+                    ).read_text()
+                ),
+            message:
+                "Training {wildcards.detector} on {params.methods}, seed {wildcards.seed};"
+                " log: {log}"
+            shell:
+                "{params.launch} -m benchmarks.detection.train --config {params.words:q}"
+                " --detector {wildcards.detector:q} --seed {wildcards.seed}"
+                " --methods {params.methods:q} 2>&1 | tee {log:q}"
+
+    rule detection:
+        """Box and mask AP of every detector on every backbone, with paired gains."""
+        input:
+            DETECTION_CELLS,
+            DETECTION_DATA,
+        output:
+            DETECTION,
+            PICTURES,
+        log:
+            f"{RESULTS}/logs/detection.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            words=WORDS,
+        message:
+            f"Writing {RESULTS}/detection.*"
+        shell:
+            "python -m benchmarks.detection.table --config {params.words:q} 2>&1 | tee {log:q}"
