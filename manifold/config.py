@@ -1015,8 +1015,14 @@ def _check_detection(experiment: Experiment) -> None:
     doubles = sorted({method for method in methods if methods.count(method) > 1})
     if doubles:
         raise UserError(f"detection.methods lists {', '.join(doubles)} more than once")
-    if detection.epochs < 1:
-        raise UserError(f"detection.epochs must be at least 1, got {detection.epochs}")
+    if RANDOM in methods:
+        raise UserError(
+            f"detection.methods: {RANDOM!r} stands for random weights, which are always there; "
+            "rename the method"
+        )
+    for key in ("epochs", "backbones_per_job"):
+        if getattr(detection, key) < 1:
+            raise UserError(f"detection.{key} must be at least 1, got {getattr(detection, key)}")
     if detection.pictures < 0:
         raise UserError(f"detection.pictures must not be negative, got {detection.pictures}")
     if not detection.detectors:

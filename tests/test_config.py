@@ -116,6 +116,16 @@ def test_every_scale_resolves(scale):
         (detection(methods=["none"]), ["detection.baseline", "'soft_kd'", "none"]),
         (detection(methods=["soft_kd", "soft_kd"]), ["detection.methods", "more than once"]),
         (detection(epochs=0), ["detection.epochs", "at least 1", "0"]),
+        (detection(backbones_per_job=0), ["detection.backbones_per_job", "at least 1", "0"]),
+        (
+            {
+                **detection(methods=["soft_kd", "random"]),
+                "method_definitions": {
+                    "random": config.read_yaml(config.ROOT / "config/methods.yaml")["sp"]
+                },
+            },
+            ["detection.methods", "'random'", "rename"],
+        ),
         (detection(pictures=-1), ["detection.pictures", "negative", "-1"]),
         (detection(data={"scenes": None}), ["detection.data", "scenes or folder", "neither"]),
         (detection(data={"folder": FOLDER}), ["detection.data", "scenes or folder", "both"]),
