@@ -189,6 +189,18 @@ def test_more_scenes_keep_the_first_and_leave_no_old_ones(experiment, data, tmp_
     assert [path.name for path in prepared.data_directory(made).parent.iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_is_written_is_composed_of_the_splits_own_images(data, composer, split):
+    made = composer(split)
+    content = json.loads((data / f"{split}.json").read_text())
+    for index, entry in enumerate(content["images"]):
+        scene = made.compose(index)
+        with Image.open(data / split / entry["file_name"]) as image:
+            assert (np.asarray(image) == scene.image).all()
+        own = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
+        assert [a["category_id"] - 1 for a in own] == scene.labels
+
+
 def test_training_and_test_scenes_share_neither_items_nor_photographs(composer, experiment):
     train, test = composer("train"), composer("test")
     items = [
