@@ -262,6 +262,22 @@ class DetectionData:
 
 
 @dataclass(frozen=True)
+class DetectionRehearsal:
+    """What the detectors are rehearsed on, and what is counted; networks and sizes stay."""
+
+    training_images: int  # an epoch of the run that is projected
+    train: int  # images that are made, as are test
+    test: int
+    jpeg_size: list[int]  # width, height
+    objects: int  # an image, beside a crowd
+    sides: list[float]  # smallest, largest object, as shares of the image's height
+    counted_size: list[int]  # width, height of the image whose FLOPs are counted
+    threads: int  # of one detector's process
+    options: dict[str, Any]  # laid over the detectors' own
+    published: str  # parameters and FLOPs that others publish
+
+
+@dataclass(frozen=True)
 class Detection:
     """Detectors on the students as backbones."""
 
@@ -275,6 +291,7 @@ class Detection:
     options: dict[str, Any]  # laid over those, as by mmengine's --cfg-options
     pictures: int  # test images that are drawn
     backbones_per_job: int  # trained one after another, since starting takes seconds
+    rehearsal: DetectionRehearsal
 
 
 @dataclass(frozen=True)
@@ -503,6 +520,13 @@ class Experiment:
         """The backbones that are trained in one job, one after another."""
         size, backbones = self.detection.backbones_per_job, self.detection_backbones()
         return [backbones[i : i + size] for i in range(0, len(backbones), size)]
+
+    def rehearsed_backbones(self) -> list[str]:
+        """The first pair of each different student of Table 1."""
+        first: dict[str, str] = {}
+        for pair in self.table1.pairs:
+            first.setdefault(fingerprint(self.pairs[pair].student), pair)
+        return list(first.values())
 
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""
