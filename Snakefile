@@ -37,6 +37,7 @@ localrules:
     reproduce_detection,
     choose,
     rehearse,
+    rehearse_detection,
     fetch_teacher,
     initialise_teacher,
     table1,
@@ -86,3 +87,8 @@ rule choose:
 rule rehearse:
     input:
         REHEARSAL,
+
+
+rule rehearse_detection:
+    input:
+        REHEARSAL_DETECTION,

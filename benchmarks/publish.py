@@ -26,6 +26,7 @@ ABLATION = (
 )
 BENCH = tuple(name.replace("table1", "bench") for name in (*TABLE1, *EVIDENCE[:2]))
 REHEARSAL = ("rehearsal.md", "rehearsal.csv", "rehearsal_networks.csv")
+DETECTION_REHEARSAL = ("rehearsal_detection.md", "rehearsal_detection.csv")
 BEGIN, END = "<!-- table1: begin -->", "<!-- table1: end -->"
 
 
@@ -35,9 +36,10 @@ def publish(experiment: Experiment) -> list[Path]:
     Raises:
         UserError: there is nothing to publish.
     """
+    tables = ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, CHOICE)
     groups = [
         [experiment.directory / name for name in names]
-        for names in ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, CHOICE, REHEARSAL)
+        for names in (*tables, REHEARSAL, DETECTION_REHEARSAL)
     ]
     found = [path for group in groups if all(map(Path.is_file, group)) for path in group]
     if not found:

@@ -9,13 +9,16 @@ What it shows is that the code paths run at the scale's shapes, what the network
 fast this machine is. The weights are random: no accuracy means anything.
 """
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import resource
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -77,14 +80,26 @@ def rehearsed(experiment: Experiment, pair: str, recipe: str, folder: Path) -> d
 # ---- what it needs ---------------------------------------------------------------------------
 
 
+def crops(size: list[int], generator: np.random.Generator) -> Iterator[Image.Image]:
+    """Crops of scikit-learn's two photographs by turns, resized to (width, height), without end."""
+    photographs = [Image.fromarray(photograph) for photograph in load_sample_images().images]
+    for photograph in itertools.cycle(photographs):
+        share = generator.uniform(0.4, 0.9)
+        side = int(photograph.width * share), int(photograph.height * share)
+        left, top = (
+            int(generator.uniform(0, whole - part))
+            for whole, part in zip(photograph.size, side, strict=True)
+        )
+        crop = photograph.crop((left, top, left + side[0], top + side[1]))
+        yield crop.resize(tuple(size))
+
+
 def make_images(experiment: Experiment, folder: Path) -> None:
     """Write train/CLASS/*.jpg and val/CLASS/*.jpg: crops of scikit-learn's two photographs.
 
     One image a class and split, and as many of the first classes as the steps need.
     """
     small = experiment.rehearsal
-    photographs = [Image.fromarray(photograph) for photograph in load_sample_images().images]
-    width, height = small.jpeg_size
     generator = np.random.default_rng(derive(experiment.seeds[0], "rehearsal"))
     counts = {
         "train": max(small.classes, small.steps * small.batch_size),
@@ -93,18 +108,11 @@ def make_images(experiment: Experiment, folder: Path) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for split, count in counts.items():
+        images = crops(small.jpeg_size, generator)
         for number in tqdm(range(count), desc=f"{split} images", mininterval=5):
-            photograph = photographs[number % len(photographs)]
-            share = generator.uniform(0.4, 0.9)
-            side = int(photograph.width * share), int(photograph.height * share)
-            left, top = (
-                int(generator.uniform(0, whole - part))
-                for whole, part in zip(photograph.size, side, strict=True)
-            )
             path = partial / split / f"{number % small.classes:04d}" / f"{number}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            crop = photograph.crop((left, top, left + side[0], top + side[1]))
-            crop.resize((width, height)).save(path, quality=JPEG_QUALITY)
+            next(images).save(path, quality=JPEG_QUALITY)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
 
@@ -324,16 +332,23 @@ def _start(experiment: Experiment, module: list[str]) -> subprocess.CompletedPro
 # ---- the table ---------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def countable_attention() -> Iterator[None]:
+    """Let networks that are made within attend by plain products, which the FLOP counter knows."""
+    fused = timm.layers.use_fused_attn()
+    timm.layers.set_fused_attn(False)
+    try:
+        yield
+    finally:
+        timm.layers.set_fused_attn(bool(fused))
+
+
 def weigh(model: Model, experiment: Experiment) -> dict:
     """Parameters and multiply-accumulates of one image's forward pass."""
     data = experiment.data
     shape = (data.channels, data.image_size, data.image_size)
-    fused = timm.layers.use_fused_attn()
-    timm.layers.set_fused_attn(False)  # the counter knows the plain products
-    try:
+    with countable_attention():
         network = create_model(model, shape, experiment.rehearsal.classes)
-    finally:
-        timm.layers.set_fused_attn(bool(fused))
     network.eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, *shape))

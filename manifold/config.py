@@ -262,6 +262,22 @@ class DetectionData:
 
 
 @dataclass(frozen=True)
+class DetectionRehearsal:
+    """What the detectors are rehearsed on, and what is counted; networks and sizes stay."""
+
+    training_images: int  # an epoch of the run that is projected
+    train: int  # images that are made, as are test
+    test: int
+    jpeg_size: list[int]  # width, height
+    objects: int  # an image, beside a crowd
+    sides: list[float]  # smallest, largest object, as shares of the image's height
+    counted_size: list[int]  # width, height of the image whose FLOPs are counted
+    threads: int  # of one detector's process
+    options: dict[str, Any]  # laid over the detectors' own
+    published: str  # parameters and FLOPs that others publish
+
+
+@dataclass(frozen=True)
 class Detection:
     """Detectors on the students as backbones."""
 
@@ -275,6 +291,7 @@ class Detection:
     options: dict[str, Any]  # laid over those, as by mmengine's --cfg-options
     pictures: int  # test images that are drawn
     backbones_per_job: int  # trained one after another, since starting takes seconds
+    rehearsal: DetectionRehearsal
 
 
 @dataclass(frozen=True)
@@ -504,6 +521,13 @@ class Experiment:
         size, backbones = self.detection.backbones_per_job, self.detection_backbones()
         return [backbones[i : i + size] for i in range(0, len(backbones), size)]
 
+    def rehearsed_backbones(self) -> list[str]:
+        """The first pair of each different student of Table 1."""
+        first: dict[str, str] = {}
+        for pair in self.table1.pairs:
+            first.setdefault(fingerprint(self.pairs[pair].student), pair)
+        return list(first.values())
+
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""
         teacher = self.pairs[pair].teacher
@@ -588,10 +612,11 @@ def _join_own_methods(merged: dict, base: dict, overrides: dict) -> dict:
     joined = dict(merged)
     if "methods" not in overrides:
         joined["methods"] = [*base["methods"], *own]
-    for section, key in (("recipe_study", "methods"), ("ablation", "groups")):
-        if not isinstance(merged.get(section), dict) or key in (overrides.get(section) or {}):
+    lists = (("recipe_study", "methods"), ("ablation", "groups"), ("detection", "methods"))
+    for section, key in lists:
+        listed = (base[section] or {}).get(key)
+        if listed is None or not merged[section] or key in (overrides.get(section) or {}):
             continue
-        listed = base[section][key]
         more = {**listed, OWN_METHODS: own} if isinstance(listed, dict) else [*listed, *own]
         joined[section] = {**merged[section], key: more}
     return joined
@@ -919,6 +944,8 @@ def _check_names(experiment: Experiment) -> None:
         _check_recipe_study(experiment)
     if experiment.ablation is not None:
         _check_ablation(experiment)
+    if experiment.detection is not None:
+        _check_detection(experiment)
     for method in experiment.bench:
         if method not in definitions:
             raise _unknown("bench", method, definitions)
@@ -995,6 +1022,81 @@ def _check_ablation(experiment: Experiment) -> None:
                     "enough"
                 )
             taken.add(name)
+
+
+def _check_detection(experiment: Experiment) -> None:
+    detection = experiment.detection
+    for key, names, known in (
+        ("pair", [detection.pair], experiment.pairs),
+        ("recipe", [detection.recipe], experiment.recipes),
+        ("methods", detection.methods, experiment.method_definitions),
+        ("baseline", [detection.baseline], detection.methods),
+    ):
+        for name in names:
+            if name not in known:
+                raise _unknown(f"detection.{key}", name, known)
+    methods = detection.methods
+    doubles = sorted({method for method in methods if methods.count(method) > 1})
+    if doubles:
+        raise UserError(f"detection.methods lists {', '.join(doubles)} more than once")
+    if RANDOM in methods:
+        raise UserError(
+            f"detection.methods: {RANDOM!r} stands for random weights, which are always there; "
+            "rename the method"
+        )
+    for key in ("epochs", "backbones_per_job"):
+        if getattr(detection, key) < 1:
+            raise UserError(f"detection.{key} must be at least 1, got {getattr(detection, key)}")
+    if detection.pictures < 0:
+        raise UserError(f"detection.pictures must not be negative, got {detection.pictures}")
+    if not detection.detectors:
+        raise UserError(
+            "detection.detectors must name at least one detector and its configuration file"
+        )
+    data = detection.data
+    if (data.scenes is None) == (data.folder is None):
+        raise UserError(
+            "detection.data: give either scenes or folder, and null for the other; got "
+            f"{'neither' if data.scenes is None else 'both'}"
+        )
+    if data.scenes is not None:
+        _check_scenes(data.scenes)
+
+
+def _check_scenes(scenes: Scenes) -> None:
+    path = "detection.data.scenes"
+    for key in ("items", "sides"):
+        bounds = getattr(scenes, key)
+        if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+            raise UserError(
+                f"{path}.{key} must be the smallest and the largest, at least 1; got {bounds}"
+            )
+    if len(scenes.size) != 2 or min(scenes.size) < scenes.sides[1]:
+        raise UserError(
+            f"{path}.size must be a width and a height of at least the largest of sides, "
+            f"{scenes.sides[1]}; got {scenes.size}"
+        )
+    for key in ("train", "test", "tries"):
+        if getattr(scenes, key) < 1:
+            raise UserError(f"{path}.{key} must be at least 1, got {getattr(scenes, key)}")
+    for key in ("least_visible", "brightness"):
+        if not 0 < getattr(scenes, key) <= 1:
+            raise UserError(f"{path}.{key} must lie in (0, 1], got {getattr(scenes, key)}")
+    if scenes.foreground is not None and not 0 <= scenes.foreground < 1:
+        raise UserError(
+            f"{path}.foreground must lie in [0, 1), or be null for whole rectangles; got "
+            f"{scenes.foreground}"
+        )
+    photographs = scenes.photographs
+    for split in ("train", "test"):
+        if not getattr(photographs, split):
+            raise UserError(f"{path}.photographs.{split} must name at least one photograph")
+    both = sorted(set(photographs.train) & set(photographs.test))
+    if both:
+        raise UserError(
+            f"{path}.photographs: {', '.join(both)} would stand in training and in test scenes; "
+            "take it out of one"
+        )
 
 
 def _check_numbers(experiment: Experiment) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import timm
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -22,6 +22,9 @@ def create_model(
 ) -> nn.Module:
     """Create a timm model for images of ``image_shape`` (channels, height, width).
 
+    Without ``drop_path`` there is no stochastic depth but what the model's arguments ask for: timm
+    gives Swin a rate of 0.1 where none is said.
+
     Raises:
         UserError: timm does not know the name, or refuses the arguments.
     """
@@ -36,9 +39,14 @@ def create_model(
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     try:
-        return timm.create_model(model.name, **arguments)
+        network = timm.create_model(model.name, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"timm model {model.name!r} refuses {arguments}: {error}") from error
+    if "drop_path_rate" not in arguments:
+        for module in network.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+    return network
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -391,6 +391,18 @@ def test_gpu_hours_of_an_unpublished_network_are_none(weighed):
     assert gpu_hours(PAPER, "deit_tiny-regnety_160", changed) is None
 
 
+@pytest.mark.parametrize(
+    ("asked", "arguments", "deepest"),
+    [(0.0, {}, 0.0), (0.3, {}, 0.3), (0.0, {"drop_path_rate": 0.2}, 0.2)],
+)
+def test_stochastic_depth_is_the_recipes_and_not_timms(asked, arguments, deepest):
+    """timm's Swin has a rate of 0.1 where none is said; recipes A and B have none."""
+    small = {"embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], **arguments}
+    network = create_model(Model("swin_tiny_patch4_window7_224", small), (3, 56, 56), 10, asked)
+    found = [m.drop_prob for m in network.modules() if isinstance(m, timm.layers.DropPath)]
+    assert max(found) == pytest.approx(deepest)
+
+
 # ---- the workflow ------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ A detector that was interrupted goes on from its last epoch.
 """
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -17,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 import torch.distributed as dist
 from mmdet.registry import HOOKS
 from mmengine.config import Config, ConfigDict
+from mmengine.device import utils as mmengine_device
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tqdm import tqdm
@@ -29,7 +32,7 @@ from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.prepare import annotation_file, categories, image_folder
 from manifold import command, config
-from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment
+from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment, Machine
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.models import count_parameters, save_weights
@@ -103,30 +106,14 @@ def configure(cell: DetectorCell) -> Config:
             the student's file is missing, damaged or of another network.
     """
     experiment, detection = cell.experiment, cell.experiment.detection
-    path = Path(detection.detectors[cell.detector])
-    try:
-        # mmengine formats the text of a configuration for seconds wherever it stores one.
-        read = Config.fromfile(ROOT / path)
-        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
-        settings.merge_from_dict(detection.options, allow_list_keys=True)
-    except Exception as error:  # a configuration is Python, and may fail in any way
-        raise UserError(
-            f"detection.detectors.{cell.detector}: {path} (with detection.options "
-            f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
-        ) from error
-    missing = [key for key in SECTIONS if not isinstance(settings.get(key), dict)]
-    if missing:
-        raise UserError(
-            f"detection.detectors.{cell.detector}: {path} lacks {', '.join(missing)}; write it as "
-            "those in config/detection/ are"
-        )
+    settings = read_settings(experiment, cell.detector)
     settings.model.backbone = _backbone(cell, settings.model.get("backbone", {}))
     strides, widths = describe(settings.model.backbone)
     kind = "plain" if len(strides) == 1 else "hierarchical"
     if not settings.necks.get(kind):
         raise UserError(
-            f"{path}: 'necks' has no {kind!r}, which the student {settings.model.backbone.name!r} "
-            f"needs (strides {strides})"
+            f"{detection.detectors[cell.detector]}: 'necks' has no {kind!r}, which the student "
+            f"{settings.model.backbone.name!r} needs (strides {strides})"
         )
     settings.model.neck = ConfigDict(settings.necks[kind], in_channels=widths)
     _set_strides(settings.model, strides)
@@ -140,6 +127,33 @@ def configure(cell: DetectorCell) -> Config:
     _set_images(cell, settings, names)
     settings.randomness = dict(seed=derive(cell.seed, "detection"))
     settings.experiment_name = f"{cell.detector}-{cell.method}-{cell.seed}"
+    return settings
+
+
+def read_settings(experiment: Experiment, detector: str) -> Config:
+    """A detector's configuration file with the scale's options, not yet completed.
+
+    Raises:
+        UserError: it cannot be read, or lacks a section.
+    """
+    detection = experiment.detection
+    path = Path(detection.detectors[detector])
+    try:
+        # mmengine formats the text of a configuration for seconds wherever it stores one.
+        read = Config.fromfile(ROOT / path)
+        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
+        settings.merge_from_dict(detection.options, allow_list_keys=True)
+    except Exception as error:  # a configuration is Python, and may fail in any way
+        raise UserError(
+            f"detection.detectors.{detector}: {path} (with detection.options "
+            f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
+        ) from error
+    missing = [key for key in SECTIONS if not isinstance(settings.get(key), dict)]
+    if missing:
+        raise UserError(
+            f"detection.detectors.{detector}: {path} lacks {', '.join(missing)}; write it as "
+            "those in config/detection/ are"
+        )
     return settings
 
 
@@ -232,7 +246,7 @@ def _has_masks(settings: Config) -> bool:
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """One progress bar over all of a training's steps."""
+    """One progress bar over all of a training's steps, which end where the loss is not finite."""
 
     def __init__(self, description: str):
         self.description = description
@@ -249,8 +263,14 @@ class ProgressHook(Hook):
         )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        loss = outputs["loss"].item()
+        if not math.isfinite(loss):
+            raise UserError(
+                f"{self.bar.desc}: the loss of step {runner.iter + 1} is {loss}; lower "
+                "optim_wrapper.optimizer.lr or set optim_wrapper.clip_grad in detection.options"
+            )
         self.bar.update()
-        self.bar.set_postfix(loss=f"{outputs['loss'].item():.3f}", refresh=False)
+        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
     def after_train(self, runner: Runner) -> None:
         self.bar.close()
@@ -260,8 +280,11 @@ def _is_first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def train(cell: DetectorCell) -> None:
+def train(cell: DetectorCell, *hooks: Hook) -> None:
     """Train a detector, or go on with it, and write its files; nothing where they are there.
+
+    Args:
+        hooks: what else is to watch the training.
 
     Raises:
         UserError: the student or the data are missing or damaged; the loss is not finite.
@@ -276,10 +299,12 @@ def train(cell: DetectorCell) -> None:
                 os.utime(cell.directory / name)  # up to date with a student that was only touched
         return
     runner = build_runner(cell, settings, fingerprint)
+    for hook in hooks:
+        runner.register_hook(hook)
     started = time.perf_counter()
-    images = runner.max_iters * runner.train_dataloader.batch_size * runner.world_size
     model = runner.train()
     seconds = time.perf_counter() - started
+    images = runner.max_epochs * len(runner.train_dataloader.dataset)
     runner.test()
     if _is_first():
         _write(cell, settings, identity, model, {"wall_seconds": seconds, "images_seen": images})
@@ -352,6 +377,23 @@ def _losses(work: Path) -> pd.DataFrame:
     return pd.DataFrame([row for row in rows if "loss" in row]).drop_duplicates("step", keep="last")
 
 
+def choose_device(machine: Machine) -> None:
+    """Let mmengine use the device that the configuration names, and no other.
+
+    It settles for a GPU when it is imported and sees one, and for the CPU where it sees none.
+
+    Raises:
+        UserError: there is no GPU.
+    """
+    kind = torch.device(machine.device).type
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"machine.device is {machine.device!r}, and this machine shows no GPU; set "
+            "machine.device to cpu"
+        )
+    mmengine_device.DEVICE = kind
+
+
 def main() -> None:
     parser = command.parser("benchmarks.detection.train", __doc__)
     parser.add_argument("--detector", required=True)
@@ -361,8 +403,7 @@ def main() -> None:
     experiment = command.experiment(options)
     if experiment.detection is None:
         raise UserError(f"scale {experiment.scale!r} has no section 'detection'")
-    if experiment.machine.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # mmengine takes a GPU wherever it sees one
+    choose_device(experiment.machine)
     if options.detector not in experiment.detection.detectors:
         known = experiment.detection.detectors
         raise UserError(

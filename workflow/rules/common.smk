@@ -42,3 +42,28 @@ def identity_of(pair, recipe, epochs, methods):
         )
 
     return hashed
+
+
+def settings_of(wildcards):
+    """A params function: what the scale's files say of a detector."""
+    detection = EXPERIMENT.detection
+    text = Path(detection.detectors[wildcards.detector]).read_text()
+    return fingerprint([text, detection.options])
+
+
+def students_of(methods):
+    """An input function: the students of these methods, none of random weights."""
+
+    def found(wildcards):
+        detection = EXPERIMENT.detection
+        key = (detection.pair, detection.recipe, detection.epochs)
+        return [
+            str(
+                EXPERIMENT.cell_directory(*key, method, wildcards.seed)
+                / "student.safetensors"
+            )
+            for method in methods
+            if method != RANDOM
+        ]
+
+    return found

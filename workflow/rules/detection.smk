@@ -30,22 +30,11 @@ PICTURES = (
 )
 
 
-def students_of(methods):
-    """An input function: the students of these methods, none of random weights."""
-
-    def found(wildcards):
-        detection = EXPERIMENT.detection
-        key = (detection.pair, detection.recipe, detection.epochs)
-        return [
-            str(
-                EXPERIMENT.cell_directory(*key, method, wildcards.seed)
-                / "student.safetensors"
-            )
-            for method in methods
-            if method != RANDOM
-        ]
-
-    return found
+REHEARSAL_DETECTION = (
+    multiext(f"{RESULTS}/rehearsal_detection", ".md", ".csv")
+    if EXPERIMENT.detection
+    else []
+)
 
 
 if EXPERIMENT.detection is not None:
@@ -98,12 +87,7 @@ if EXPERIMENT.detection is not None:
                 words=WORDS,
                 launch=LAUNCH,
                 methods=methods,
-                options=fingerprint(EXPERIMENT.detection.options),
-                file=lambda wildcards: fingerprint(
-                    Path(
-                        EXPERIMENT.detection.detectors[wildcards.detector]
-                    ).read_text()
-                ),
+                fingerprint=settings_of,
             message:
                 "Training {wildcards.detector} on {params.methods}, seed {wildcards.seed};"
                 " log: {log}"
@@ -130,3 +114,65 @@ if EXPERIMENT.detection is not None:
             f"Writing {RESULTS}/detection.*"
         shell:
             "python -m benchmarks.detection.table --config {params.words:q} 2>&1 | tee {log:q}"
+
+    rule rehearsal_folder:
+        """Make a small folder of images and annotations in COCO's format."""
+        output:
+            directory(f"{RESULTS}/rehearsal/detection/coco"),
+        log:
+            f"{RESULTS}/logs/rehearsal-folder.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            words=WORDS,
+            fingerprint=fingerprint(EXPERIMENT.detection.rehearsal),
+        message:
+            "Making the images and annotations of detection's rehearsal"
+        shell:
+            "python -m benchmarks.detection.rehearse --config {params.words:q} --data"
+            " 2>&1 | tee {log:q}"
+
+    rule rehearse_detector:
+        """One step of a detector at full shapes, tested; parameters and FLOPs."""
+        input:
+            rules.rehearsal_folder.output,
+        output:
+            f"{RESULTS}/rehearsal/detection/{{pair}}/{{detector}}.json",
+        log:
+            f"{RESULTS}/logs/rehearsal-{{pair}}-{{detector}}.txt",
+        conda:
+            "../../environment.yml"
+        threads: EXPERIMENT.detection.rehearsal.threads
+        params:
+            words=WORDS,
+            fingerprint=settings_of,
+        message:
+            "Rehearsing {wildcards.detector} on the student of {wildcards.pair}"
+        shell:
+            "python -m benchmarks.detection.rehearse --config {params.words:q}"
+            " --pair {wildcards.pair:q} --detector {wildcards.detector:q} --threads {threads}"
+            " 2>&1 | tee {log:q}"
+
+    rule rehearsal_detection:
+        """Parameters and FLOPs next to the published ones, time, memory, projected GPU-hours."""
+        input:
+            expand(
+                rules.rehearse_detector.output,
+                pair=EXPERIMENT.rehearsed_backbones(),
+                detector=EXPERIMENT.detection.detectors,
+            ),
+            EXPERIMENT.networks,
+            EXPERIMENT.detection.rehearsal.published,
+        output:
+            REHEARSAL_DETECTION,
+        log:
+            f"{RESULTS}/logs/rehearsal-detection.txt",
+        conda:
+            "../../environment.yml"
+        params:
+            words=WORDS,
+        message:
+            f"Writing {RESULTS}/rehearsal_detection.md"
+        shell:
+            "python -m benchmarks.detection.rehearse --config {params.words:q} --collect"
+            " 2>&1 | tee {log:q}"
