@@ -297,14 +297,3 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes
     assert set(method["student_tokens"].values()) == {"196 = 14×14"}
     assert set(method["teacher_tokens"]) == set(last[1])
-
-
-def test_the_readmes_method_stands_in_a_run(experiment, tmp_path, monkeypatch):
-    readme = (config.ROOT / "README.md").read_text()
-    code = readme.partition("```python\n")[2].partition("```")[0]
-    entry = yaml.safe_load(readme.partition("```yaml\nmine:")[2].partition("```")[0])
-    (tmp_path / "mine_of_the_readme.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    entry["distiller"] = "mine_of_the_readme:Mine"
-    made = experiment(methods=["soft_kd", "mine"], method_definitions={"mine": entry})
-    assert "mine" in preflight(made)["pairs"]["deit-cait"]["methods"]
