@@ -87,6 +87,9 @@ class Distiller(TrainingTask):
     A method derives from this class, keeps its weights in ``__init__``, registers what it trains
     beside the student in ``self.auxiliary``, and returns its weighted losses from ``terms``.
 
+    In the formulas of all methods CE(student, targets) is the cross-entropy with the targets as
+    the recipe makes them, smoothed and, under mixup, mixed: a mean over the batch.
+
     Args:
         student: the timm model that is trained.
         teacher: the frozen teacher, shared with other methods; None for a method without one.
