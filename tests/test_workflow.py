@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
-from manifold.config import ROOT, resolve, to_words
+from benchmarks.figures import draw_ablation, draw_recipes, draw_table1
+from benchmarks.recipes import public_leads
+from manifold.config import ROOT, parse_words, read_yaml, resolve, to_words
 
 TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf")]
 
@@ -108,6 +113,52 @@ def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
         assert pd.read_csv(directory / "metrics.csv")["loss"].notna().all()
         students.add(record["files"]["student.safetensors"])
     assert len(students) == len(methods)  # no method is another one in disguise
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return {text.get_text() for text in figure.findobj(Text)}
+
+
+def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeypatch):
+    """The README's file and entry, beside the packages: nothing in them is edited."""
+    readme = (ROOT / "README.md").read_text()
+    for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
+        (block,) = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+        (finished / name).write_text(block)
+    tables = ("table1", "bench", "recipes", "ablation")
+    words = ["scale=smoke", "recipe_study={epochs: [1, 4]}"]
+    done = snakemake(
+        finished,
+        *(f"reproduce_{name}" for name in tables),
+        *("--configfile", "mine.yaml", "--config", *words),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    monkeypatch.chdir(finished)
+    experiment = resolve({**parse_words(words), **read_yaml(finished / "mine.yaml")})
+    assert experiment.name == "smoke"  # a new method shapes no cell but its own
+    seeds = len(experiment.seeds)
+    rows = {name: pd.read_csv(experiment.directory / f"{name}.csv") for name in tables}
+    runs = {name: pd.read_csv(experiment.directory / f"{name}_seeds.csv") for name in tables}
+    found = {name: list(rows[name]["method"]).count("mine") for name in tables}
+    study = experiment.recipe_study
+    under = len(study.recipes) * len(study.epochs)
+    assert found == {"table1": 1, "bench": 1, "recipes": under, "ablation": 1}
+    assert {name: list(runs[name]["method"]).count("mine") for name in tables} == {
+        name: count * seeds for name, count in found.items()
+    }
+    for name in tables:
+        assert "Mine" in (experiment.directory / f"{name}.md").read_text()
+        assert "Mine" in (experiment.directory / f"{name}.tex").read_text()
+    title = experiment.method_definitions[experiment.table1.baseline].title
+    for name in ("table1", "bench"):
+        figure = draw_table1(rows[name], runs[name], experiment.table1.baseline, "")
+        assert "Mine" in texts(figure)
+    public = public_leads(Path(study.public_curves))
+    figure = draw_recipes(rows["recipes"], runs["recipes"], public, study.baseline, title, "")
+    assert "Mine" in texts(figure)
+    assert "Mine" in texts(draw_ablation(rows["ablation"], runs["ablation"], title, ""))
 
 
 def test_another_data_set_stands_apart(finished):
