@@ -25,6 +25,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/rehearse.smk"
 
 
@@ -33,6 +34,7 @@ localrules:
     reproduce_recipes,
     reproduce_ablation,
     reproduce_bench,
+    reproduce_transfer,
     choose,
     rehearse,
     fetch_teacher,
@@ -41,6 +43,8 @@ localrules:
     bench,
     recipes,
     ablation,
+    prepare_transfer,
+    transfer,
     preflight,
 
 
@@ -67,6 +71,12 @@ rule reproduce_bench:
     input:
         BENCH,
         BENCH_CELLS,
+
+
+rule reproduce_transfer:
+    input:
+        TRANSFER,
+        TRANSFER_CELLS,
 
 
 rule choose:

@@ -24,6 +24,10 @@ ABLATION = (
     *("ablation.md", "ablation.csv", "ablation.tex", "ablation.png", "ablation.pdf"),
     "ablation_seeds.csv",
 )
+TRANSFER = (
+    *("transfer.md", "transfer.csv", "transfer.tex", "transfer.png", "transfer.pdf"),
+    "transfer_seeds.csv",
+)
 BENCH = tuple(name.replace("table1", "bench") for name in (*TABLE1, *EVIDENCE[:2]))
 REHEARSAL = ("rehearsal.md", "rehearsal.csv", "rehearsal_networks.csv")
 BEGIN, END = "<!-- table1: begin -->", "<!-- table1: end -->"
@@ -37,7 +41,7 @@ def publish(experiment: Experiment) -> list[Path]:
     """
     groups = [
         [experiment.directory / name for name in names]
-        for names in ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, CHOICE, REHEARSAL)
+        for names in ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, TRANSFER, BENCH, CHOICE, REHEARSAL)
     ]
     found = [path for group in groups if all(map(Path.is_file, group)) for path in group]
     if not found:

@@ -1,6 +1,6 @@
 """Paths and functions that the rules share."""
 
-from manifold.config import CELL_FILES, PRETRAINED, fingerprint
+from manifold.config import CELL_FILES, PRETRAINED, UNTRAINED, fingerprint
 from manifold.launch import cpus, launcher, resources
 
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
