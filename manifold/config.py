@@ -264,7 +264,7 @@ class Transfer:
     pair: str
     recipe: str
     epochs: int
-    methods: list[str] | None  # null: Table 1's
+    methods: list[str] | None  # null: Table 1's, and the baseline
     baseline: str  # gains are over this method
     draws: int  # of the few-shot images, a seed
     linear_probe: LinearProbe
@@ -478,7 +478,10 @@ class Experiment:
 
     def transfer_methods(self) -> list[str]:
         """The methods whose students are carried over to other data sets."""
-        return self.methods_of(self.transfer.pair, self.transfer.methods)
+        listed, baseline = self.transfer.methods, self.transfer.baseline
+        if listed is None:
+            listed = self.methods if baseline in self.methods else [baseline, *self.methods]
+        return self.methods_of(self.transfer.pair, listed)
 
     def transfer_cells(self) -> dict[tuple[str, str, int], list[str]]:
         """The methods of the transfer study, by pair, recipe and budget."""
@@ -987,8 +990,6 @@ def _check_names(experiment: Experiment) -> None:
         _check_recipe_study(experiment)
     if experiment.ablation is not None:
         _check_ablation(experiment)
-    if experiment.transfer is not None:
-        _check_transfer(experiment)
     for method in experiment.bench:
         if method not in definitions:
             raise _unknown("bench", method, definitions)
@@ -1001,6 +1002,8 @@ def _check_names(experiment: Experiment) -> None:
             )
     for name in (experiment.name, *experiment.pairs, *experiment.recipes, *definitions):
         _check_folder_name(name)
+    if experiment.transfer is not None:
+        _check_transfer(experiment)
 
 
 def _check_recipe_study(experiment: Experiment) -> None:
@@ -1124,17 +1127,11 @@ def _check_transfer_data(experiment: Experiment, where: str, name: str, entry: T
         raise UserError(f"{where}.protocols must list at least one protocol")
     if entry.shots and min(entry.shots) < 1:
         raise UserError(f"{where}.shots must be at least 1 image of each class, got {entry.shots}")
-    if entry.protocols != ["fine-tuning"]:
-        if entry.validation < 1:
-            raise UserError(
-                f"{where}.validation must be at least 1, got {entry.validation}: C and k are "
-                "chosen on these images"
-            )
-        if experiment.evaluation_split == "validation":
-            raise UserError(
-                f"{where}.protocols: with evaluation_split: validation only fine-tuning can be "
-                "measured; the other protocols choose C and k on that split"
-            )
+    if entry.protocols != ["fine-tuning"] and entry.validation < 1:
+        raise UserError(
+            f"{where}.validation must be at least 1, got {entry.validation}: C and k are chosen on "
+            "these images"
+        )
 
 
 def _check_folder_name(name: str) -> None:

@@ -551,8 +551,9 @@ def test_a_bad_study_names_the_culprit(changes, words):
 
 
 def test_probes_are_not_measured_on_the_split_of_their_choices():
+    made = config.resolve({"scale": "smoke", "evaluation_split": "validation"})
     with pytest.raises(UserError, match=r"transfer\.data\.textures\.protocols.*fine-tuning"):
-        config.resolve({"scale": "smoke", "evaluation_split": "validation"})
+        prepare(made)
 
 
 def test_the_study_trains_what_table_1_has_not_and_nothing_else():
@@ -562,6 +563,9 @@ def test_the_study_trains_what_table_1_has_not_and_nothing_else():
     without = config.resolve({"scale": "smoke", "transfer": None}).trainings()
     assert cohorts() == without
     assert cohorts(methods=None) == without
+    other = {"methods": ["none", "sp"], "table1": {"baseline": "none"}}
+    made = config.resolve({"scale": "smoke", "transfer": {"methods": None}, **other})
+    assert made.transfer_methods() == ["soft_kd", "none", "sp"]
     more = cohorts(epochs=3, methods=["soft_kd", "sp"])
     assert more.pop(("deit-cait", "A", 3)) == [["soft_kd", "sp"]]
     assert more == without

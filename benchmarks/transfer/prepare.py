@@ -33,10 +33,16 @@ def check_data(experiment: Experiment, name: str) -> dict:
     """Hold a data set to what the study asks of it; return its sizes and classes.
 
     Raises:
-        UserError: it cannot be read, or has too few images for the shots, for k, or for a batch.
+        UserError: it cannot be read, has too few images for the shots, for k, or for a batch, or
+            would be measured on the images that C and k are chosen on.
     """
     entry = experiment.transfer.data[name]
     where = f"transfer.data.{name}"
+    if entry.protocols != ["fine-tuning"] and experiment.evaluation_split == "validation":
+        raise UserError(
+            f"{where}.protocols: with evaluation_split: validation only fine-tuning can be "
+            "measured; the other protocols choose C and k on that split"
+        )
     splits = open_data(name, experiment.transfer_data(name))
     if entry.verify:
         try:
