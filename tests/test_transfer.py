@@ -22,6 +22,7 @@ from benchmarks.transfer.probes import draw_name, draw_shots, linear_probe, near
 from benchmarks.transfer.students import students_of
 from benchmarks.transfer.table import MEAN, build, in_words, summarise, summarise_seeds, write
 from manifold import config
+from manifold.cohort import Member
 from manifold.config import LinearProbe, NearestNeighbours
 from manifold.data import evaluation_transform, load_splits
 from manifold.errors import UserError
@@ -265,6 +266,22 @@ def test_fine_tuning_uses_every_training_image_and_the_test_split(study):
     assert record["result"]["split"] == "test" and record["result"]["images"] == 100
     assert record["recipe_name"] == "fine-tuning" and record["method"] == "manifold"
     assert record["cohort"] == ["untrained", *METHODS]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "optimizer", "rate", "decay"),
+    [("fine-tuning", "SGD", 0.01, 1e-4), ("fine-tuning-inaturalist", "AdamW", 7.5e-5, 0.05)],
+)
+def test_the_papers_students_are_fine_tuned_as_deit_was(study, recipe, optimizer, rate, decay):
+    (student, *_) = students_of(study, 0)
+    company = fine_tuning.setting(study, "faces", 0, [student], (ALONE, CPU))
+    cell = fine_tuning.cell(study, "faces", student, 0)
+    made = config.resolve({"scale": "imagenet"}).recipes[recipe]
+    distiller = build_distiller(company, cell, None, 2)
+    member = Member("some", distiller, made, seed=0, epochs=1000, steps_per_epoch=10)
+    assert type(member.optimizer).__name__ == optimizer and made.batch_size == 768
+    assert {group["weight_decay"] for group in member.optimizer.param_groups} == {0.0, decay}
+    assert member.optimizer.param_groups[0]["initial_lr"] == pytest.approx(rate)
 
 
 def test_on_the_validation_split_fine_tuning_leaves_it_out():
