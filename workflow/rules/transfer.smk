@@ -4,35 +4,6 @@ TRANSFER = multiext(f"{RESULTS}/transfer", *FORMATS, "_seeds.csv")
 TRANSFER_CELLS = cells(EXPERIMENT.transfer_cells()) if EXPERIMENT.transfer else []
 
 
-def transfer_students():
-    """The students of a seed, by wildcard: those of the cells, and the untrained one."""
-    (pair, recipe, epochs), methods = next(iter(EXPERIMENT.transfer_cells().items()))
-    return expand(
-        CELL,
-        pair=pair,
-        recipe=recipe,
-        epochs=epochs,
-        method=methods,
-        file=CELL_FILES,
-        allow_missing=True,
-    ) + [f"{RESULTS}/transfer/seed-{{seed}}/untrained.safetensors"]
-
-
-def transfer_files(protocols, files):
-    """The files of every row, of the data sets that ask for one of the protocols."""
-    return expand(
-        f"{RESULTS}/transfer/{{data}}/{{method}}/seed-{{seed}}/{{file}}",
-        data=[
-            name
-            for name, entry in EXPERIMENT.transfer.data.items()
-            if set(entry.protocols) & set(protocols)
-        ],
-        method=[UNTRAINED, *EXPERIMENT.transfer_methods()],
-        file=files,
-        allow_missing=True,
-    )
-
-
 if EXPERIMENT.transfer is not None:
     PROBES = transfer_files(
         ["linear-probe", "k-nn"], ["features.safetensors", "probes.json"]
