@@ -275,6 +275,60 @@ def draw_detection(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, capti
     return figure
 
 
+def draw_transfer(
+    rows: pd.DataFrame,
+    seeds: pd.DataFrame,
+    baseline: str,
+    protocols: dict[str, str],
+    caption: str,
+) -> Figure:
+    """The paired gain over the baseline with all images, a row a data set, a column a protocol.
+
+    Args:
+        rows, seeds: as in transfer.csv and transfer_seeds.csv.
+        protocols: name and title of those that are drawn.
+    """
+    rows = rows[(rows["shots"] == "all") & rows["gain_mean"].notna()]
+    seeds = seeds[seeds["shots"] == "all"]
+    names = list(rows["data"].unique())
+    protocols = {key: title for key, title in protocols.items() if key in set(rows["protocol"])}
+    methods = rows.drop_duplicates("method")
+    height = 0.2 * len(methods) + 0.5
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(names),
+            len(protocols),
+            figsize=(8.2, height * len(names) + 1.0),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for line, name in zip(axes, names, strict=True):
+            for axis, (protocol, title) in zip(line, protocols.items(), strict=True):
+                own = rows[(rows["data"] == name) & (rows["protocol"] == protocol)]
+                if own.empty:
+                    axis.set_visible(False)
+                    continue
+                runs = seeds[(seeds["data"] == name) & (seeds["protocol"] == protocol)]
+                for position, (_, row) in enumerate(own.iterrows()):
+                    is_manifold = row["method"].startswith("manifold")
+                    colour = {"untrained": GREY}.get(row["method"], ORANGE if is_manifold else BLUE)
+                    gains = runs.loc[runs["method"] == row["method"], "gain"]
+                    _draw_row(axis, position, gains, row, "gain", colour)
+                axis.axvline(0, color=GREY, linewidth=1)
+                axis.set_title(f"{name}: {title}", loc="left", fontsize=8)
+                axis.grid(axis="x", color="#E3E3E3", linewidth=0.6)
+                axis.set_axisbelow(True)
+                axis.tick_params(axis="y", length=0, labelsize=7.5)
+                axis.tick_params(axis="x", labelsize=7.5)
+        axes[0, 0].set_yticks(range(len(methods)), methods["title"])
+        axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+        for axis in axes[-1]:
+            axis.set_xlabel(f"Paired gain over {baseline} (points)", fontsize=8)
+        figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
+    return figure
+
+
 def _draw_gains(axis, rows: pd.DataFrame, seeds: pd.DataFrame, methods: list[str], baseline: str):
     """One recipe's panel; methods stand side by side at each budget."""
     budgets = sorted(rows["epochs"].unique())

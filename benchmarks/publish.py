@@ -24,6 +24,10 @@ ABLATION = (
     *("ablation.md", "ablation.csv", "ablation.tex", "ablation.png", "ablation.pdf"),
     "ablation_seeds.csv",
 )
+TRANSFER = (
+    *("transfer.md", "transfer.csv", "transfer.tex", "transfer.png", "transfer.pdf"),
+    "transfer_seeds.csv",
+)
 BENCH = tuple(name.replace("table1", "bench") for name in (*TABLE1, *EVIDENCE[:2]))
 REHEARSAL = ("rehearsal.md", "rehearsal.csv", "rehearsal_networks.csv")
 DETECTION = (
@@ -41,6 +45,7 @@ README_BLOCKS: dict[str, tuple[str, ...] | None] = {
         "In words",
     ),
     "ablation": ("In words",),
+    "transfer": ("In words",),
     "detection": ("In words",),
 }
 
@@ -51,7 +56,7 @@ def publish(experiment: Experiment) -> list[Path]:
     Raises:
         UserError: there is nothing to publish.
     """
-    tables = ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, DETECTION, CHOICE)
+    tables = ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, TRANSFER, DETECTION, CHOICE)
     groups = [
         [experiment.directory / name for name in names]
         for names in (*tables, REHEARSAL, DETECTION_REHEARSAL)

@@ -94,6 +94,35 @@ def test_the_recipe_study_trains_what_table_1_has_not(finished):
     assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
 
 
+def test_transfer_takes_the_students_that_are_there(finished):
+    before = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
+    done = snakemake(finished, "reproduce_transfer", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Training seed" not in done.stdout + done.stderr
+    rows = pd.read_csv(finished / "results/smoke/transfer.csv")
+    experiment = resolve({"scale": "smoke"})
+    assert list(rows["method"].unique()) == ["untrained", *experiment.transfer.methods]
+    assert set(rows["data"]) == {"mean", *experiment.transfer.data}
+    assert set(rows["protocol"]) == {"linear-probe", "k-nn", "fine-tuning"}
+    for suffix in ("md", "tex", "png", "pdf"):
+        assert (finished / f"results/smoke/transfer.{suffix}").stat().st_size
+    assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
+    again = snakemake(finished, "reproduce_transfer", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
+    entry = "transfer={data: {mine: {dataset: folder, folder: /nowhere, validation: 5}}}"
+    words = ["--config", "scale=smoke", entry]
+    done = snakemake(finished, "reproduce_table1", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = snakemake(finished, "reproduce_transfer", *words)
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "error: transfer.data.mine: /nowhere/train" in output
+    assert "Traceback" not in output and "Probing" not in output
+
+
 @pytest.mark.parametrize("recipe", ["A", "B"])
 def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
     weights = finished / "results/smoke/teachers/deit-cait/student.safetensors"
@@ -190,6 +219,7 @@ def test_the_dry_run_does_not_import_torch(clone, scale, tmp_path):
     # A torch that cannot be imported stands in front of the real one.
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "snakemake", "-n", "--config", f"scale={scale}"]
+    targets = ["reproduce_table1", "reproduce_transfer"]
+    command = [sys.executable, "-m", "snakemake", "-n", *targets, "--config", f"scale={scale}"]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
