@@ -24,6 +24,7 @@ from mmdet.registry import HOOKS
 from mmengine.config import Config, ConfigDict
 from mmengine.device import utils as mmengine_device
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from tqdm import tqdm
 
@@ -31,7 +32,7 @@ from benchmarks.detection import compatibility  # noqa: F401 (registers its hook
 from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.prepare import annotation_file, categories, image_folder
-from manifold import command, config
+from manifold import command, config, ranks
 from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment, Machine
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
@@ -223,6 +224,7 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
     preprocessor.pad_mask = _has_masks(settings)
     for split, loader in (("train", settings.train_dataloader), ("test", settings.test_dataloader)):
         loader.dataset.update(
+            data_root="",  # relative paths are this project's, not COCO's folder's
             metainfo=dict(classes=tuple(names)),
             ann_file=str(annotation_file(experiment, split)),
             data_prefix=dict(img=f"{image_folder(experiment, split)}/"),
@@ -306,6 +308,8 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     seconds = time.perf_counter() - started
     images = runner.max_epochs * len(runner.train_dataloader.dataset)
     runner.test()
+    if is_model_wrapper(model):  # of several processes
+        model = model.module
     if _is_first():
         _write(cell, settings, identity, model, {"wall_seconds": seconds, "images_seen": images})
         shutil.rmtree(cell.state)
@@ -320,6 +324,8 @@ def build_runner(cell: DetectorCell, settings: Config, fingerprint: str) -> Runn
     # mmengine keeps one visualizer of a name, with the folder that it was made for.
     settings.visualizer.name = f"{settings.experiment_name}-{time.time_ns()}"
     settings.launcher = "pytorch" if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "none"
+    # Replicas stay where they are; mmengine would put each on a GPU, also where there is none.
+    settings.setdefault("model_wrapper_cfg", dict(broadcast_buffers=False, device_ids=None))
     settings.test_evaluator.outfile_prefix = str(work / "predictions")
     settings.custom_hooks = [
         *settings.get("custom_hooks", []),
@@ -378,20 +384,16 @@ def _losses(work: Path) -> pd.DataFrame:
 
 
 def choose_device(machine: Machine) -> None:
-    """Let mmengine use the device that the configuration names, and no other.
+    """Join the processes of torchrun, and let mmengine use the device that is named, and no other.
 
-    It settles for a GPU when it is imported and sees one, and for the CPU where it sees none.
+    It settles for a GPU when it is imported and sees one, and for the CPU where it sees none; it
+    would join the processes too, but with GPUs alone.
 
     Raises:
-        UserError: there is no GPU.
+        UserError: the device is not there.
     """
-    kind = torch.device(machine.device).type
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"machine.device is {machine.device!r}, and this machine shows no GPU; set "
-            "machine.device to cpu"
-        )
-    mmengine_device.DEVICE = kind
+    ranks.start(machine.device)
+    mmengine_device.DEVICE = torch.device(machine.device).type
 
 
 def main() -> None:
@@ -411,6 +413,8 @@ def main() -> None:
         )
     for method in options.methods:
         train(DetectorCell(experiment, options.detector, method, options.seed))
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
