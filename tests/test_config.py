@@ -364,7 +364,8 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
         table1={"pairs": ["paper"]},
     )
     # The smoke scale's own pairs would have 12,544 tokens at this size.
-    found = preflight(dataclasses.replace(made, pairs={"paper": made.pairs["paper"]}))
+    alone = {"pairs": {"paper": made.pairs["paper"]}, "transfer": None}
+    found = preflight(dataclasses.replace(made, **alone))
     method = found["pairs"]["paper"]["methods"]["manifold"]
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes
     assert set(method["student_tokens"].values()) == {"196 = 14×14"}

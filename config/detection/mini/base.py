@@ -36,11 +36,11 @@ test_dataloader = dict(
 )
 test_evaluator = dict(type="CocoMetric")
 
-train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3)
+train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=4)
 test_cfg = dict(type="TestLoop")
 optim_wrapper = dict(
     type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
+    optimizer=dict(type="AdamW", lr=3e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
