@@ -26,6 +26,7 @@ include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/detection.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/rehearse.smk"
 
 
@@ -35,6 +36,7 @@ localrules:
     reproduce_ablation,
     reproduce_bench,
     reproduce_detection,
+    reproduce_transfer,
     choose,
     rehearse,
     rehearse_detection,
@@ -45,6 +47,8 @@ localrules:
     recipes,
     ablation,
     detection,
+    prepare_transfer,
+    transfer,
     preflight,
 
 
@@ -71,6 +75,12 @@ rule reproduce_bench:
     input:
         BENCH,
         BENCH_CELLS,
+
+
+rule reproduce_transfer:
+    input:
+        TRANSFER,
+        TRANSFER_CELLS,
 
 
 rule reproduce_detection:

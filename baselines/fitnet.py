@@ -2,9 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from manifold.distiller import Distiller
+from manifold.losses import at_least_float32, check_same_shape
 
 
 class FitNet(Distiller):
@@ -28,8 +29,19 @@ class FitNet(Distiller):
 
     def terms(self, student, teacher, targets):
         pairs = zip(self.auxiliary["projectors"], self.token_pairs(student, teacher), strict=True)
-        losses = [F.mse_loss(project(own), other) for project, (own, other) in pairs]
+        losses = [hint_loss(project(own), other) for project, (own, other) in pairs]
         return {
             "cross_entropy": F.cross_entropy(student.logits, targets),
             "hint": self.weight * torch.stack(losses).mean(),
         }
+
+
+def hint_loss(projected: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of tokens (B, N, D_t), a mean over B · N · D_t.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(projected, teacher)
+    with torch.autocast(projected.device.type, enabled=False):
+        return F.mse_loss(at_least_float32(projected), at_least_float32(teacher))

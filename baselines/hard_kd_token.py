@@ -2,6 +2,7 @@
 
 import torch.nn.functional as F
 
+from baselines.hard_kd import hard_label_loss
 from manifold.distiller import Distiller
 from manifold.errors import UserError
 
@@ -32,5 +33,5 @@ class HardKDToken(Distiller):
         class_logits, token_logits = student.heads
         return {
             "cross_entropy": 0.5 * F.cross_entropy(class_logits, targets),
-            "hard": 0.5 * F.cross_entropy(token_logits, teacher.logits.argmax(dim=-1)),
+            "hard": 0.5 * hard_label_loss(token_logits, teacher.logits),
         }

@@ -3,10 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.logits import check_targets
 from manifold.distiller import Distiller
 from manifold.errors import UserError
-from manifold.losses import at_least_float32
+from manifold.losses import at_least_float32, check_targets
 
 
 class LabelSmoothing(Distiller):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifold.distiller import Distiller
 from manifold.errors import UserError
+from manifold.losses import check_targets
 
 
 class TargetAndOthers(Distiller):
@@ -69,19 +70,6 @@ def target_classes(targets: Tensor, logits: Tensor) -> Tensor:
     """
     check_targets(targets, logits)
     return targets.argmax(dim=1) if targets.ndim == 2 else targets
-
-
-def check_targets(targets: Tensor, logits: Tensor) -> None:
-    """Refuse targets that are neither (B, classes) nor (B,) for logits (B, classes).
-
-    Raises:
-        ValueError: names both shapes.
-    """
-    if tuple(targets.shape) not in (tuple(logits.shape), tuple(logits.shape[:1])):
-        raise ValueError(
-            "targets must be (B, classes) or (B,) for the logits (B, classes), "
-            f"got targets {tuple(targets.shape)}, logits {tuple(logits.shape)}"
-        )
 
 
 def split_target(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,9 @@ from manifold.tokens import Outputs, check_grids
 
 
 class MaskedKD(Distiller):
-    """(1−α)·CE + α·T²·KL(teacher of the kept patches ‖ student); α and T of the recipe.
+    """(1−α)·CE + α·T²·KL(teacher of the kept patches ‖ student), both means over the batch.
+
+    α and T are the recipe's.
 
     The teacher sees the int(keep · N) patches of each image that the student's class token attends
     to most (last block, mean over the heads), and pays for these alone. Of the others nothing is

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.cells import collect
 from benchmarks.figures import draw_ablation
-from benchmarks.table1 import MISSING, latex, readable_interval
+from benchmarks.table1 import MISSING, after_correction, latex, readable_interval
 from benchmarks.teacher import read_teacher
 from manifold import command
 from manifold.config import Experiment
@@ -144,7 +144,7 @@ def write(table: AblationTable, experiment: Experiment) -> None:
         table.caption,
         readable.to_markdown(index=False),
         "## In words",
-        "\n".join(_in_words(table.rows, baseline)),
+        "\n".join(_in_words(table.rows, baseline, experiment.statistics.confidence)),
     ]
     write_text(directory / "ablation.md", "\n\n".join(text) + "\n")
     figure = draw_ablation(table.rows, table.seeds, baseline, table.caption)
@@ -178,7 +178,7 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     )
 
 
-def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
+def _in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
     """Say what the intervals decide, group by group, without a number."""
     lines = []
     for group, own in rows.groupby("group", sort=False):
@@ -199,7 +199,8 @@ def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
             if chosen.any():
                 said.append(f"{verdict}: {', '.join(own.loc[chosen, 'variant'])}")
         lines.append(f"- {group}. {'; '.join(said)}")
-    return lines
+    variants = rows[rows["change_mean"].notna()]
+    return [*lines, after_correction(variants, "the reference", confidence, "variant")]
 
 
 def main() -> None:

@@ -15,12 +15,18 @@ EPOCH_COLUMNS = (
 
 
 def collect(
-    experiment: Experiment, pair: str, recipe: str, epochs: int, methods: list[str] | None = None
+    experiment: Experiment,
+    pair: str,
+    recipe: str,
+    epochs: int,
+    methods: list[str] | None = None,
+    seeds: list[int] | None = None,
 ) -> dict[str, dict[int, dict]]:
     """Return method → seed → run.json of every cell under one pair, recipe and budget.
 
     Args:
         methods: by default those of the scale that the pair is for.
+        seeds: by default all of the scale's.
 
     Raises:
         UserError: a cell is missing, or is of another configuration or teacher.
@@ -29,7 +35,7 @@ def collect(
     return {
         method: {
             seed: _read(experiment, (pair, recipe, epochs, method, seed), teacher)
-            for seed in experiment.seeds
+            for seed in seeds or experiment.seeds
         }
         for method in methods or experiment.methods_of(pair)
     }

@@ -23,6 +23,7 @@ STYLE = {
     "pdf.fonttype": 42,
 }
 CAPTION_WIDTH = 135
+FAR = 12  # median absolute deviations; a row further from the median has no place on the axis
 
 
 def draw_table1(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
@@ -65,6 +66,8 @@ def _draw_pair(left, right, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: s
         if name != baseline:
             gains = by_seed[name] - by_seed[baseline]
             _draw_row(right, position, gains, row, "gain", colour)
+    _leave_out_far_rows(left, methods, "top1", shown=teacher["top1_mean"])
+    _leave_out_far_rows(right, methods, "gain", shown=0)
     left.axvline(teacher["top1_mean"], color=GREY, linestyle="--", linewidth=1)
     left.annotate(
         f"teacher {teacher['top1_mean']:.1f}",
@@ -99,6 +102,39 @@ def _draw_row(axes, position: int, values: pd.Series, row: pd.Series, key: str, 
     axes.plot(row[f"{key}_mean"], position, "D", color=colour, markersize=5)
     offsets = [position + 0.22] * len(values)
     axes.plot(values, offsets, "o", markersize=3, color=colour, alpha=0.6, markeredgewidth=0)
+
+
+def _leave_out_far_rows(axes, rows: pd.DataFrame, key: str, shown: float) -> None:
+    """Fit the axis to the other rows where some lie far off; arrows say where those are.
+
+    Args:
+        rows: drawn at the heights of their index.
+        shown: a value that stays on the axis.
+    """
+    means = rows[f"{key}_mean"]
+    distance = (means - means.median()).abs()
+    far = distance > FAR * distance.median()
+    near = rows[~far]
+    low = min(shown, near[f"{key}_low"].min())
+    high = max(shown, near[f"{key}_high"].max())
+    if not far.any() or low == high:
+        return
+    margin = 0.05 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    for position, row in rows[far].iterrows():
+        mean, *ends = (row[f"{key}_{part}"] for part in ("mean", "low", "high"))
+        is_left = mean < low
+        axes.annotate(
+            f"{mean:.1f} [{ends[0]:.1f}, {ends[1]:.1f}]",
+            (0 if is_left else 1, position - 0.28),
+            xycoords=("axes fraction", "data"),
+            xytext=(16 if is_left else -16, 0),
+            textcoords="offset points",
+            ha="left" if is_left else "right",
+            va="center",
+            fontsize=7,
+            arrowprops={"arrowstyle": "->", "color": GREY},
+        )
 
 
 def draw_recipes(
@@ -162,7 +198,7 @@ def draw_ablation(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, captio
             sharey=True,
             layout="constrained",
         )
-        ticks, labels, position = [], [], -1.0
+        heights, labels, position = [], [], -1.0
         for group, own in rows.groupby("group", sort=False):
             left.text(
                 0.01, position + 0.15, group, transform=left.get_yaxis_transform(), fontsize=8
@@ -170,11 +206,11 @@ def draw_ablation(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, captio
             for _, row in own.iterrows():
                 position += 1
                 runs = seeds[(seeds[key] == row[key]).all(axis=1)]
+                heights.append(position)
                 is_reference = pd.isna(row["change_mean"])
                 if not is_reference:
                     _draw_row(left, position, runs["change"], row, "change", BLUE)
                 _draw_row(right, position, runs["gain"], row, "gain", ORANGE)
-                ticks.append(position)
                 labels.append(row["variant"])
             position += 1
         for axis in (left, right):
@@ -182,9 +218,12 @@ def draw_ablation(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, captio
             axis.grid(axis="x", color="#E3E3E3", linewidth=0.6)
             axis.set_axisbelow(True)
             axis.tick_params(axis="y", length=0)
-        left.set_yticks(ticks, labels)
+        placed = rows.set_index(pd.Index(heights))
+        _leave_out_far_rows(left, placed, "change", shown=0)
+        _leave_out_far_rows(right, placed, "gain", shown=0)
+        left.set_yticks(heights, labels)
         left.set_ylim(position - 0.4, -1.5)
-        left.set_xlabel("Change of top-1 against the reference (points)")
+        left.set_xlabel("Change of top-1 (points)")
         right.set_xlabel(f"Paired gain over {baseline} (points)")
         figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
     return figure
@@ -232,6 +271,60 @@ def draw_detection(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, capti
                 panel.grid(axis="x", color="#E3E3E3", linewidth=0.6)
                 panel.set_axisbelow(True)
                 panel.tick_params(axis="y", length=0)
+        figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
+    return figure
+
+
+def draw_transfer(
+    rows: pd.DataFrame,
+    seeds: pd.DataFrame,
+    baseline: str,
+    protocols: dict[str, str],
+    caption: str,
+) -> Figure:
+    """The paired gain over the baseline with all images, a row a data set, a column a protocol.
+
+    Args:
+        rows, seeds: as in transfer.csv and transfer_seeds.csv.
+        protocols: name and title of those that are drawn.
+    """
+    rows = rows[(rows["shots"] == "all") & rows["gain_mean"].notna()]
+    seeds = seeds[seeds["shots"] == "all"]
+    names = list(rows["data"].unique())
+    protocols = {key: title for key, title in protocols.items() if key in set(rows["protocol"])}
+    methods = rows.drop_duplicates("method")
+    height = 0.2 * len(methods) + 0.5
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(names),
+            len(protocols),
+            figsize=(8.2, height * len(names) + 1.0),
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for line, name in zip(axes, names, strict=True):
+            for axis, (protocol, title) in zip(line, protocols.items(), strict=True):
+                own = rows[(rows["data"] == name) & (rows["protocol"] == protocol)]
+                if own.empty:
+                    axis.set_visible(False)
+                    continue
+                runs = seeds[(seeds["data"] == name) & (seeds["protocol"] == protocol)]
+                for position, (_, row) in enumerate(own.iterrows()):
+                    is_manifold = row["method"].startswith("manifold")
+                    colour = {"untrained": GREY}.get(row["method"], ORANGE if is_manifold else BLUE)
+                    gains = runs.loc[runs["method"] == row["method"], "gain"]
+                    _draw_row(axis, position, gains, row, "gain", colour)
+                axis.axvline(0, color=GREY, linewidth=1)
+                axis.set_title(f"{name}: {title}", loc="left", fontsize=8)
+                axis.grid(axis="x", color="#E3E3E3", linewidth=0.6)
+                axis.set_axisbelow(True)
+                axis.tick_params(axis="y", length=0, labelsize=7.5)
+                axis.tick_params(axis="x", labelsize=7.5)
+        axes[0, 0].set_yticks(range(len(methods)), methods["title"])
+        axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
+        for axis in axes[-1]:
+            axis.set_xlabel(f"Paired gain over {baseline} (points)", fontsize=8)
         figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
     return figure
 

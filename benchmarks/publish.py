@@ -1,7 +1,7 @@
 """Keep a run: copy its tables, figures and provenance to ``results/published/NAME``.
 
-``python -m benchmarks.publish --config scale=mini`` also puts the table and its caption into the
-README, between its two markers, so that no number there is typed by hand.
+``python -m benchmarks.publish --config scale=mini`` also puts what the README shows of each table
+between the table's two markers there, so that no number in those blocks is typed by hand.
 """
 
 import shutil
@@ -24,10 +24,30 @@ ABLATION = (
     *("ablation.md", "ablation.csv", "ablation.tex", "ablation.png", "ablation.pdf"),
     "ablation_seeds.csv",
 )
+TRANSFER = (
+    *("transfer.md", "transfer.csv", "transfer.tex", "transfer.png", "transfer.pdf"),
+    "transfer_seeds.csv",
+)
 BENCH = tuple(name.replace("table1", "bench") for name in (*TABLE1, *EVIDENCE[:2]))
 REHEARSAL = ("rehearsal.md", "rehearsal.csv", "rehearsal_networks.csv")
+DETECTION = (
+    *("detection.md", "detection.csv", "detection.tex", "detection.png", "detection.pdf"),
+    *("detection_seeds.csv", "detection_pictures.png", "detection_pictures.pdf"),
+)
 DETECTION_REHEARSAL = ("rehearsal_detection.md", "rehearsal_detection.csv")
-BEGIN, END = "<!-- table1: begin -->", "<!-- table1: end -->"
+# The tables in the README: whole, or the caption and these sections.
+README_BLOCKS: dict[str, tuple[str, ...] | None] = {
+    "table1": None,
+    "bench": ("In words",),
+    "recipes": (
+        "How much is the method, how much the recipe, how much the budget?",
+        "How the gain moves",
+        "In words",
+    ),
+    "ablation": ("In words",),
+    "transfer": ("In words",),
+    "detection": ("In words",),
+}
 
 
 def publish(experiment: Experiment) -> list[Path]:
@@ -36,7 +56,7 @@ def publish(experiment: Experiment) -> list[Path]:
     Raises:
         UserError: there is nothing to publish.
     """
-    tables = ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, CHOICE)
+    tables = ((*TABLE1, *EVIDENCE), RECIPES, ABLATION, BENCH, TRANSFER, DETECTION, CHOICE)
     groups = [
         [experiment.directory / name for name in names]
         for names in (*tables, REHEARSAL, DETECTION_REHEARSAL)
@@ -54,30 +74,56 @@ def publish(experiment: Experiment) -> list[Path]:
     return copies
 
 
-def readme_block(table: str) -> str:
-    """The part of a table1.md that the README shows: everything below its title."""
-    return table.split("\n", 1)[1].strip()
+def readme_block(table: str, sections: tuple[str, ...] | None = None) -> str:
+    """The part of a published table's .md that the README shows, headings two levels lower.
+
+    Args:
+        table: the file's text.
+        sections: what is shown below the caption; None: everything below the title.
+
+    Raises:
+        UserError: the file lacks a section.
+    """
+    title, _, body = table.strip().partition("\n\n")
+    if sections is not None:
+        lead, *parts = body.split("\n## ")
+        known = {part.partition("\n")[0]: part.strip() for part in parts}
+        for section in sections:
+            if section not in known:
+                raise UserError(f"{title.strip('# ')!r} has no section {section!r}")
+        caption = lead.partition("\n\n")[0]
+        body = "\n\n## ".join([caption, *(known[section] for section in sections)])
+    return body.replace("\n## ", "\n#### ")
 
 
-def update_readme(readme: Path, table: str) -> None:
-    """Put the table between the README's markers.
+def markers(name: str) -> tuple[str, str]:
+    """The README's lines before and after what it shows of a table."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def update_readme(readme: Path, name: str, block: str) -> None:
+    """Put a block between the markers of its table.
 
     Raises:
         UserError: the markers are not there.
     """
-    text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{readme} lacks the markers {BEGIN} and {END}")
-    write_text(readme, f"{before}{begin}\n{readme_block(table)}\n{end}{after}")
+    begin, end = markers(name)
+    before, found, rest = readme.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{readme} lacks the markers {begin} and {end}")
+    write_text(readme, f"{before}{begin}\n{block}\n{end}{after}")
 
 
 def main() -> None:
     experiment = command.experiment(command.parser("benchmarks.publish", __doc__).parse_args())
     publish(experiment)
     if experiment.name == "mini":
-        update_readme(ROOT / "README.md", (PUBLISHED / "mini" / "table1.md").read_text())
+        for name, sections in README_BLOCKS.items():
+            table = PUBLISHED / "mini" / f"{name}.md"
+            if table.is_file():
+                block = readme_block(table.read_text(), sections)
+                update_readme(ROOT / "README.md", name, block)
 
 
 if __name__ == "__main__":

@@ -348,12 +348,28 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment, tit
             "scale alone. A claim is judged at its own scale where data, networks, budget and "
             "recipe are those that it names; no other run confirms or refutes it.",
             "",
+            *_claims_in_words(judged, experiment),
             verdicts.to_markdown(index=False) if len(verdicts) else "This run judges no claim.",
             "",
             f"Not run at this scale: {', '.join(unjudged['id'])}." if len(unjudged) else "",
             "",
         ]
     )
+
+
+def _claims_in_words(judged: pd.DataFrame, experiment: Experiment) -> list[str]:
+    """Which directions the intervals of this scale decide, and how; then an empty line."""
+    words = {
+        "supported": f"holds at {experiment.name}",
+        "contradicted": f"does not hold at {experiment.name}",
+        "inconclusive": f"undecided at {experiment.name} (the interval holds zero)",
+    }
+    lines = [
+        f"- {said}: {'; '.join(judged.loc[judged['direction_at_this_scale'] == verdict, 'id'])}"
+        for verdict, said in words.items()
+        if (judged["direction_at_this_scale"] == verdict).any()
+    ]
+    return [*lines, ""] if lines else []
 
 
 def _words_on_reported(experiment: Experiment) -> str:
@@ -382,12 +398,26 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
         for verdict, chosen in decided.items()
         if chosen.any()
     ]
+    confidence = experiment.statistics.confidence
+    lines += [
+        after_correction(own, baseline, confidence, "title")
+        for _, own in gains.groupby("pair", sort=False)  # the families of the correction
+    ]
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
     if len(unlabelled):
         lines.append(
             f"- trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}"
         )
     return lines
+
+
+def after_correction(rows: pd.DataFrame, other: str, confidence: float, names: str) -> str:
+    """Say which rows are told from another even after Holm's correction over all of them."""
+    told = rows.loc[rows["p_holm"] < 1 - confidence, names]
+    return (
+        f"- told from {other} after Holm's correction over all {len(rows)} comparisons, at "
+        f"p < {1 - confidence:.2g}: {'; '.join(told) if len(told) else 'none'}"
+    )
 
 
 def readable_interval(mean: float, low: float, high: float, sign: str = "") -> str:

@@ -179,15 +179,18 @@ def _create_optimizer(
     Raises:
         UserError: timm does not know it, or refuses the numbers.
     """
+    further = {
+        **({} if optimizer.epsilon is None else {"eps": optimizer.epsilon}),
+        **({} if optimizer.betas is None else {"betas": tuple(optimizer.betas)}),
+        **({"fused": True} if fused else {}),
+    }
     try:
         return create_optimizer_v2(
             distiller,
             opt=optimizer.name,
             lr=optimizer.learning_rate,
             weight_decay=optimizer.weight_decay,
-            eps=optimizer.epsilon,
-            betas=tuple(optimizer.betas),
-            **({"fused": True} if fused else {}),
+            **further,
         )
     except (ValueError, TypeError, IndexError, KeyError) as error:
         raise UserError(f"the recipe's optimizer {vars(optimizer)} is refused: {error}") from error

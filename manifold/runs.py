@@ -23,6 +23,14 @@ CPU = torch.device("cpu")
 
 
 @dataclass
+class Start:
+    """Weights that a student starts from; its classifier is drawn anew."""
+
+    weights: Path
+    classes: int  # that they were trained for
+
+
+@dataclass
 class Cell:
     """One run: a method under a recipe, a budget and a seed, and the folder of its results."""
 
@@ -31,6 +39,7 @@ class Cell:
     student: Model
     directory: Path
     identity: dict
+    start: Start | None = None  # None: as initialised
 
     @property
     def fingerprint(self) -> str:
@@ -198,7 +207,12 @@ def build_distiller(
     definition = cell.definition
     kind = find_distiller(cell.method, definition)
     reseed(derive(setting.seed, "initialisation"))
-    student = create_model(cell.student, setting.image_shape, classes, setting.recipe.drop_path)
+    own_classes = cell.start.classes if cell.start else classes
+    student = create_model(cell.student, setting.image_shape, own_classes, setting.recipe.drop_path)
+    if cell.start:
+        load_weights(student, cell.start.weights, f"the student of {cell.method!r}")
+        reseed(derive(setting.seed, "classifier"))
+        student.reset_classifier(classes)
     reseed(derive(setting.seed, "auxiliary", cell.method))
     arguments = dict(definition.arguments)
     _check_numbers(kind, cell.method, arguments)

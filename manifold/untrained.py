@@ -5,9 +5,10 @@
 """
 
 import json
+from pathlib import Path
 
 from manifold import command
-from manifold.config import UNTRAINED, Experiment
+from manifold.config import UNTRAINED, Experiment, Model
 from manifold.data import load_splits
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
@@ -27,13 +28,21 @@ def initialise(experiment: Experiment, pair: str) -> dict:
             f"pairs.{pair}.teacher.weights is {teacher.weights!r}; only {UNTRAINED!r} is "
             "initialised here"
         )
+    classes = len(load_splits(experiment.data).classes)
+    path = experiment.teacher_weights(pair)
+    return write_initialised(experiment, teacher.model, classes, teacher.seed, path)
+
+
+def write_initialised(
+    experiment: Experiment, model: Model, classes: int, seed: int, path: Path
+) -> dict:
+    """Write the weights that a network has before the first step of a seed, and their record."""
     data = experiment.data
     shape = (data.channels, data.image_size, data.image_size)
-    classes = load_splits(data).classes
-    reseed(derive(teacher.seed, "initialisation"))
-    path = experiment.teacher_weights(pair)
-    save_weights(create_model(teacher.model, shape, len(classes)), path)
-    record = {"seed": teacher.seed, "epochs": 0, "images_seen": 0, "sha256": sha256(path)}
+    reseed(derive(seed, "initialisation"))
+    save_weights(create_model(model, shape, classes), path)
+    record = {"seed": seed, "classes": classes, "epochs": 0, "images_seen": 0}
+    record["sha256"] = sha256(path)
     write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     return record
 

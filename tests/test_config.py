@@ -1,5 +1,6 @@
 """The configuration: what it accepts, where results go, and errors that name culprit and cure."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -26,10 +27,23 @@ def pair(**changes):
     return {"pairs": {"deit-cait": changes}}
 
 
+def detection(**changes):
+    return {**SMOKE, "detection": changes}
+
+
+def scenes(**changes):
+    return detection(data={"scenes": changes})
+
+
+FOLDER = dict.fromkeys(("train_images", "train_annotations", "test_images", "test_annotations"), "")
+FOLDER = {**FOLDER, "ignored": []}
+
+
 @pytest.mark.parametrize("scale", [path.stem for path in (config.ROOT / "config/scales").glob("*")])
 def test_every_scale_resolves(scale):
     experiment = resolve({"scale": scale})
-    assert experiment.scale == experiment.name == scale
+    assert experiment.scale == scale
+    assert experiment.name == {"coco": "imagenet"}.get(scale, scale)  # whose students it reads
 
 
 @pytest.mark.parametrize(
@@ -97,6 +111,43 @@ def test_every_scale_resolves(scale):
         (
             {**SMOKE, **pair(layers={"paper": {"student": [0], "teacher": [0, 1]}})},
             ["layers.paper", "[0]", "[0, 1]"],
+        ),
+        (detection(pair="deit"), ["detection.pair", "'deit'", "deit-cait"]),
+        (detection(recipe="Z"), ["detection.recipe", "'Z'", "A, B"]),
+        (detection(methods=["soft_kd", "manifld"]), ["detection.methods", "'manifold'"]),
+        (detection(methods=["none"]), ["detection.baseline", "'soft_kd'", "none"]),
+        (detection(methods=["soft_kd", "soft_kd"]), ["detection.methods", "more than once"]),
+        (detection(epochs=0), ["detection.epochs", "at least 1", "0"]),
+        (detection(backbones_per_job=0), ["detection.backbones_per_job", "at least 1", "0"]),
+        (
+            {
+                **detection(methods=["soft_kd", "random"]),
+                "method_definitions": {
+                    "random": config.read_yaml(config.ROOT / "config/methods.yaml")["sp"]
+                },
+            },
+            ["detection.methods", "'random'", "rename"],
+        ),
+        (detection(pictures=-1), ["detection.pictures", "negative", "-1"]),
+        (detection(data={"scenes": None}), ["detection.data", "scenes or folder", "neither"]),
+        (detection(data={"folder": FOLDER}), ["detection.data", "scenes or folder", "both"]),
+        (detection(data={"channels": 2}), ["detection.data.channels", "1, 3"]),
+        (scenes(item=[1, 2]), ["detection.data.scenes", "'item'", "'items'"]),
+        (scenes(items=[0, 2]), ["scenes.items", "at least 1", "[0, 2]"]),
+        (scenes(items=[3]), ["scenes.items", "[3]"]),
+        (scenes(sides=[16, 8]), ["scenes.sides", "smallest", "[16, 8]"]),
+        (scenes(size=[64, 11]), ["scenes.size", "sides, 12", "[64, 11]"]),
+        (scenes(size=[64]), ["scenes.size", "width and a height", "[64]"]),
+        (scenes(train=0), ["scenes.train", "at least 1"]),
+        (scenes(test=0), ["scenes.test", "at least 1"]),
+        (scenes(tries=0), ["scenes.tries", "at least 1"]),
+        (scenes(least_visible=0), ["scenes.least_visible", "(0, 1]"]),
+        (scenes(brightness=1.5), ["scenes.brightness", "(0, 1]", "1.5"]),
+        (scenes(foreground=1), ["scenes.foreground", "[0, 1)", "null"]),
+        (scenes(photographs={"train": []}), ["photographs.train", "at least one"]),
+        (
+            scenes(photographs={"train": ["moon.png", "brick.png"]}),
+            ["photographs", "moon.png", "training and in test"],
         ),
     ],
 )
@@ -205,6 +256,28 @@ def test_results_stand_apart_when_something_that_shapes_weights_changes():
     assert resolve({**SMOKE, "name": "mine", "data": {"validation": 150}}).name == "mine"
 
 
+def test_detection_trains_only_what_table_1_lacks():
+    key = ("deit-cait", "A", 4)
+    assert (
+        resolve(SMOKE).trainings()[key] == resolve(detection(methods=["soft_kd"])).trainings()[key]
+    )
+    cohorts = resolve(detection(methods=["soft_kd", "rkd"])).trainings()[key]
+    assert ["rkd"] in cohorts
+    assert [method for cohort in cohorts for method in cohort].count("soft_kd") == 1
+    assert resolve(detection(epochs=3)).trainings()["deit-cait", "A", 3] == [
+        ["none", "soft_kd", "manifold"]
+    ]
+
+
+def test_ones_own_method_becomes_a_backbone_too():
+    mine = {"mine": resolve(SMOKE).method_definitions["sp"]}
+    given = {**SMOKE, "method_definitions": config.to_plain(mine)}
+    assert resolve(given).detection.methods == [*resolve(SMOKE).detection.methods, "mine"]
+    listed = {**given, "detection": {"methods": ["soft_kd"]}}
+    assert resolve(listed).detection.methods == ["soft_kd"]
+    assert resolve({**given, "detection": None}).detection is None
+
+
 def test_restating_a_value_of_the_scale_changes_nothing():
     assert resolve({**SMOKE, "data": {"validation": "200"}}) == resolve(SMOKE)
 
@@ -284,26 +357,16 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
         "methods": None,
     }
     colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 224}
-    found = preflight(
-        experiment(
-            data=colour,
-            pairs={"paper": paper},
-            methods=["soft_kd", "manifold"],
-            table1={"pairs": ["paper"]},
-        )
+    made = experiment(
+        data=colour,
+        pairs={"paper": paper},
+        methods=["soft_kd", "manifold"],
+        table1={"pairs": ["paper"]},
     )
+    # The smoke scale's own pairs would have 12,544 tokens at this size.
+    alone = {"pairs": {"paper": made.pairs["paper"]}, "transfer": None}
+    found = preflight(dataclasses.replace(made, **alone))
     method = found["pairs"]["paper"]["methods"]["manifold"]
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes
     assert set(method["student_tokens"].values()) == {"196 = 14×14"}
     assert set(method["teacher_tokens"]) == set(last[1])
-
-
-def test_the_readmes_method_stands_in_a_run(experiment, tmp_path, monkeypatch):
-    readme = (config.ROOT / "README.md").read_text()
-    code = readme.partition("```python\n")[2].partition("```")[0]
-    entry = yaml.safe_load(readme.partition("```yaml\nmine:")[2].partition("```")[0])
-    (tmp_path / "mine_of_the_readme.py").write_text(code)
-    monkeypatch.syspath_prepend(tmp_path)
-    entry["distiller"] = "mine_of_the_readme:Mine"
-    made = experiment(methods=["soft_kd", "mine"], method_definitions={"mine": entry})
-    assert "mine" in preflight(made)["pairs"]["deit-cait"]["methods"]

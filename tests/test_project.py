@@ -11,6 +11,7 @@ import yaml
 
 from benchmarks import publish
 from manifold.config import ROOT, resolve
+from manifold.errors import UserError
 from manifold.records import check_weights, read_run
 
 
@@ -66,11 +67,31 @@ def test_the_readmes_test_command_is_what_ci_runs():
     assert command in (ROOT / ".ci/run").read_text()
 
 
-def test_the_readme_shows_the_published_table_to_the_letter():
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.partition(publish.BEGIN)[2].partition(publish.END)[0].strip()
-    published = (ROOT / "results/published/mini/table1.md").read_text()
-    assert shown == publish.readme_block(published)
+@pytest.mark.parametrize(("name", "sections"), publish.README_BLOCKS.items())
+def test_the_readme_shows_the_published_tables_to_the_letter(name, sections):
+    begin, end = publish.markers(name)
+    shown = (ROOT / "README.md").read_text().partition(begin)[2].partition(end)[0].strip()
+    published = (ROOT / f"results/published/mini/{name}.md").read_text()
+    assert shown == publish.readme_block(published, sections)
+
+
+def test_a_block_of_the_readme_is_the_caption_and_the_sections_that_are_asked_for():
+    table = "# T\n\ncaption\n\n| a |\n\n## One\n\nfirst\n\n## Two\n\n- second\n"
+    assert publish.readme_block(table, ("Two",)) == "caption\n\n#### Two\n\n- second"
+    whole = "caption\n\n| a |\n\n#### One\n\nfirst\n\n#### Two\n\n- second"
+    assert publish.readme_block(table) == whole
+    with pytest.raises(UserError, match="'T' has no section 'Three'"):
+        publish.readme_block(table, ("Three",))
+
+
+def test_a_readme_without_markers_is_refused_and_what_is_around_them_stays(tmp_path):
+    readme = tmp_path / "README.md"
+    begin, end = publish.markers("bench")
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    publish.update_readme(readme, "bench", "new")
+    assert readme.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
+    with pytest.raises(UserError, match="lacks the markers <!-- recipes: begin -->"):
+        publish.update_readme(readme, "recipes", "new")
 
 
 def test_the_hours_in_the_docs_are_those_of_the_rehearsal():

@@ -120,19 +120,22 @@ def check_golden(case, loss, gradient, tolerance, prefix=""):
     )
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=str
+)
 @pytest.mark.parametrize("number", range(3), ids=["no merging", "one merging", "two mergings"])
-def test_ofa_and_its_branches_are_those_of_the_authors_code(number):
+def test_ofa_and_its_branches_are_those_of_the_authors_code(number, dtype, tolerance):
     case = json.loads((GOLDEN / "ofa.json").read_text())["cases"][number]
     rng = np.random.default_rng(case["seed"])
 
     def draw(*shape):
-        return torch.tensor(rng.standard_normal(shape))
+        return torch.tensor(rng.standard_normal(shape), dtype=dtype)
 
     images, side, width, classes = (case[key] for key in ("images", "side", "width", "classes"))
     logits, teacher, targets = (draw(images, classes) for _ in range(3))
     features = [draw(images, side * side, width).requires_grad_() for _ in range(4)]
     branches = [
-        Branch((side, side), width, width, classes, blocks=blocks).double()
+        Branch((side, side), width, width, classes, blocks=blocks).to(dtype)
         for blocks in (3, 2, 1, 1)
     ]
     for branch in branches:
@@ -146,10 +149,10 @@ def test_ofa_and_its_branches_are_those_of_the_authors_code(number):
     pairs = zip(branches, features, strict=True)
     total, final = sum(loss(branch(stage)) for branch, stage in pairs), loss(logits)
     (total + final).backward()
-    check_golden(case, total, torch.stack([stage.grad for stage in features]), 1e-9)
-    check_golden(case, final, logits.grad, 1e-9, prefix="logits_")
+    check_golden(case, total, torch.stack([stage.grad for stage in features]), tolerance)
+    check_golden(case, final, logits.grad, tolerance, prefix="logits_")
     found = cross_entropy(logits.detach(), targets.softmax(dim=1))
-    assert found == pytest.approx(case["cross_entropy"], rel=1e-9)
+    assert found == pytest.approx(case["cross_entropy"], rel=tolerance)
 
 
 # ---- the contrast by its formula -------------------------------------------------------------
@@ -291,22 +294,6 @@ def test_loss_is_taken_in_float32_whatever_the_features_and_autocast(loss, dtype
     assert value.dtype == torch.float32
     assert value.item() == loss.of(student.float(), teacher.float()).item()
     assert student.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("method", METHODS)
-def test_method_under_autocast_is_close_to_float32(build, method, dtype):
-    distiller = build(method).eval()  # no stochastic depth
-    images, _ = test_methods.batch()
-    plain = distiller(images, mixed_targets().float())
-    with torch.autocast("cpu", dtype=dtype):
-        found = distiller(images.clone(), mixed_targets().float())
-    found["loss"].backward()
-    own = test_methods.TERMS[method] - {"kl"}  # of soft KD, near zero here: its logits are rounded
-    assert {name: found[name].item() for name in own} == pytest.approx(
-        {name: plain[name].item() for name in own}, rel=5e-2
-    )
-    assert all(parameter.grad.isfinite().all() for parameter in distiller.parameters())
 
 
 # ---- the methods -----------------------------------------------------------------------------

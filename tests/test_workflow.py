@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 
-from manifold.config import ROOT, resolve, to_words
+from benchmarks.figures import draw_ablation, draw_recipes, draw_table1
+from benchmarks.recipes import public_leads
+from manifold.config import ROOT, parse_words, read_yaml, resolve, to_words
 
 TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf")]
 
@@ -89,6 +94,35 @@ def test_the_recipe_study_trains_what_table_1_has_not(finished):
     assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
 
 
+def test_transfer_takes_the_students_that_are_there(finished):
+    before = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
+    done = snakemake(finished, "reproduce_transfer", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Training seed" not in done.stdout + done.stderr
+    rows = pd.read_csv(finished / "results/smoke/transfer.csv")
+    experiment = resolve({"scale": "smoke"})
+    assert list(rows["method"].unique()) == ["untrained", *experiment.transfer.methods]
+    assert set(rows["data"]) == {"mean", *experiment.transfer.data}
+    assert set(rows["protocol"]) == {"linear-probe", "k-nn", "fine-tuning"}
+    for suffix in ("md", "tex", "png", "pdf"):
+        assert (finished / f"results/smoke/transfer.{suffix}").stat().st_size
+    assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
+    again = snakemake(finished, "reproduce_transfer", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
+    entry = "transfer={data: {mine: {dataset: folder, folder: /nowhere, validation: 5}}}"
+    words = ["--config", "scale=smoke", entry]
+    done = snakemake(finished, "reproduce_table1", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    done = snakemake(finished, "reproduce_transfer", *words)
+    assert done.returncode != 0
+    output = done.stdout + done.stderr
+    assert "error: transfer.data.mine: /nowhere/train" in output
+    assert "Traceback" not in output and "Probing" not in output
+
+
 @pytest.mark.parametrize("recipe", ["A", "B"])
 def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
     weights = finished / "results/smoke/teachers/deit-cait/student.safetensors"
@@ -108,6 +142,52 @@ def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
         assert pd.read_csv(directory / "metrics.csv")["loss"].notna().all()
         students.add(record["files"]["student.safetensors"])
     assert len(students) == len(methods)  # no method is another one in disguise
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return {text.get_text() for text in figure.findobj(Text)}
+
+
+def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeypatch):
+    """The README's file and entry, beside the packages: nothing in them is edited."""
+    readme = (ROOT / "README.md").read_text()
+    for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
+        (block,) = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+        (finished / name).write_text(block)
+    tables = ("table1", "bench", "recipes", "ablation")
+    words = ["scale=smoke", "recipe_study={epochs: [1, 4]}"]
+    done = snakemake(
+        finished,
+        *(f"reproduce_{name}" for name in tables),
+        *("--configfile", "mine.yaml", "--config", *words),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    monkeypatch.chdir(finished)
+    experiment = resolve({**parse_words(words), **read_yaml(finished / "mine.yaml")})
+    assert experiment.name == "smoke"  # a new method shapes no cell but its own
+    seeds = len(experiment.seeds)
+    rows = {name: pd.read_csv(experiment.directory / f"{name}.csv") for name in tables}
+    runs = {name: pd.read_csv(experiment.directory / f"{name}_seeds.csv") for name in tables}
+    found = {name: list(rows[name]["method"]).count("mine") for name in tables}
+    study = experiment.recipe_study
+    under = len(study.recipes) * len(study.epochs)
+    assert found == {"table1": 1, "bench": 1, "recipes": under, "ablation": 1}
+    assert {name: list(runs[name]["method"]).count("mine") for name in tables} == {
+        name: count * seeds for name, count in found.items()
+    }
+    for name in tables:
+        assert "Mine" in (experiment.directory / f"{name}.md").read_text()
+        assert "Mine" in (experiment.directory / f"{name}.tex").read_text()
+    title = experiment.method_definitions[experiment.table1.baseline].title
+    for name in ("table1", "bench"):
+        figure = draw_table1(rows[name], runs[name], experiment.table1.baseline, "")
+        assert "Mine" in texts(figure)
+    public = public_leads(Path(study.public_curves))
+    figure = draw_recipes(rows["recipes"], runs["recipes"], public, study.baseline, title, "")
+    assert "Mine" in texts(figure)
+    assert "Mine" in texts(draw_ablation(rows["ablation"], runs["ablation"], title, ""))
 
 
 def test_another_data_set_stands_apart(finished):
@@ -139,6 +219,7 @@ def test_the_dry_run_does_not_import_torch(clone, scale, tmp_path):
     # A torch that cannot be imported stands in front of the real one.
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "snakemake", "-n", "--config", f"scale={scale}"]
+    targets = ["reproduce_table1", "reproduce_transfer"]
+    command = [sys.executable, "-m", "snakemake", "-n", *targets, "--config", f"scale={scale}"]
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

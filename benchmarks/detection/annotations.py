@@ -120,12 +120,14 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} must hold an object with images, annotations and categories, got "
             f"{type(content).__name__}"
         )
-    for key in ("images", "annotations", "categories"):
-        if key not in content:
-            raise UserError(
-                f"{path} lacks {key!r}, so it holds no COCO annotations; it has "
-                f"{_list(list(content)) or 'nothing'}"
-            )
+    keys = ("images", "annotations", "categories")
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise UserError(
+            f"{path} lacks {_list(missing)}, so it holds no COCO annotations; it has "
+            f"{_list(list(content)) or 'nothing'}"
+        )
+    for key in keys:
         entries = content[key]
         if not isinstance(entries, list):
             raise UserError(f"{path}: {key!r} must be a list, got {type(entries).__name__}")

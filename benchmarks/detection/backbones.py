@@ -4,6 +4,7 @@ A backbone gives the maps that timm's own ``forward_intermediates`` gives: every
 hierarchical network (Swin, ConvNeXt), the last block of a plain one (DeiT).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
-from timm.layers import LayerNorm2d
+from timm.layers import LayerNorm2d, PatchEmbed
 from timm.models import SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 
@@ -22,7 +23,10 @@ from manifold.models import classes_of, create_model, load_weights, read_weights
 # What lets a network of timm read images of any size; convolutional networks need nothing.
 ANY_SIZE = {
     VisionTransformer: {"dynamic_img_size": True, "dynamic_img_pad": True},
-    SwinTransformer: {"strict_img_size": False},
+    SwinTransformer: {
+        "strict_img_size": False,
+        "embed_layer": partial(PatchEmbed, dynamic_img_pad=True),
+    },
 }
 
 
@@ -95,7 +99,7 @@ class Student(BaseModule):
 def _check(network: nn.Module, name: str) -> None:
     if not hasattr(network, "forward_intermediates") or not hasattr(network, "feature_info"):
         raise UserError(f"{name} cannot be a backbone: timm's network gives no maps of features")
-    fixed = getattr(network, "pos_embed", None) is not None
+    fixed = network.pretrained_cfg.get("fixed_input_size", False)
     if fixed and not isinstance(network, tuple(ANY_SIZE)):
         raise UserError(
             f"{name} cannot be a backbone: timm's {type(network).__name__} reads images of one "

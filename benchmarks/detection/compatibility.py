@@ -1,5 +1,6 @@
 """What mmengine's own files need so that this project's rules hold for them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from manifold.files import write_text
 from manifold.seeds import derive, reseed
 
 
@@ -20,7 +22,16 @@ class PlainCheckpointHook(Hook):
     functions of their statistics: torch refuses them, and to allow them would be to allow
     ``getattr``. They are stored as tensors here, and NumPy's numbers as Python's. A checkpoint's
     ``meta['config']``, which mmengine would run as Python, is dropped when one is loaded.
+
+    The name of the last checkpoint is not written aside: a training that was killed while the file
+    was empty finds the newest checkpoint, which was complete before, by its time.
     """
+
+    def before_run(self, runner: Runner) -> None:
+        last = Path(runner.work_dir) / "last_checkpoint"
+        if last.is_file() and not last.read_text():
+            newest = max(last.parent.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
+            write_text(last, str(newest))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         hub = checkpoint["message_hub"]

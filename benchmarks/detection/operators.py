@@ -124,8 +124,8 @@ def _focal_terms(
     take, as in mmcv; it has none for background.
     """
     positive = target[:, None] == torch.arange(input.shape[1], device=input.device)
-    sign = torch.where(positive, 1.0, -1.0).to(input.dtype)
-    factor = torch.where(positive, alpha, 1 - alpha).to(input.dtype)
+    sign = 2 * positive.to(input.dtype) - 1
+    factor = torch.where(positive, input.new_tensor(alpha), input.new_tensor(1 - alpha))
     if weight.numel():
         factor = factor * weight.to(input.dtype)[target][:, None]
     return sign, functional.logsigmoid(sign * input), factor

@@ -126,11 +126,9 @@ def _check_folder(experiment: Experiment, partial: Path) -> None:
     data = experiment.detection.data
     contents = annotations.read_folder(data.folder, data.masks)
     images = {
-        split: [
-            image_folder(experiment, split) / entry["file_name"]
-            for entry in contents[split]["images"]
-        ]
+        split: [folder / entry["file_name"] for entry in contents[split]["images"]]
         for split in SPLITS
+        for folder in [image_folder(experiment, split).resolve()]
     }
     sources = {
         split: {
@@ -142,7 +140,7 @@ def _check_folder(experiment: Experiment, partial: Path) -> None:
         }
         for split in SPLITS
     }
-    shared = set(map(Path.resolve, images["train"])) & set(map(Path.resolve, images["test"]))
+    shared = set(images["train"]) & set(images["test"])
     if shared:
         print(
             f"warning: {len(shared)} image(s) stand in both the training and the test annotations, "

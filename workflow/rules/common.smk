@@ -2,7 +2,13 @@
 
 from pathlib import Path
 
-from manifold.config import CELL_FILES, DETECTOR_FILES, RANDOM, fingerprint
+from manifold.config import (
+    CELL_FILES,
+    DETECTOR_FILES,
+    RANDOM,
+    UNTRAINED,
+    fingerprint,
+)
 from manifold.launch import cpus, launcher, resources
 
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
@@ -67,3 +73,32 @@ def students_of(methods):
         ]
 
     return found
+
+
+def transfer_students():
+    """The students of a seed, by wildcard: those of the cells, and the untrained one."""
+    (pair, recipe, epochs), methods = next(iter(EXPERIMENT.transfer_cells().items()))
+    return expand(
+        CELL,
+        pair=pair,
+        recipe=recipe,
+        epochs=epochs,
+        method=methods,
+        file=CELL_FILES,
+        allow_missing=True,
+    ) + [f"{RESULTS}/transfer/seed-{{seed}}/untrained.safetensors"]
+
+
+def transfer_files(protocols, files):
+    """The files of every row, of the data sets that ask for one of the protocols."""
+    return expand(
+        f"{RESULTS}/transfer/{{data}}/{{method}}/seed-{{seed}}/{{file}}",
+        data=[
+            name
+            for name, entry in EXPERIMENT.transfer.data.items()
+            if set(entry.protocols) & set(protocols)
+        ],
+        method=[UNTRAINED, *EXPERIMENT.transfer_methods()],
+        file=files,
+        allow_missing=True,
+    )

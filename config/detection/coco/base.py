@@ -30,5 +30,6 @@ param_scheduler = [
     dict(type="LinearLR", start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(type="MultiStepLR", begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
-default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=1))
+# two: mmengine removes the oldest before it writes the next, and may be killed between
+default_hooks = dict(checkpoint=dict(interval=1, max_keep_ckpts=2))
 log_level = "WARNING"

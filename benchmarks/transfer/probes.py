@@ -1,0 +1,292 @@
+"""Linear probe and k-nearest neighbours on the frozen features of every student of a seed.
+
+``python -m benchmarks.transfer.probes --config scale=mini --seed 0`` writes, for each data set and
+method, ``transfer/DATA/METHOD/seed-SEED/features.safetensors`` and ``probes.json``. What is
+complete is left alone.
+
+The features are timm's: ``forward_head(forward_features(images), pre_logits=True)``. The file holds
+those of the three splits with their labels, and which training images each few-shot draw took, so
+that every number can be had again from it alone.
+
+C and k are chosen on the validation split, the smallest of equals. On all training images a
+classifier is then fitted anew with the validation split added; of a few shots, on the shots alone.
+"""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from sklearn.base import ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from timm.data.loader import PrefetchLoader
+from torch import nn
+from tqdm import tqdm
+
+from benchmarks.transfer.prepare import open_data
+from benchmarks.transfer.students import Student, students_of
+from manifold import command, ranks, records
+from manifold.config import Experiment, LinearProbe, NearestNeighbours, fingerprint
+from manifold.data import evaluation_loader
+from manifold.errors import UserError
+from manifold.files import sha256, write_atomic
+from manifold.seeds import derive
+
+ALL = "all"  # the name of "all training images" where a number of shots stands
+SPLITS = ("train", "validation", "test")
+FEATURES, RECORD = "features.safetensors", "probes.json"
+
+Examples = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels (N,)
+Fit = Callable[[float, Examples], ClassifierMixin]
+
+
+# ---- features --------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def pooled_features(
+    networks: list[nn.Module], loader: PrefetchLoader, what: str
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """What each network hands to its classifier, (N, D) in float32, and the labels (N,).
+
+    Images are decoded once for all networks.
+    """
+    features: list[list[np.ndarray]] = [[] for _ in networks]
+    labels = []
+    for images, classes in tqdm(loader, desc=what, unit="batch", mininterval=5, disable=None):
+        labels.append(classes.cpu().numpy())
+        for network, own in zip(networks, features, strict=True):
+            pooled = network.forward_head(network.forward_features(images), pre_logits=True)
+            own.append(pooled.float().cpu().numpy())
+    return [np.concatenate(own) for own in features], np.concatenate(labels)
+
+
+def draw_shots(labels: np.ndarray, shots: int, seed: int, name: str, draw: int) -> np.ndarray:
+    """The positions of ``shots`` images of each class.
+
+    A draw follows from the seed, the data set's name and its number: it is the same for every
+    method, and more shots are those of fewer shots and others.
+    """
+    generator = np.random.default_rng(derive(seed, "few-shot", name, draw))
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[:shots]
+        for label in np.unique(labels)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def draw_name(shots: int, draw: int) -> str:
+    return f"shots-{shots}-draw-{draw}"
+
+
+# ---- classifiers -----------------------------------------------------------------------------
+
+
+def linear_probe(settings: LinearProbe) -> Fit:
+    """scikit-learn's multinomial logistic regression: L-BFGS on C·Σ CE + ‖W‖²/2, in float64."""
+
+    def fit(regularisation: float, examples: Examples) -> LogisticRegression:
+        model = LogisticRegression(
+            C=regularisation, tol=settings.tolerance, max_iter=settings.iterations
+        )
+        with warnings.catch_warnings():  # the record tells how many iterations there were
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return model.fit(*examples)
+
+    return fit
+
+
+def nearest_neighbours(settings: NearestNeighbours) -> Fit:
+    """k neighbours by cosine similarity s, each with the vote exp(s / temperature).
+
+    Source: Wu et al. 2018, arXiv 1805.01978, as in DINO (Caron et al. 2021, arXiv 2104.14294). The
+    common factor exp(−1 / temperature) changes no vote.
+    """
+
+    def fit(neighbours: float, examples: Examples) -> KNeighborsClassifier:
+        model = KNeighborsClassifier(
+            int(neighbours),
+            metric="cosine",
+            algorithm="brute",
+            weights=lambda distances: np.exp(-distances / settings.temperature),
+        )
+        return model.fit(*examples)
+
+    return fit
+
+
+def accuracy(model: ClassifierMixin, examples: Examples) -> float:
+    """Top-1 in percent."""
+    features, labels = examples
+    return 100 * float(np.mean(model.predict(features) == labels))
+
+
+def choose(fit: Fit, grid: list[float], train: Examples, validation: Examples) -> float:
+    """The number of the grid with the best validation accuracy, the smallest of equals."""
+    accuracies = {number: accuracy(fit(number, train), validation) for number in sorted(grid)}
+    return max(accuracies, key=accuracies.__getitem__)
+
+
+def measure(
+    fit: Fit, grid: list[float], train: Examples, validation: Examples, test: Examples, refit: bool
+) -> dict:
+    """Choose on the validation split, fit, and measure on the test split.
+
+    Args:
+        refit: fit on training and validation split together, instead of the first alone.
+    """
+    chosen = choose(fit, grid, train, validation)
+    both = tuple(np.concatenate(parts) for parts in zip(train, validation, strict=True))
+    model = fit(chosen, both if refit else train)
+    result = {"top1": accuracy(model, test), "chosen": chosen}
+    if hasattr(model, "n_iter_"):
+        result["iterations"] = int(model.n_iter_.max())
+    return result
+
+
+# ---- a student on a data set -------------------------------------------------------------------
+
+
+def probe(experiment: Experiment, name: str, dump: dict[str, np.ndarray]) -> list[dict]:
+    """Both protocols, with all training images and with each number of shots.
+
+    Args:
+        dump: what ``features.safetensors`` holds: the features of each split, its labels under
+            ``SPLIT_labels``, and the positions of each draw.
+    """
+    transfer, entry = experiment.transfer, experiment.transfer.data[name]
+    splits = [(dump[split].astype(np.float64), dump[f"{split}_labels"]) for split in SPLITS]
+    train, validation, test = splits
+    settings, near = transfer.linear_probe, transfer.nearest_neighbours
+    protocols = {
+        "linear-probe": (linear_probe(settings), settings.regularisation),
+        "k-nn": (nearest_neighbours(near), near.neighbours),
+    }
+    results = []
+    for protocol, (fit, grid) in protocols.items():
+        if protocol not in entry.protocols:
+            continue
+        whole = measure(fit, grid, train, validation, test, refit=True)
+        results.append({"protocol": protocol, "shots": ALL, "top1": whole["top1"], "fits": [whole]})
+        for shots in entry.shots:
+            fits = []
+            for draw in range(transfer.draws):
+                positions = dump[draw_name(shots, draw)]
+                few = (train[0][positions], train[1][positions])
+                fitting = grid if protocol != "k-nn" else [k for k in grid if k <= len(positions)]
+                fits.append(measure(fit, fitting, few, validation, test, refit=False))
+            top1 = float(np.mean([result["top1"] for result in fits]))
+            results.append({"protocol": protocol, "shots": shots, "top1": top1, "fits": fits})
+    return results
+
+
+def identity(experiment: Experiment, name: str, student: Student, seed: int) -> dict:
+    """What shapes a student's record."""
+    return {
+        **experiment.probe_identity(name, seed),
+        "method": student.method,
+        "student_sha256": student.sha256,
+    }
+
+
+def is_complete(directory: Path, expected: str) -> bool:
+    """Whether the folder holds the record of this very configuration, and its features unharmed."""
+    if not all((directory / name).is_file() for name in (FEATURES, RECORD)):
+        return False
+    record = records.read_run(directory / RECORD)
+    same = record["fingerprint"] == expected
+    return same and sha256(directory / FEATURES) == record["files"][FEATURES]
+
+
+def run(experiment: Experiment, seed: int) -> None:
+    """Write the features and records of a seed that are not complete.
+
+    Raises:
+        UserError: a student is missing or damaged, or features that are not finite.
+    """
+    students = students_of(experiment, seed)
+    _, device = ranks.start(experiment.machine.device)
+    for name, entry in experiment.transfer.data.items():
+        if entry.protocols == ["fine-tuning"]:
+            continue
+        missing = []
+        for student in students:
+            directory = experiment.transfer_directory(name, student.method, seed)
+            if is_complete(directory, fingerprint(identity(experiment, name, student, seed))):
+                print(f"{directory} is complete")
+                for file in (FEATURES, RECORD):
+                    os.utime(directory / file)  # up to date with a student that was only touched
+            else:
+                missing.append(student)
+        if missing:
+            _run_missing(experiment, name, missing, seed, device)
+
+
+def _run_missing(
+    experiment: Experiment, name: str, students: list[Student], seed: int, device: torch.device
+) -> None:
+    data, entry = experiment.transfer_data(name), experiment.transfer.data[name]
+    splits = open_data(name, data)
+    shape = (data.channels, data.image_size, data.image_size)
+    networks = [student.network(shape).to(device) for student in students]
+    dumps: list[dict[str, np.ndarray]] = [{} for _ in students]
+    for split in SPLITS:
+        loader = evaluation_loader(
+            getattr(splits, split),
+            data,
+            experiment.machine.evaluation_batch_size,
+            experiment.machine.workers,
+            device=device,
+        )
+        features, labels = pooled_features(networks, loader, f"{name}, {split}, seed {seed}")
+        for dump, own in zip(dumps, features, strict=True):
+            dump |= {split: own, f"{split}_labels": labels}
+    draws = {
+        draw_name(shots, draw): draw_shots(dumps[0]["train_labels"], shots, seed, name, draw)
+        for shots in entry.shots
+        for draw in range(experiment.transfer.draws)
+    }
+    for student, dump in zip(students, dumps, strict=True):
+        if broken := [split for split in SPLITS if not np.isfinite(dump[split]).all()]:
+            raise UserError(
+                f"{student.weights}: features that are not finite on the {broken[0]} split of "
+                f"{name}; train the student anew"
+            )
+        started = time.monotonic()
+        dump |= draws
+        directory = experiment.transfer_directory(name, student.method, seed)
+        shaped_by = identity(experiment, name, student, seed)
+        write_atomic(directory / FEATURES, lambda partial, dump=dump: save_file(dump, partial))
+        results = probe(experiment, name, load_file(directory / FEATURES))
+        record = {
+            "fingerprint": fingerprint(shaped_by),
+            "configuration": shaped_by,
+            "data": name,
+            "method": student.method,
+            "seed": seed,
+            "results": results,
+            "splits": {split: len(dump[split]) for split in SPLITS},
+            "classes": splits.classes,
+            "feature_size": dump["train"].shape[1],
+            "wall_seconds": time.monotonic() - started,
+            "environment": records.describe_environment(device),
+            "files": {FEATURES: sha256(directory / FEATURES)},
+        }
+        records.write_run(directory / RECORD, record)
+
+
+def main() -> None:
+    parser = command.parser("benchmarks.transfer.probes", __doc__)
+    parser.add_argument("--seed", type=int, required=True)
+    options = parser.parse_args()
+    run(command.experiment(options), options.seed)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,340 @@
+"""The transfer study: every student on other data sets, with gains over soft KD and intervals.
+
+``python -m benchmarks.transfer.table --config scale=mini`` writes ``transfer.{md,csv,tex,png,pdf}``
+and ``transfer_seeds.csv`` from the records of probes and fine-tuning.
+"""
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from benchmarks.figures import draw_transfer
+from benchmarks.table1 import latex, readable_interval
+from benchmarks.transfer import fine_tuning, probes
+from benchmarks.transfer.probes import ALL
+from benchmarks.transfer.students import Student, rows_of, students_of
+from manifold import command
+from manifold.config import UNTRAINED, Experiment, fingerprint
+from manifold.errors import UserError
+from manifold.files import write_atomic, write_text
+from manifold.records import read_run
+from manifold.statistics import holm, mean_interval, paired_difference
+
+MEAN = "mean"  # the name of the mean over all data sets
+PROTOCOLS = {
+    "linear-probe": "Linear probe",
+    "k-nn": "k-NN",
+    "fine-tuning": "Fine-tuning",
+}
+KEY = ["data", "protocol", "shots"]  # what a comparison of the methods is made within
+
+
+@dataclass
+class TransferTable:
+    """The measured study.
+
+    Attributes:
+        rows: one a data set (and their mean), protocol, number of shots and method.
+        seeds: one a row's seed.
+        sizes: data set: images of each split and number of classes.
+    """
+
+    rows: pd.DataFrame
+    seeds: pd.DataFrame
+    sizes: dict[str, dict]
+    caption: str
+
+
+def build(experiment: Experiment) -> TransferTable:
+    """Read the records and compute the table.
+
+    Raises:
+        UserError: a record is missing, damaged, or of another configuration or student.
+    """
+    measured, sizes = [], {}
+    for seed in experiment.seeds:
+        for student in students_of(experiment, seed):
+            for name, entry in experiment.transfer.data.items():
+                if entry.protocols != ["fine-tuning"]:
+                    record = _read_probes(experiment, name, student, seed)
+                    measured += _probe_rows(record)
+                    sizes[name] = _sizes(record)
+                if "fine-tuning" in entry.protocols:
+                    record = _read_fine_tuning(experiment, name, student, seed)
+                    measured.append(_fine_tuning_row(record, name))
+                    sizes.setdefault(name, _sizes(record))
+    seeds = summarise_seeds(pd.DataFrame(measured), experiment)
+    return TransferTable(
+        rows=summarise(seeds, experiment),
+        seeds=seeds,
+        sizes=sizes,
+        caption=_caption(experiment),
+    )
+
+
+def _read(path, expected: str) -> dict:
+    if not path.is_file():
+        raise UserError(f"{path}: this has not been run; snakemake makes it")
+    record = read_run(path)
+    if record["fingerprint"] != expected:
+        raise UserError(
+            f"{path} is of another configuration or student; delete its folder to run it again"
+        )
+    return record
+
+
+def _read_probes(experiment: Experiment, name: str, student: Student, seed: int) -> dict:
+    path = experiment.transfer_directory(name, student.method, seed) / probes.RECORD
+    return _read(path, fingerprint(probes.identity(experiment, name, student, seed)))
+
+
+def _read_fine_tuning(experiment: Experiment, name: str, student: Student, seed: int) -> dict:
+    cell = fine_tuning.cell(experiment, name, student, seed)
+    return _read(cell.directory / "run.json", cell.fingerprint)
+
+
+def _probe_rows(record: dict) -> list[dict]:
+    return [
+        {
+            **{key: record[key] for key in ("data", "method", "seed")},
+            "protocol": result["protocol"],
+            "shots": str(result["shots"]),
+            "top1": result["top1"],
+            "chosen": " ".join(f"{fit['chosen']:g}" for fit in result["fits"]),
+            "most_iterations": max(fit.get("iterations", 0) for fit in result["fits"]),
+            "git_commit": record["environment"]["git_commit"],
+            "fingerprint": record["fingerprint"],
+        }
+        for result in record["results"]
+    ]
+
+
+def _fine_tuning_row(record: dict, name: str) -> dict:
+    return {
+        "data": name,
+        **{key: record[key] for key in ("method", "seed")},
+        "protocol": "fine-tuning",
+        "shots": ALL,
+        "top1": record["result"]["top1"],
+        "git_commit": record["environment"]["git_commit"],
+        "fingerprint": record["fingerprint"],
+    }
+
+
+def _sizes(record: dict) -> dict:
+    return {**record["splits"], "classes": len(record["classes"])}
+
+
+# ---- statistics ------------------------------------------------------------------------------
+
+
+def summarise_seeds(measured: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Add the mean over the data sets, and the gain over the baseline, to every seed's numbers.
+
+    The mean is over the data sets that have all of them: where one lacks a protocol or a number of
+    shots, there is none.
+    """
+    names = list(experiment.transfer.data)
+    joined = [measured]
+    if len(names) > 1:
+        group = measured.groupby(["protocol", "shots", "method", "seed"], sort=False)
+        means = group["top1"].agg(["mean", "size"]).reset_index()
+        means = means[means["size"] == len(names)].drop(columns="size")
+        joined.append(means.rename(columns={"mean": "top1"}).assign(data=MEAN))
+    seeds = pd.concat(joined, ignore_index=True)
+    baseline = seeds[seeds["method"] == experiment.transfer.baseline]
+    baseline = baseline.set_index([*KEY, "seed"])["top1"]
+    reference = baseline.reindex(pd.MultiIndex.from_frame(seeds[[*KEY, "seed"]])).to_numpy()
+    return seeds.assign(gain=seeds["top1"] - reference)
+
+
+def summarise(seeds: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Means, paired gains and Holm's p, one family for each data set, protocol and shots.
+
+    The untrained student is not of the family: it is no method.
+    """
+    transfer, confidence = experiment.transfer, experiment.statistics.confidence
+    titles = rows_of(experiment)
+    order = {name: place for place, name in enumerate([MEAN, *transfer.data])}
+    rows = []
+    for key, own in sorted(seeds.groupby(KEY, sort=False), key=lambda group: order[group[0][0]]):
+        top1 = {
+            method: dict(zip(runs["seed"], runs["top1"], strict=True))
+            for method, runs in own.groupby("method", sort=False)
+        }
+        gains = {
+            method: paired_difference(values, top1[transfer.baseline], confidence)
+            for method, values in top1.items()
+            if method != transfer.baseline
+        }
+        adjusted = holm({method: gain.p for method, gain in gains.items() if method != UNTRAINED})
+        for method, title in titles.items():
+            mean = mean_interval(list(top1[method].values()), confidence)
+            gain = gains.get(method)
+            rows.append(
+                {
+                    **dict(zip(KEY, key, strict=True)),
+                    "method": method,
+                    "title": title,
+                    "n": mean.n,
+                    "top1_mean": mean.mean,
+                    "top1_low": mean.low,
+                    "top1_high": mean.high,
+                    "gain_mean": gain and gain.mean,
+                    "gain_low": gain and gain.low,
+                    "gain_high": gain and gain.high,
+                    "p_holm": adjusted.get(method),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _caption(experiment: Experiment) -> str:
+    transfer = experiment.transfer
+    used = {protocol for entry in transfer.data.values() for protocol in entry.protocols}
+    tuned_on = "all training images"
+    if experiment.evaluation_split == "validation":
+        tuned_on = "the training images that are not held out"
+    words = {
+        "linear-probe": "Linear probe: logistic regression on frozen features.",
+        "k-nn": "k-NN: cosine similarity s, votes "
+        f"exp(s / {transfer.nearest_neighbours.temperature:g}).",
+        "fine-tuning": f"Fine-tuning: all weights, on {tuned_on}; of the untrained student, "
+        "training from scratch.",
+    }
+    choices = (
+        "C and k are chosen on held-out training images; with all images, the fit is then made on "
+        f"these too. Few shots: the mean of {transfer.draws} draws a seed, the same for every "
+        "method, with C and k chosen on the same held-out images. "
+    )
+    return (
+        f"Scale {experiment.name}: {experiment.description}. Students of pair {transfer.pair}, "
+        f"recipe {transfer.recipe}, {transfer.epochs} epochs, on other data sets: top-1 (%) on "
+        f"{experiment.evaluation_split} images. n = {len(experiment.seeds)} paired seeds, "
+        f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
+        f"differences to {transfer.baseline}, p after Holm within each data set, protocol and "
+        f"number of images. {choices if used != {'fine-tuning'} else ''}"
+        f"{' '.join(text for protocol, text in words.items() if protocol in used)} "
+        "Untrained: the student as initialised."
+    )
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def write(table: TransferTable, experiment: Experiment) -> None:
+    """Write every format into the experiment's folder."""
+    directory = experiment.directory
+    baseline = experiment.method_definitions[experiment.transfer.baseline].title
+    write_text(directory / "transfer.csv", table.rows.to_csv(index=False))
+    write_text(directory / "transfer_seeds.csv", table.seeds.to_csv(index=False))
+    write_text(directory / "transfer.md", _markdown(table, experiment, baseline))
+    parts = [
+        latex(_readable(rows, baseline), f"{_heading(table, name)}, {title}. {table.caption}")
+        for name, title, rows in _parts(table)
+    ]
+    write_text(directory / "transfer.tex", "\n".join(parts))
+    figure = draw_transfer(table.rows, table.seeds, baseline, PROTOCOLS, table.caption)
+    for suffix in ("png", "pdf"):
+        path = directory / f"transfer.{suffix}"
+        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+
+
+def _parts(table: TransferTable) -> list[tuple[str, str, pd.DataFrame]]:
+    """The rows of each data set and protocol, with the data set's name and protocol's title."""
+    return [
+        (name, title, own[own["protocol"] == protocol])
+        for name, own in table.rows.groupby("data", sort=False)
+        for protocol, title in PROTOCOLS.items()
+        if (own["protocol"] == protocol).any()
+    ]
+
+
+def _heading(table: TransferTable, name: str) -> str:
+    if name == MEAN:
+        return "Mean over the data sets"
+    sizes = table.sizes[name]
+    return (
+        f"{name}: {sizes['classes']} classes, {sizes['train'] + sizes['validation']:,} images to "
+        f"train ({sizes['validation']:,} of them held out for choices), {sizes['test']:,} to test"
+    )
+
+
+def _shots_title(shots: str) -> str:
+    return "all images" if shots == ALL else f"{shots} a class"
+
+
+def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """A row a method; top-1 and gain stand side by side for each number of images."""
+    columns: dict[str, list[str]] = {"Method": list(dict.fromkeys(rows["title"]))}
+    for shots, own in rows.groupby("shots", sort=False):
+        columns[f"Top-1, {_shots_title(shots)}"] = [
+            readable_interval(row["top1_mean"], row["top1_low"], row["top1_high"])
+            for _, row in own.iterrows()
+        ]
+        columns[f"Gain over {baseline}, {_shots_title(shots)}"] = [
+            readable_interval(row["gain_mean"], row["gain_low"], row["gain_high"], "+")
+            + ("" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}")
+            for _, row in own.iterrows()
+        ]
+    return pd.DataFrame(columns)
+
+
+def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> str:
+    sections = [f"# Transfer learning, {experiment.name}", table.caption]
+    sections.append(
+        "No number of the paper stands here: none of its transfer results is known with evidence. "
+        "p follows a gain after Holm's correction over the methods of its column; the untrained "
+        "student is not among them."
+    )
+    shown = None
+    for name, title, rows in _parts(table):
+        if name != shown:
+            sections.append(f"## {_heading(table, name)}")
+            shown = name
+        sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
+    sections += ["## In words", "\n".join(in_words(table.rows, baseline))]
+    if limit := _words_on_iterations(table.seeds, experiment):
+        sections.append(limit)
+    return "\n\n".join(sections) + "\n"
+
+
+def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
+    """Say what the intervals decide, one line a data set, protocol and number of images."""
+    lines = []
+    for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
+        gains = own[own["gain_mean"].notna()]
+        said = [
+            f"{verdict} {baseline}: {', '.join(gains.loc[chosen, 'title'])}"
+            for verdict, chosen in (
+                ("ahead of", gains["gain_low"] > 0),
+                ("behind", gains["gain_high"] < 0),
+                ("not told from", (gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)),
+            )
+            if chosen.any()
+        ]
+        where = "mean over the data sets" if name == MEAN else name
+        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'; '.join(said)}")
+    return lines
+
+
+def _words_on_iterations(seeds: pd.DataFrame, experiment: Experiment) -> str:
+    most = experiment.transfer.linear_probe.iterations
+    linear = seeds[(seeds["protocol"] == "linear-probe") & (seeds["data"] != MEAN)]
+    stopped = int((linear["most_iterations"] >= most).sum())
+    if not stopped:
+        return ""
+    return (
+        f"{stopped} of {len(linear)} linear probes (a method, seed, data set and number of images) "
+        f"hold a fit that ended at {most:,} iterations of L-BFGS, before its tolerance."
+    )
+
+
+def main() -> None:
+    parser = command.parser("benchmarks.transfer.table", __doc__)
+    experiment = command.experiment(parser.parse_args())
+    write(build(experiment), experiment)
+
+
+if __name__ == "__main__":
+    command.run(main)

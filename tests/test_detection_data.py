@@ -1,0 +1,489 @@
+"""Images and annotations of the detectors: scenes that are exact, and faults that are named."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("pycocotools")
+pytest.importorskip("skimage")
+
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from benchmarks.detection import prepare as prepared
+from benchmarks.detection.annotations import OVERHANG_PIXELS, SHOWN_FAULTS, read_folder
+from benchmarks.detection.prepare import prepare
+from benchmarks.detection.scenes import Composer, find_photographs, tight_box
+from manifold.config import CocoFolder, to_words
+from manifold.data import load_splits
+from manifold.errors import UserError
+
+# of pycocotools, about NumPy
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+SCENES = {"size": [40, 32], "items": [3, 5], "sides": [8, 16], "train": 12, "test": 6}
+
+
+@pytest.fixture
+def composer(experiment):
+    """A composer of a split of the digits, with what is given changed."""
+
+    def make(split="train", masks=True, channels=1, **changes):
+        made = experiment(
+            detection={
+                "data": {"masks": masks, "channels": channels, "scenes": {**SCENES, **changes}}
+            }
+        )
+        images = getattr(load_splits(made.data), split)
+        return Composer(made.detection.data, split, images, made.data.interpolation)
+
+    return make
+
+
+# ---- scenes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("foreground", [0.1, None])
+def test_every_changed_pixel_belongs_to_one_mask_and_every_mask_shows_its_item(
+    composer, channels, foreground
+):
+    made = composer(channels=channels, foreground=foreground, least_visible=0.3)
+    covered = 0
+    for index in range(12):
+        scene = made.compose(index)
+        owners = np.sum(scene.masks, axis=0)
+        assert owners.max() == 1
+        changed = (scene.image != scene.background).reshape(*owners.shape, -1).any(axis=-1)
+        assert not (changed & (owners == 0)).any()
+        assert len(scene.masks) == len(scene.labels) == len(scene.items)
+        assert 3 <= len(scene.items) <= 5
+        for mask, label, item in zip(scene.masks, scene.labels, scene.items, strict=True):
+            assert label == made.images.labels[made.images.indices[item]]
+            covered += _hidden(made, scene, mask, item)
+    assert covered > 0  # some items do lie over others
+
+
+def _hidden(made, scene, mask, item):
+    """Find the item's pixels in the scene, by trying all sizes and places; count hidden ones."""
+    image = made.images.load(int(made.images.indices[item])).convert(made.mode)
+    foreground = made.scenes.foreground
+    left, top, width, height = tight_box(mask)
+    for side in range(made.scenes.sides[0], made.scenes.sides[1] + 1):
+        pixels = np.asarray(image.resize((side, side), made.resampling))
+        grey = np.asarray(image.resize((side, side), made.resampling).convert("L"))
+        whole = np.ones_like(grey, bool) if foreground is None else grey > 255 * foreground
+        for y in range(max(0, top + height - side), min(top, mask.shape[0] - side) + 1):
+            for x in range(max(0, left + width - side), min(left, mask.shape[1] - side) + 1):
+                window = mask[y : y + side, x : x + side]
+                shown = scene.image[y : y + side, x : x + side]
+                if not (window & ~whole).any() and (shown[window] == pixels[window]).all():
+                    share = window.sum() / whole.sum()
+                    if share >= made.scenes.least_visible:
+                        return int(whole.sum() - window.sum())
+    raise AssertionError("no size and place of the item explains what its mask shows")
+
+
+def test_an_items_pixels_outside_its_foreground_are_the_photographs(composer):
+    scene = composer(items=[1, 1]).compose(0)
+    (mask,) = scene.masks
+    assert (scene.image[~mask] == scene.background[~mask]).all()
+    assert scene.image[mask].min() > 255 * 0.1
+    assert mask.sum() < np.prod(tight_box(mask)[2:])
+
+
+def test_scenes_follow_from_seed_split_and_index_alone(composer):
+    first, again, other = composer(), composer(train=500), composer(seed=1)
+    for index in (3, 0):
+        assert (first.compose(index).image == again.compose(index).image).all()
+        assert (first.compose(index).image != other.compose(index).image).any()
+    assert (first.compose(0).image != first.compose(1).image).any()
+    assert composer("test").compose(0).items != first.compose(0).items
+
+
+def test_a_photograph_is_dimmed_and_items_are_not(composer):
+    bright, dim = (composer(brightness=b, items=[1, 1]).compose(2) for b in (1.0, 0.5))
+    assert np.abs(bright.background / 2 - dim.background).max() <= 1
+    assert (bright.image[bright.masks[0]] == dim.image[dim.masks[0]]).all()
+
+
+def test_scenes_without_room_end_with_an_error(composer):
+    made = composer(size=[16, 16], sides=[16, 16], least_visible=1.0, tries=5)
+    with pytest.raises(UserError, match=r"item 2 of . of train scene 0 .* 5 tries"):
+        made.compose(0)
+
+
+def test_an_unknown_photograph_is_named():
+    with pytest.raises(UserError, match=r"'mon.png'.*Did you mean 'moon.png'.*china.jpg"):
+        find_photographs(["astronaut.png", "mon.png"])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The smoke scale's scenes, written by the command."""
+    results = tmp_path_factory.mktemp("results")
+    detection = {"data": {"scenes": SCENES}}
+    words = to_words({"scale": "smoke", "results": str(results), "detection": detection})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["prepare", "--config", *words])
+        prepared.main()
+    return results / "smoke/detection/data"
+
+
+def test_pycocotools_reads_what_is_written(data, capsys):
+    for split, count in (("train", 12), ("test", 6)):
+        coco = COCO(data / f"{split}.json")
+        assert len(coco.getImgIds()) == count
+        assert [c["id"] for c in coco.loadCats(coco.getCatIds())] == list(range(1, 11))
+        for image in coco.loadImgs(coco.getImgIds()):
+            with Image.open(data / split / image["file_name"]) as picture:
+                assert (picture.mode, *picture.size) == ("L", image["width"], image["height"])
+            entries = coco.loadAnns(coco.getAnnIds([image["id"]]))
+            masks = np.stack([coco.annToMask(entry) for entry in entries])
+            assert masks.sum(axis=0).max() == 1
+            for entry, mask in zip(entries, masks, strict=True):
+                assert entry["area"] == mask.sum() > 0
+                assert entry["iscrowd"] == 0
+                rows, columns = np.nonzero(mask)
+                box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+                assert entry["bbox"] == box == coco_mask.toBbox(entry["segmentation"]).tolist()
+
+
+def test_the_record_counts_and_names_the_sources(data):
+    record = json.loads((data / "data.json").read_text())
+    assert record["kind"] == "scenes"
+    for split in ("train", "test"):
+        content = json.loads((data / f"{split}.json").read_text())
+        counted = record["splits"][split]
+        assert counted["annotations"] == len(content["annotations"])
+        assert sum(counted["annotations_per_class"].values()) == counted["annotations"]
+        for name, digest in record["sources_sha256"][split]["photographs"].items():
+            assert prepared.sha256(find_photographs([name])[name]) == digest
+    assert record["categories"] == [str(digit) for digit in range(10)]
+
+
+def test_more_scenes_keep_the_first_and_leave_no_old_ones(experiment, data, tmp_path):
+    def make(**changes):
+        scenes = {**SCENES, **changes}
+        made = experiment(name="smoke", detection={"data": {"scenes": scenes}})
+        prepare(made)
+        return made, prepared.read_record(made)["fingerprint"]
+
+    _, same = make()
+    made, more = make(train=14)
+    assert same == json.loads((data / "data.json").read_text())["fingerprint"] != more
+    first, longer = (
+        json.loads(path.read_text())
+        for path in (data / "train.json", prepared.annotation_file(made, "train"))
+    )
+    for key in ("images", "annotations"):
+        assert longer[key][: len(first[key])] == first[key]
+    for image in first["images"]:
+        mine = prepared.image_folder(made, "train") / image["file_name"]
+        assert mine.read_bytes() == (data / "train" / image["file_name"]).read_bytes()
+    make(train=2)
+    assert len(list(prepared.image_folder(made, "train").iterdir())) == 2
+    assert [path.name for path in prepared.data_directory(made).parent.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_is_written_is_composed_of_the_splits_own_images(data, composer, split):
+    made = composer(split)
+    content = json.loads((data / f"{split}.json").read_text())
+    for index, entry in enumerate(content["images"]):
+        scene = made.compose(index)
+        with Image.open(data / split / entry["file_name"]) as image:
+            assert (np.asarray(image) == scene.image).all()
+        own = [a for a in content["annotations"] if a["image_id"] == entry["id"]]
+        assert [a["category_id"] - 1 for a in own] == scene.labels
+
+
+def test_training_and_test_scenes_share_neither_items_nor_photographs(composer, experiment):
+    train, test = composer("train"), composer("test")
+    items = [
+        {
+            made.images.load(int(made.images.indices[item])).tobytes()
+            for index in range(count)
+            for item in made.compose(index).items
+        }
+        for made, count in ((train, 12), (test, 6))
+    ]
+    assert min(map(len, items)) > 10
+    assert not items[0] & items[1]
+    splits = load_splits(experiment().data)
+    held_out = {splits.validation.load(int(i)).tobytes() for i in splits.validation.indices}
+    assert not items[0] & held_out
+    photographs = train.scenes.photographs
+    assert not set(photographs.train) & set(photographs.test)
+    assert len(train.photographs) == len(photographs.train)
+
+
+def test_a_failure_leaves_the_data_as_it_was(experiment):
+    made = experiment(detection={"data": {"scenes": SCENES}})
+    prepare(made)
+    before = prepared.read_record(made)
+    crowded = {**SCENES, "size": [16, 16], "least_visible": 1.0, "tries": 1}
+    with pytest.raises(UserError, match="found no place"):
+        prepare(experiment(detection={"data": {"scenes": crowded}}))
+    assert prepared.read_record(made) == before
+    with pytest.raises(UserError, match=r"detectors.mask_rcnn: no file .*nowhere.py"):
+        prepare(experiment(detection={"detectors": {"mask_rcnn": "nowhere.py"}}))
+
+
+def test_what_has_not_been_prepared_is_said(experiment):
+    with pytest.raises(UserError, match=r"data.json is missing.*benchmarks.detection.prepare"):
+        prepared.categories(experiment())
+    with pytest.raises(UserError, match="no section 'detection'"):
+        prepare(experiment(detection=None))
+
+
+# ---- a folder that nobody here made ----------------------------------------------------------
+
+SIZES = {5: (30, 20), 8: (16, 24), 11: (21, 21)}  # width, height by image id
+RUN_LENGTHS = {"size": [24, 16], "counts": [10, 4, 370]}
+
+
+def annotation(number, image, **changes):
+    entry = {"id": number, "image_id": image, "category_id": 7, "bbox": [2.5, 3, 8, 9.25]}
+    polygon = [2.5, 3, 10.5, 3, 10.5, 12.25]
+    return {**entry, "segmentation": [polygon], "area": 37.0, "iscrowd": 0, **changes}
+
+
+def content(**changes):
+    """Two categories with a gap in their ids, three images, the last one without annotations."""
+    images = [
+        {"id": i, "file_name": f"{i}.jpg", "width": size[0], "height": size[1]}
+        for i, size in SIZES.items()
+    ]
+    annotations = [annotation(1, 5), annotation(4, 8, category_id=90), annotation(6, 8)]
+    categories = [{"id": 7, "name": "kite"}, {"id": 90, "name": "oven"}]
+    made = {"images": images, "annotations": annotations, "categories": categories}
+    return {**made, **changes}
+
+
+def with_annotation(**changes):
+    """The content with the last annotation changed; a value of ... takes its key away."""
+    entry = {key: v for key, v in annotation(6, 8, **changes).items() if v is not ...}
+    return content(annotations=[*content()["annotations"][:2], entry])
+
+
+def with_image(**changes):
+    images = content()["images"]
+    return content(images=[images[0], {**images[1], **changes}, images[2]])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write training annotations (an object, or text) and good test annotations and images."""
+
+    def write(train, test=None, ignored=()):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        for i, size in SIZES.items():
+            Image.new("RGB", size, (200, 30, i)).save(tmp_path / "images" / f"{i}.jpg")
+        (tmp_path / "images/notes.jpg").write_text("not an image")
+        for name, part in (("train", train), ("test", test or content())):
+            text = part if isinstance(part, str) else json.dumps(part)
+            (tmp_path / f"{name}.json").write_text(text)
+        images = str(tmp_path / "images")
+        train, test = (str(tmp_path / f"{name}.json") for name in ("train", "test"))
+        return CocoFolder(images, train, images, test, list(ignored))
+
+    return write
+
+
+BROKEN = {
+    "an empty file": ("", ["train.json is empty"]),
+    "no JSON": ('{"images": [],\n "annotations": [,]}', ["train.json is not JSON", "line 2"]),
+    "cut off": (json.dumps(content())[:-40], ["not JSON", "line 1"]),
+    "no object": ("[1, 2]", ["train.json must hold an object", "list"]),
+    "a key is missing": (
+        {"images": [], "annotations": []},
+        ["train.json lacks categories", "images, annotations"],
+    ),
+    "no list": (content(images={}), ["'images' must be a list", "dict"]),
+    "no images": (content(images=[]), ["'images' is empty"]),
+    "no annotations": (content(annotations=[]), ["'annotations' is empty"]),
+    "no categories": (content(categories=[]), ["'categories' is empty"]),
+    "an entry is no object": (content(annotations=[3]), ["annotations[0] must be an object", "3"]),
+    "an id twice": (
+        content(annotations=[annotation(4, 5), annotation(4, 8)]),
+        ["annotations[1]: id 4 is given twice"],
+    ),
+    "no id": (with_annotation(id=...), ["annotations[2]: id must be an integer", "None"]),
+    "an image id twice": (with_image(id=5), ["images[1]: id 5 is given twice"]),
+    "a category twice": (
+        content(categories=[{"id": 7, "name": "kite"}, {"id": 90, "name": "kite"}]),
+        ["category 90: name 'kite' is given twice"],
+    ),
+    "a category without a name": (
+        content(categories=[{"id": 7, "name": "kite"}, {"id": 90}]),
+        ["category 90: name must be text"],
+    ),
+    "an image is missing": (with_image(file_name="gone.jpg"), ["image 8: no file", "gone.jpg"]),
+    "an image without a name": (with_image(file_name=None), ["image 8: file_name must be text"]),
+    "an image without a size": (with_image(width=None), ["image 8 (8.jpg)", "positive integers"]),
+    "an image that is none": (
+        with_image(file_name="notes.jpg"),
+        ["image 8", "notes.jpg cannot be opened"],
+    ),
+    "an image of another size": (
+        with_image(width=17),
+        ["image 8", "8.jpg is 16×24 pixels", "17×24"],
+    ),
+    "an unknown image": (with_annotation(image_id=99), ["annotation 6", "image_id 99"]),
+    "an unknown category": (
+        with_annotation(category_id=8),
+        ["annotation 6 (8.jpg)", "category_id 8"],
+    ),
+    "no box": (with_annotation(bbox=...), ["annotation 6 (8.jpg)", "bbox", "four", "None"]),
+    "a box of three": (with_annotation(bbox=[1, 2, 3]), ["annotation 6", "four finite numbers"]),
+    "a box of text": (with_annotation(bbox=[1, 2, 3, "4"]), ["annotation 6", "'4'"]),
+    "a box that is no number": (
+        with_annotation(bbox=[1, 2, 3, float("nan")]),
+        ["annotation 6", "finite", "nan"],
+    ),
+    "a box without height": (
+        with_annotation(bbox=[1, 2, 3, 0.0]),
+        ["annotation 6", "no area", "ignored"],
+    ),
+    "a box outside": (
+        with_annotation(bbox=[2, 3, 15.5, 9]),
+        ["annotation 6 (8.jpg)", "out of its image of 16×24", "two corners"],
+    ),
+    "a box above": (with_annotation(bbox=[2, -3, 5, 9]), ["annotation 6", "out of its image"]),
+    "iscrowd": (with_annotation(iscrowd=2), ["annotation 6", "iscrowd must be 0 or 1", "2"]),
+    "area": (with_annotation(area="big"), ["annotation 6", "area", "'big'"]),
+    "no mask": (with_annotation(segmentation=...), ["annotation 6", "detection.data.masks=false"]),
+    "an empty mask": (with_annotation(segmentation=[]), ["no segmentation", "masks=false"]),
+    "a mask of another kind": (with_annotation(segmentation="x"), ["polygons or run lengths"]),
+    "a line": (with_annotation(segmentation=[[1, 2, 3, 4]]), ["at least 6", "got 4"]),
+    "half a corner": (with_annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), ["even", "got 7"]),
+    "a flat polygon": (with_annotation(segmentation=[1, 2, 3, 4, 5, 6]), ["list of polygons"]),
+    "a corner of text": (with_annotation(segmentation=[[1, 2, 3, 4, 5, "6"]]), ["'6'"]),
+    "run lengths of another size": (
+        with_annotation(segmentation={**RUN_LENGTHS, "size": [16, 24]}),
+        ["[16, 24]", "[height, width] is [24, 16]"],
+    ),
+    "run lengths that are too short": (
+        with_annotation(segmentation={**RUN_LENGTHS, "counts": [10, 4, 36]}),
+        ["height · width = 384"],
+    ),
+    "run lengths of no pixel": (
+        with_annotation(segmentation={**RUN_LENGTHS, "counts": [384]}),
+        ["covers no pixel"],
+    ),
+    "run lengths that are no text of theirs": (
+        with_annotation(segmentation={**RUN_LENGTHS, "counts": "p!"}),
+        ["pycocotools' text", "'p!'"],
+    ),
+    "run lengths that break off": (
+        with_annotation(segmentation={**RUN_LENGTHS, "counts": "o"}),
+        ["pycocotools' text", "'o'"],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_annotation_is_named(folder, fault):
+    train, words = BROKEN[fault]
+    with pytest.raises(UserError) as error:
+        read_folder(folder(train), masks=True)
+    for word in ["train.json", *words]:
+        assert word in str(error.value)
+
+
+def test_a_missing_file_and_a_missing_folder_are_named(folder, tmp_path):
+    good = folder(content())
+    with pytest.raises(UserError, match=r"nowhere.json cannot be read \(No such file"):
+        read_folder(CocoFolder(**{**vars(good), "test_annotations": "nowhere.json"}), masks=True)
+    with pytest.raises(UserError, match=r"test.json: 3 fault.*\n.*no file nowhere/5.jpg"):
+        read_folder(CocoFolder(**{**vars(good), "test_images": "nowhere"}), masks=True)
+
+
+def test_of_many_faults_the_first_are_shown_and_all_are_counted(folder):
+    entries = [annotation(i, 8, bbox=[0, 0, i, 0]) for i in range(SHOWN_FAULTS + 3)]
+    with pytest.raises(UserError) as error:
+        read_folder(folder(content(annotations=entries)), masks=True)
+    first, *lines = str(error.value).splitlines()
+    assert first.endswith("8 fault(s):")
+    assert [line.split()[1] for line in lines] == ["0", "1", "2", "3", "4", "3"]
+
+
+def test_categories_must_be_those_of_training(folder):
+    other = content(categories=[{"id": 7, "name": "kite"}, {"id": 90, "name": "stove"}])
+    with pytest.raises(UserError, match=r"test.json.*train.json.*90 'oven', 90 'stove'"):
+        read_folder(folder(content(), other), masks=True)
+
+
+def test_annotations_that_are_known_to_be_broken_are_left_out(folder):
+    broken = with_annotation(bbox=[1, 2, 3, 0])
+    contents = read_folder(folder(broken, ignored=[6]), masks=True)
+    assert [entry["id"] for entry in contents["train"]["annotations"]] == [1, 4]
+    with pytest.raises(UserError, match=r"ignored: no annotation has the id 66"):
+        read_folder(folder(content(), ignored=[6, 66]), masks=True)
+
+
+def test_what_is_allowed_passes_and_what_is_lacking_is_added(folder):
+    mask = np.zeros((24, 16), np.uint8)
+    mask[3:9, 2:11:2] = 1
+    text = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    entries = [
+        annotation(1, 8, segmentation={"size": [24, 16], "counts": text}, area=...),
+        annotation(2, 8, segmentation=RUN_LENGTHS, iscrowd=1, area=...),
+        annotation(3, 8, segmentation=[[2, 3, 10, 3, 10, 12, 2, 12]], iscrowd=..., area=...),
+        annotation(4, 8, bbox=[-OVERHANG_PIXELS, 0, 16 + 2 * OVERHANG_PIXELS, 24]),
+    ]
+    entries = [{key: v for key, v in entry.items() if v is not ...} for entry in entries]
+    contents = read_folder(folder(content(annotations=entries)), masks=True)
+    got = contents["train"]["annotations"]
+    assert [entry["area"] for entry in got] == [mask.sum(), 4, 72, 37]
+    assert [entry["iscrowd"] for entry in got] == [0, 1, 0, 0]
+
+
+def test_run_lengths_of_pycocotools_pass_whatever_their_mask(folder):
+    generator = np.random.default_rng(0)
+    entries = []
+    for number, share in enumerate((0.01, 0.5, 0.99, 1.0)):
+        mask = np.asfortranarray(generator.random((24, 16)) < share, dtype=np.uint8)
+        mask[0, 0] = number % 2
+        counts = coco_mask.encode(mask)["counts"].decode()
+        segmentation = {"size": [24, 16], "counts": counts}
+        entries.append(annotation(number, 8, segmentation=segmentation, area=int(mask.sum())))
+    made = folder(content(annotations=entries))
+    assert len(read_folder(made, masks=True)["train"]["annotations"]) == 4
+
+
+def test_a_photograph_that_its_exif_turns_is_as_large_as_it_is_shown(folder, tmp_path):
+    made = folder(content())
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZES[8][::-1]).save(tmp_path / "images/8.jpg", exif=exif)
+    read_folder(made, masks=True)
+
+
+def test_a_folder_of_colour_photographs_with_boxes_alone(folder, experiment, capsys):
+    boxes = [{k: v for k, v in annotation(i, 8).items() if k != "segmentation"} for i in (1, 2)]
+    made = experiment(
+        detection={
+            "data": {
+                "scenes": None,
+                "folder": vars(folder(content(annotations=boxes))),
+                "masks": False,
+                "channels": 3,
+            }
+        }
+    )
+    prepare(made)
+    assert prepared.categories(made) == ["kite", "oven"]
+    assert (prepared.image_folder(made, "test") / "5.jpg").is_file()
+    coco = COCO(prepared.annotation_file(made, "train"))
+    assert coco.getCatIds() == [7, 90] and len(coco.getImgIds()) == 3
+    assert not any("segmentation" in entry for entry in coco.loadAnns(coco.getAnnIds()))
+    record = prepared.read_record(made)
+    assert record["splits"]["train"]["images_without_annotations"] == 2
+    assert record["splits"]["train"]["annotations_per_class"] == {"kite": 2, "oven": 0}
+    assert record["images_in_both"] == 3
+    assert "3 image(s) stand in both" in capsys.readouterr().err
