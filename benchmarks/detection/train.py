@@ -321,8 +321,6 @@ def build_runner(cell: DetectorCell, settings: Config, fingerprint: str) -> Runn
     work = cell.state / fingerprint[:16]
     settings.work_dir = str(work)
     settings.resume = True
-    if keeping := settings.get("default_hooks", {}).get("checkpoint"):
-        keeping.max_keep_ckpts = 2  # the older one is deleted before the newer one is written
     latest = work / "last_checkpoint"
     if latest.is_file() and not Path(latest.read_text()).is_file():  # killed while it was written
         latest.unlink(missing_ok=True)
