@@ -177,6 +177,7 @@ def test_table_1_is_trained_in_cohorts_of_its_own():
             "table1": {"epochs": 2},
             "recipe_study": {"methods": ["soft_kd", "manifold", "dkd", "nkd"]},
             "ablation": None,
+            "transfer": None,
             "bench": [],
             "cohort": {"size": 4},
         }
