@@ -557,6 +557,7 @@ def test_a_student_of_values_that_are_not_finite_is_refused(study, tmp_path):
         ({"data": {"faces": {"protocols": []}}}, ["transfer.data.faces.protocols", "at least one"]),
         ({"data": {"faces": {"protocols": ["knn"]}}}, ["protocols", "'k-nn'", "'knn'"]),
         ({"data": {"faces": {"validation": 0}}}, ["transfer.data.faces.validation", "C and k"]),
+        ({"data": {"mean": {"dataset": "digits", "validation": 9}}}, ["transfer.data.mean"]),
         ({"data": {"../up": {"dataset": "digits", "validation": 9}}}, ["'../up'", "folder"]),
     ],
 )

@@ -14,13 +14,13 @@ from benchmarks.transfer import fine_tuning, probes
 from benchmarks.transfer.probes import ALL
 from benchmarks.transfer.students import Student, rows_of, students_of
 from manifold import command
+from manifold.config import TRANSFER_MEAN as MEAN
 from manifold.config import UNTRAINED, Experiment, fingerprint
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.records import read_run
-from manifold.statistics import holm, mean_interval, paired_difference
+from manifold.statistics import gains_over, holm, mean_interval
 
-MEAN = "mean"  # the name of the mean over all data sets
 PROTOCOLS = {
     "linear-probe": "Linear probe",
     "k-nn": "k-NN",
@@ -162,11 +162,7 @@ def summarise(seeds: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             method: dict(zip(runs["seed"], runs["top1"], strict=True))
             for method, runs in own.groupby("method", sort=False)
         }
-        gains = {
-            method: paired_difference(values, top1[transfer.baseline], confidence)
-            for method, values in top1.items()
-            if method != transfer.baseline
-        }
+        gains = gains_over(transfer.baseline, top1, confidence)
         adjusted = holm({method: gain.p for method, gain in gains.items() if method != UNTRAINED})
         for method, title in titles.items():
             mean = mean_interval(list(top1[method].values()), confidence)
