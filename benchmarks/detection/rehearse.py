@@ -470,7 +470,7 @@ def _markdown(experiment: Experiment, table: pd.DataFrame) -> str:
             "was finite, and every parameter that is not frozen got a gradient other than zero. "
             "Memory is the process's largest resident set.",
             "",
-            runs.to_markdown(index=False),
+            runs.to_markdown(index=False, disable_numparse=True),
             "",
             f"The schedule is the scale's own, on {rehearsal.training_images:,} images and "
             f"{experiment.machine.nodes * experiment.machine.processes} process(es). GPU-hours are "
@@ -479,7 +479,7 @@ def _markdown(experiment: Experiment, table: pd.DataFrame) -> str:
             f"{experiment.networks}): no data loading, no matching, no non-maximum suppression, "
             "and the detectors train without AMP, so expect more.",
             "",
-            weights.to_markdown(index=False),
+            weights.to_markdown(index=False, disable_numparse=True),
             "",
             "GMAC: billions of multiply-accumulates of convolutions and matrix products, one "
             f"image of {width}×{height}, forward; this is what publications of detectors call "

@@ -11,11 +11,14 @@ val_cfg = None
 val_dataloader = None
 val_evaluator = None
 
+# New workers, of the same seeds, every epoch: a training that is resumed draws as one that was not.
+train_dataloader = dict(persistent_workers=False)
+
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
     paramwise_cfg=dict(
+        norm_decay_mult=0.0,  # of the pyramids too, where names do not say "norm"
         custom_keys=dict(
-            norm=dict(decay_mult=0.0),
             pos_embed=dict(decay_mult=0.0),
             cls_token=dict(decay_mult=0.0),
             dist_token=dict(decay_mult=0.0),
