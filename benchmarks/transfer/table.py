@@ -289,7 +289,10 @@ def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> st
             sections.append(f"## {_heading(table, name)}")
             shown = name
         sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
-    sections += ["## In words", "\n".join(in_words(table.rows, baseline))]
+    is_mean = table.rows["data"] == MEAN
+    for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
+        if len(rows):
+            sections += [f"## In words{title}", "\n".join(in_words(rows, baseline))]
     if limit := _words_on_iterations(table.seeds, experiment):
         sections.append(limit)
     return "\n\n".join(sections) + "\n"
