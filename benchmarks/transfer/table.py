@@ -289,7 +289,14 @@ def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> st
             sections.append(f"## {_heading(table, name)}")
             shown = name
         sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
-    sections += ["## In words", "\n".join(in_words(table.rows, baseline))]
+    confidence = 100 * experiment.statistics.confidence
+    sections += [
+        "## In words",
+        f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
+        "where there is no difference, some of so many lie beside zero nevertheless. The corrected "
+        "p stands in the tables.",
+        "\n".join(in_words(table.rows, baseline)),
+    ]
     if limit := _words_on_iterations(table.seeds, experiment):
         sections.append(limit)
     return "\n\n".join(sections) + "\n"
@@ -301,7 +308,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
         gains = own[own["gain_mean"].notna()]
         said = [
-            f"{verdict} {baseline}: {', '.join(gains.loc[chosen, 'title'])}"
+            f"{verdict} {baseline}: {'; '.join(gains.loc[chosen, 'title'])}"
             for verdict, chosen in (
                 ("ahead of", gains["gain_low"] > 0),
                 ("behind", gains["gain_high"] < 0),
@@ -310,7 +317,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
             if chosen.any()
         ]
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'; '.join(said)}")
+        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'. '.join(said)}")
     return lines
 
 
