@@ -289,10 +289,18 @@ def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> st
             sections.append(f"## {_heading(table, name)}")
             shown = name
         sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
+    confidence = 100 * experiment.statistics.confidence
+    warning = (
+        f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
+        "where there is no difference, some of so many lie beside zero nevertheless. The corrected "
+        "p stands in the tables."
+    )
     is_mean = table.rows["data"] == MEAN
     for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
         if len(rows):
-            sections += [f"## In words{title}", "\n".join(in_words(rows, baseline))]
+            words = "
+".join(in_words(rows, baseline))
+            sections += [f"## In words{title}", warning, words]
     if limit := _words_on_iterations(table.seeds, experiment):
         sections.append(limit)
     return "\n\n".join(sections) + "\n"
@@ -304,7 +312,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
         gains = own[own["gain_mean"].notna()]
         said = [
-            f"{verdict} {baseline}: {', '.join(gains.loc[chosen, 'title'])}"
+            f"{verdict} {baseline}: {'; '.join(gains.loc[chosen, 'title'])}"
             for verdict, chosen in (
                 ("ahead of", gains["gain_low"] > 0),
                 ("behind", gains["gain_high"] < 0),
@@ -313,7 +321,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
             if chosen.any()
         ]
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'; '.join(said)}")
+        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'. '.join(said)}")
     return lines
 
 
