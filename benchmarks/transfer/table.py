@@ -298,8 +298,7 @@ def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> st
     is_mean = table.rows["data"] == MEAN
     for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
         if len(rows):
-            words = "
-".join(in_words(rows, baseline))
+            words = "\n".join(in_words(rows, baseline))
             sections += [f"## In words{title}", warning, words]
     if limit := _words_on_iterations(table.seeds, experiment):
         sections.append(limit)
