@@ -324,7 +324,7 @@ def draw_transfer(
         axes[0, 0].set_yticks(range(len(methods)), methods["title"])
         axes[0, 0].set_ylim(len(methods) - 0.5, -0.5)
         for axis in axes[-1]:
-            axis.set_xlabel(f"Paired gain over {baseline} (points)", fontsize=8)
+            axis.set_xlabel(f"Paired gain over {baseline}, all images", fontsize=8)
         figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
     return figure
 

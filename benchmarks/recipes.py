@@ -17,7 +17,7 @@ from benchmarks.table1 import MISSING, latex, readable_interval
 from manifold import command
 from manifold.config import Experiment
 from manifold.files import write_atomic, write_text
-from manifold.statistics import Interval, holm, mean_interval, paired_difference
+from manifold.statistics import Interval, gains_over, holm, mean_interval, paired_difference
 
 FACTORS = ("method", "recipe", "epochs")
 PUBLIC_CAPTION = (
@@ -108,11 +108,7 @@ def _rows(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
     for recipe in study.recipes:
         for epochs in study.epochs:
             top1 = {method: _by_seed(seeds, recipe, epochs, method) for method in study.methods}
-            gains = {
-                method: paired_difference(values, top1[study.baseline], confidence)
-                for method, values in top1.items()
-                if method != study.baseline
-            }
+            gains = gains_over(study.baseline, top1, confidence)
             adjusted = holm({method: gain.p for method, gain in gains.items()})
             runs = seeds[(seeds["recipe"] == recipe) & (seeds["epochs"] == epochs)].iloc[0]
             for method, values in top1.items():

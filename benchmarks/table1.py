@@ -17,7 +17,7 @@ from manifold import command
 from manifold.claims import Claim, judge_direction, judge_value, read_claims
 from manifold.config import Experiment
 from manifold.files import write_atomic, write_text
-from manifold.statistics import Interval, holm, mean_interval, paired_difference
+from manifold.statistics import Interval, gains_over, holm, mean_interval, paired_difference
 
 MISSING = "—"
 TITLES = {"table1": "Table 1", "bench": "The full bench"}
@@ -76,11 +76,7 @@ def _pair_rows(
     """One row a method of the pair; gains are over the pair's own baseline."""
     table = experiment.table1
     confidence = experiment.statistics.confidence
-    gains = {
-        method: paired_difference(values, top1[table.baseline], confidence)
-        for method, values in top1.items()
-        if method != table.baseline
-    }
+    gains = gains_over(table.baseline, top1, confidence)
     adjusted = holm({method: gain.p for method, gain in gains.items()})
     return [
         _method_row(

@@ -35,6 +35,14 @@ def experiment(options: argparse.Namespace) -> config.Experiment:
     return resolved
 
 
+def for_seed(module: str, description: str, work: Callable[[config.Experiment, int], None]) -> None:
+    """Parse ``--config`` and ``--seed``, and do the work of that seed."""
+    made = parser(module, description)
+    made.add_argument("--seed", type=int, required=True)
+    options = made.parse_args()
+    work(experiment(options), options.seed)
+
+
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; a user's error ends it with its message alone."""
     try:

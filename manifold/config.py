@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRAIN_TEACHER = "train"
 PRETRAINED = "pretrained"
 UNTRAINED = "untrained"
+TRANSFER_MEAN = "mean"  # stands for all data sets of the transfer study
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
@@ -1224,6 +1225,8 @@ def _check_transfer(experiment: Experiment) -> None:
 
 def _check_transfer_data(experiment: Experiment, where: str, name: str, entry: TransferData):
     _check_folder_name(name)
+    if name == TRANSFER_MEAN:
+        raise UserError(f"{where}: this name stands for the mean over the data sets; take another")
     if entry.recipe not in experiment.recipes:
         raise _unknown(f"{where}.recipe", entry.recipe, experiment.recipes)
     if entry.epochs < 1:

@@ -52,6 +52,21 @@ def paired_difference(
     return Interval(interval.mean, interval.low, interval.high, interval.n, p)
 
 
+def gains_over(
+    baseline: str, values: dict[str, dict[int, float]], confidence: float
+) -> dict[str, Interval]:
+    """The paired difference of every method's values, by seed, to the baseline's.
+
+    Raises:
+        ValueError: the seeds differ, or there are fewer than two.
+    """
+    return {
+        method: paired_difference(own, values[baseline], confidence)
+        for method, own in values.items()
+        if method != baseline
+    }
+
+
 def holm(p_values: dict[str, float]) -> dict[str, float]:
     """Holm's step-down correction of a family of p-values.
 

@@ -557,6 +557,7 @@ def test_a_student_of_values_that_are_not_finite_is_refused(study, tmp_path):
         ({"data": {"faces": {"protocols": []}}}, ["transfer.data.faces.protocols", "at least one"]),
         ({"data": {"faces": {"protocols": ["knn"]}}}, ["protocols", "'k-nn'", "'knn'"]),
         ({"data": {"faces": {"validation": 0}}}, ["transfer.data.faces.validation", "C and k"]),
+        ({"data": {"mean": {"dataset": "digits", "validation": 9}}}, ["transfer.data.mean"]),
         ({"data": {"../up": {"dataset": "digits", "validation": 9}}}, ["'../up'", "folder"]),
     ],
 )
@@ -632,9 +633,9 @@ def test_gains_are_paired_by_seed_within_data_set_and_protocol(study):
     assert np.isnan(rows.loc[("faces", "untrained"), "p_holm"])
     assert np.isnan(rows.loc[("faces", "soft_kd"), "gain_mean"])
     words = in_words(rows.reset_index(), "Soft KD")
-    assert words[2].startswith("- faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled; ")
-    assert words[2].endswith("; behind Soft KD: Untrained")
-    assert words[1].startswith("- textures; k-NN, all images. behind Soft KD: Untrained; not told")
+    assert words[2].startswith("- faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled. ")
+    assert words[2].endswith(". behind Soft KD: Untrained")
+    assert words[1].startswith("- textures; k-NN, all images. behind Soft KD: Untrained. not told")
 
 
 def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):

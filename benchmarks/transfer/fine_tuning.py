@@ -83,10 +83,7 @@ def run(experiment: Experiment, seed: int) -> None:
 
 
 def main() -> None:
-    parser = command.parser("benchmarks.transfer.fine_tuning", __doc__)
-    parser.add_argument("--seed", type=int, required=True)
-    options = parser.parse_args()
-    run(command.experiment(options), options.seed)
+    command.for_seed("benchmarks.transfer.fine_tuning", __doc__, run)
 
 
 if __name__ == "__main__":

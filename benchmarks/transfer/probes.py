@@ -282,10 +282,7 @@ def _run_missing(
 
 
 def main() -> None:
-    parser = command.parser("benchmarks.transfer.probes", __doc__)
-    parser.add_argument("--seed", type=int, required=True)
-    options = parser.parse_args()
-    run(command.experiment(options), options.seed)
+    command.for_seed("benchmarks.transfer.probes", __doc__, run)
 
 
 if __name__ == "__main__":

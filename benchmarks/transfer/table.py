@@ -14,13 +14,13 @@ from benchmarks.transfer import fine_tuning, probes
 from benchmarks.transfer.probes import ALL
 from benchmarks.transfer.students import Student, rows_of, students_of
 from manifold import command
+from manifold.config import TRANSFER_MEAN as MEAN
 from manifold.config import UNTRAINED, Experiment, fingerprint
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.records import read_run
-from manifold.statistics import holm, mean_interval, paired_difference
+from manifold.statistics import gains_over, holm, mean_interval
 
-MEAN = "mean"  # the name of the mean over all data sets
 PROTOCOLS = {
     "linear-probe": "Linear probe",
     "k-nn": "k-NN",
@@ -162,11 +162,7 @@ def summarise(seeds: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             method: dict(zip(runs["seed"], runs["top1"], strict=True))
             for method, runs in own.groupby("method", sort=False)
         }
-        gains = {
-            method: paired_difference(values, top1[transfer.baseline], confidence)
-            for method, values in top1.items()
-            if method != transfer.baseline
-        }
+        gains = gains_over(transfer.baseline, top1, confidence)
         adjusted = holm({method: gain.p for method, gain in gains.items() if method != UNTRAINED})
         for method, title in titles.items():
             mean = mean_interval(list(top1[method].values()), confidence)
@@ -293,7 +289,17 @@ def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> st
             sections.append(f"## {_heading(table, name)}")
             shown = name
         sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
-    sections += ["## In words", "\n".join(in_words(table.rows, baseline))]
+    confidence = 100 * experiment.statistics.confidence
+    warning = (
+        f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
+        "where there is no difference, some of so many lie beside zero nevertheless. The corrected "
+        "p stands in the tables."
+    )
+    is_mean = table.rows["data"] == MEAN
+    for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
+        if len(rows):
+            words = "\n".join(in_words(rows, baseline))
+            sections += [f"## In words{title}", warning, words]
     if limit := _words_on_iterations(table.seeds, experiment):
         sections.append(limit)
     return "\n\n".join(sections) + "\n"
@@ -305,7 +311,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
         gains = own[own["gain_mean"].notna()]
         said = [
-            f"{verdict} {baseline}: {', '.join(gains.loc[chosen, 'title'])}"
+            f"{verdict} {baseline}: {'; '.join(gains.loc[chosen, 'title'])}"
             for verdict, chosen in (
                 ("ahead of", gains["gain_low"] > 0),
                 ("behind", gains["gain_high"] < 0),
@@ -314,7 +320,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
             if chosen.any()
         ]
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'; '.join(said)}")
+        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'. '.join(said)}")
     return lines
 
 

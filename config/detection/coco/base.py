@@ -23,7 +23,7 @@ optim_wrapper = dict(
             cls_token=dict(decay_mult=0.0),
             dist_token=dict(decay_mult=0.0),
             relative_position_bias_table=dict(decay_mult=0.0),
-        )
+        ),
     ),
 )
 param_scheduler = [
