@@ -111,6 +111,27 @@ def test_transfer_takes_the_students_that_are_there(finished):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+def test_detection_trains_detectors_on_the_students_that_are_there(finished):
+    pytest.importorskip("mmdet")
+    students = sorted((finished / "results/smoke/cells").rglob("student.safetensors"))
+    before = {path: path.stat().st_mtime_ns for path in students}
+    done = snakemake(finished, "reproduce_detection", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder, experiment = finished / "results/smoke", resolve({"scale": "smoke"})
+    rows = pd.read_csv(folder / "detection.csv")
+    backbones = experiment.detection_backbones()
+    for detector, kinds in (("mask_rcnn", {"bbox", "segm"}), ("retinanet", {"bbox"})):
+        own = rows[rows["detector"] == detector]
+        assert set(own["kind"]) == kinds
+        assert all(list(part["method"]) == backbones for _, part in own.groupby("kind"))
+    assert (rows["n"] == len(experiment.seeds)).all() and rows["ap_mean"].between(0, 100).all()
+    for name in ("detection.md", "detection.tex", "detection.png", "detection_pictures.pdf"):
+        assert (folder / name).stat().st_size
+    assert {path: path.stat().st_mtime_ns for path in students} == before
+    again = snakemake(finished, "reproduce_detection", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
     entry = "transfer={data: {mine: {dataset: folder, folder: /nowhere, validation: 5}}}"
     words = ["--config", "scale=smoke", entry]
