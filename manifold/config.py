@@ -468,7 +468,9 @@ class Experiment:
         )
 
     def detector_directory(self, detector: str, method: str, seed: int) -> Path:
-        return self.directory / "detection" / detector / method / f"seed-{seed}"
+        of = self.detection
+        students = self.directory / "detection" / of.pair / of.recipe / f"{of.epochs}-epochs"
+        return students / detector / method / f"seed-{seed}"
 
     def cohorts(self, pair: str) -> list[list[str]]:
         """The methods of a pair, split into the lists that are trained together."""

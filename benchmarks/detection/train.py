@@ -1,8 +1,9 @@
 """Train detectors on students' backbones with mmengine's Runner, and measure them.
 
 ``python -m benchmarks.detection.train --config scale=mini --detector mask_rcnn --seed 0 \\
-    --methods soft_kd manifold random`` writes, below ``detection/DETECTOR/METHOD/seed-0``, the
-detector's weights, its predictions on the test images in COCO's format, its losses and run.json.
+    --methods soft_kd manifold random`` writes, below
+``detection/PAIR/RECIPE/EPOCHS/DETECTOR/METHOD/seed-0``, the detector's weights, its predictions on
+the test images in COCO's format, its losses and run.json.
 A detector that was interrupted goes on from its last epoch.
 """
 

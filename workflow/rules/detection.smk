@@ -6,7 +6,11 @@ DETECTION_DATA = multiext(
 )
 
 
-DETECTOR = f"{RESULTS}/detection/{{detector}}/{{method}}/seed-{{seed}}/{{file}}"
+DETECTOR = (
+    str(EXPERIMENT.detector_directory("{detector}", "{method}", "{seed}")) + "/{file}"
+    if EXPERIMENT.detection
+    else ""
+)
 
 
 DETECTION_CELLS = (
