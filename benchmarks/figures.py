@@ -256,7 +256,8 @@ def draw_detection(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, capti
             (reference,) = own.loc[own["title"] == baseline, "method"]
             for position, (_, row) in enumerate(own.iterrows()):
                 method = row["method"]
-                colour = ORANGE if method.startswith("manifold") else BLUE
+                is_manifold = method.startswith("manifold")
+                colour = {"random": GREY}.get(method, ORANGE if is_manifold else BLUE)
                 _draw_row(left, position, by_seed[method], row, "ap", colour)
                 if method != reference:
                     gains = by_seed[method] - by_seed[reference]

@@ -9,11 +9,11 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from pycocotools import mask as rle
 
-from benchmarks.detection.prepare import annotation_file, image_folder
+from benchmarks.detection.prepare import annotation_file, image_folder, title_of
 from benchmarks.figures import BLUE, ORANGE, STYLE
-from manifold.config import RANDOM, Experiment
+from manifold.config import Experiment
 
-LEAST_SCORE = 0.3  # of a detection that is drawn
+LEAST_SCORE = 0.2  # of a detection that is drawn
 OPACITY = 0.35
 
 
@@ -30,7 +30,7 @@ def draw_pictures(experiment: Experiment) -> Figure:
     images = truth["images"][: detection.pictures]
     columns = {"Ground truth": truth["annotations"]}
     for method in experiment.detection_backbones():
-        title = method if method == RANDOM else experiment.method_definitions[method].title
+        title = title_of(experiment, method)
         directory = experiment.detector_directory(detector, method, seed)
         columns[title] = [
             found for found in _detections(directory) if found["score"] >= LEAST_SCORE

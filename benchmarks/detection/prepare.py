@@ -15,13 +15,14 @@ from typing import Any
 
 from benchmarks.detection import annotations, scenes
 from manifold import command
-from manifold.config import ROOT, Experiment, fingerprint, to_plain
+from manifold.config import RANDOM, ROOT, Experiment, fingerprint, to_plain
 from manifold.data import load_splits
 from manifold.errors import UserError
 from manifold.files import sha256, write_directory
 
 SPLITS = ("train", "test")
 RECORD = "data.json"
+RANDOM_TITLE = "Random weights"
 
 
 # ---- what others read ------------------------------------------------------------------------
@@ -66,6 +67,11 @@ def categories(experiment: Experiment) -> list[str]:
         UserError: ``prepare`` has not run.
     """
     return read_record(experiment)["categories"]
+
+
+def title_of(experiment: Experiment, method: str) -> str:
+    """What a backbone is called in tables and figures."""
+    return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
 
 
 # ---- making it -------------------------------------------------------------------------------

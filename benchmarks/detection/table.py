@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.detection.pictures import draw_pictures
-from benchmarks.detection.prepare import annotation_file, read_record
+from benchmarks.detection.prepare import (
+    RANDOM_TITLE,
+    annotation_file,
+    read_record,
+    title_of,
+)
 from benchmarks.figures import draw_detection
 from benchmarks.table1 import MISSING, latex, readable_interval
 from manifold import command
@@ -21,7 +26,6 @@ from manifold.records import read_run
 from manifold.statistics import holm, mean_interval, paired_difference
 
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
-RANDOM_TITLE = "Random weights"
 
 
 @dataclass
@@ -36,10 +40,6 @@ class DetectionTable:
     rows: pd.DataFrame
     seeds: pd.DataFrame
     caption: str
-
-
-def title_of(experiment: Experiment, method: str) -> str:
-    return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
 
 
 def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]:
@@ -257,7 +257,7 @@ def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
             ):
                 if chosen.any():
                     said.append(f"{verdict}: {', '.join(known.loc[chosen, 'title'])}")
-        lines.append(f"- {detector}, {KINDS[kind].lower()}. {'; '.join(said)}")
+        lines.append(f"- {detector}, {KINDS[kind]}. {'; '.join(said)}")
     return lines
 
 
