@@ -7,7 +7,7 @@ DETECTION_DATA = multiext(
 
 
 DETECTOR = (
-    str(EXPERIMENT.detector_directory("{detector}", "{method}", "{seed}")) + "/{file}"
+    str(EXPERIMENT.detector_directory("{detector}", "{method}", "{seed}") / "{file}")
     if EXPERIMENT.detection
     else ""
 )
