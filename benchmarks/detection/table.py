@@ -161,6 +161,7 @@ def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
         if record["kind"] == "scenes"
         else f"the images of {detection.data.folder.train_annotations}"
     )
+    boxes = "" if detection.data.masks else " Boxes alone: Mask R-CNN has no mask branch."
     return (
         f"Scale {experiment.name}: detectors of mmdet on the students of pair {detection.pair} "
         f"(recipe {detection.recipe}, {detection.epochs} epochs) as backbones; {images}: "
@@ -171,6 +172,7 @@ def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
         "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."
+        + boxes
     )
 
 
