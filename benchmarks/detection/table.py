@@ -23,7 +23,7 @@ from manifold.config import RANDOM, Experiment
 from manifold.errors import UserError
 from manifold.files import sha256, write_atomic, write_text
 from manifold.records import read_run
-from manifold.statistics import holm, mean_interval, paired_difference
+from manifold.statistics import gains_over, holm, mean_interval
 
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
 
@@ -91,18 +91,12 @@ def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> li
         method: {seed: run["result"][kind]["ap"] for seed, run in runs.items()}
         for method, runs in records.items()
     }
-    gains = {
-        method: paired_difference(values, ap[baseline], confidence)
-        for method, values in ap.items()
-        if method != baseline
-    }
+    gains, over_random = (gains_over(other, ap, confidence) for other in (baseline, RANDOM))
     adjusted = holm({method: gain.p for method, gain in gains.items()})
     rows = []
     for method, runs in records.items():
         mean, gain = mean_interval(list(ap[method].values()), confidence), gains.get(method)
-        over_random = (
-            paired_difference(ap[method], ap[RANDOM], confidence) if method != RANDOM else None
-        )
+        lead = over_random.get(method)
         results = pd.DataFrame([run["result"][kind] for run in runs.values()])
         first = next(iter(runs.values()))
         rows.append(
@@ -119,9 +113,9 @@ def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> li
                 "gain_low": gain and gain.low,
                 "gain_high": gain and gain.high,
                 "p_holm": adjusted.get(method),
-                "over_random_mean": over_random and over_random.mean,
-                "over_random_low": over_random and over_random.low,
-                "over_random_high": over_random and over_random.high,
+                "over_random_mean": lead and lead.mean,
+                "over_random_low": lead and lead.low,
+                "over_random_high": lead and lead.high,
                 "ap50_mean": results["ap50"].mean(),
                 "ap75_mean": results["ap75"].mean(),
                 "ap_random_classes_mean": results["ap_random_classes"].mean(),
