@@ -649,6 +649,15 @@ class Experiment:
         """What detectors are trained on: random weights, and the students of the methods."""
         return [RANDOM, *self.detection.methods]
 
+    def backbone_student(self, method: str, seed: int) -> Path | None:
+        """The weights that a backbone starts from; None for random ones."""
+        if method == RANDOM:
+            return None
+        of = self.detection
+        return (
+            self.cell_directory(of.pair, of.recipe, of.epochs, method, seed) / "student.safetensors"
+        )
+
     def detection_jobs(self) -> list[list[str]]:
         """The backbones that are trained in one job, one after another."""
         size, backbones = self.detection.backbones_per_job, self.detection_backbones()

@@ -259,6 +259,10 @@ def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(train
     weights = trained.directory / "detector.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for name in ("0", "of-another-configuration", "zz"):  # what a killed run may have left
+        stale = trained.state / name / "predictions.bbox.json"
+        stale.parent.mkdir(parents=True)
+        stale.write_text("[]")
     train(trained)
     assert "is complete" not in capsys.readouterr().err
     after = {path.name: sha256(path) for path in trained.directory.iterdir()}

@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks.detection.pictures import draw_pictures
 from benchmarks.detection.prepare import (
     RANDOM_TITLE,
+    SPLITS,
     annotation_file,
     read_record,
     title_of,
@@ -48,8 +49,7 @@ def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]
     Raises:
         UserError: a run is missing, or is of another student or of other data.
     """
-    detection = experiment.detection
-    data = {split: sha256(annotation_file(experiment, split)) for split in ("train", "test")}
+    data = {split: sha256(annotation_file(experiment, split)) for split in SPLITS}
     records: dict[str, dict[int, dict]] = {}
     for method in experiment.detection_backbones():
         for seed in experiment.seeds:
@@ -57,12 +57,12 @@ def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]
             if not path.is_file():
                 raise UserError(f"{path}: this detector has not been trained; snakemake does it")
             record = read_run(path)
-            student = None
-            if method != RANDOM:
-                key = (detection.pair, detection.recipe, detection.epochs, method, seed)
-                student = sha256(experiment.cell_directory(*key) / "student.safetensors")
+            student = experiment.backbone_student(method, seed)
             made_from = record["configuration"]
-            if (made_from["student_sha256"], made_from["data"]) != (student, data):
+            if (made_from["student_sha256"], made_from["data"]) != (
+                student and sha256(student),
+                data,
+            ):
                 raise UserError(
                     f"{path} is of another student or of other scenes; delete its folder to run "
                     "it again"
@@ -149,7 +149,7 @@ def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
 def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
     detection, record = experiment.detection, read_record(experiment)
     budgets = ", ".join(f"{detector} {count} epochs" for detector, count in epochs.items())
-    train, test = (record["splits"][split] for split in ("train", "test"))
+    train, test = (record["splits"][split] for split in SPLITS)
     images = (
         "scenes composed of the students' data on photographs"
         if record["kind"] == "scenes"

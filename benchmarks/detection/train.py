@@ -32,7 +32,7 @@ from tqdm import tqdm
 from benchmarks.detection import compatibility  # noqa: F401 (registers its hooks)
 from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.backbones import describe
-from benchmarks.detection.prepare import annotation_file, categories, image_folder
+from benchmarks.detection.prepare import SPLITS, annotation_file, categories, image_folder
 from manifold import command, config, ranks
 from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment, Machine
 from manifold.errors import UserError
@@ -67,11 +67,7 @@ class DetectorCell:
     @property
     def student(self) -> Path | None:
         """The student's weights; None for random ones."""
-        if self.method == RANDOM:
-            return None
-        detection = self.experiment.detection
-        key = (detection.pair, detection.recipe, detection.epochs, self.method, self.seed)
-        return self.experiment.cell_directory(*key) / "student.safetensors"
+        return self.experiment.backbone_student(self.method, self.seed)
 
     def identity(self, settings: Config) -> dict[str, Any]:
         """What shapes the detector: its configuration, the student's bytes, the data's."""
@@ -93,7 +89,6 @@ class DetectorCell:
         )
 
 
-SPLITS = ("train", "test")
 SECTIONS = ("model", "necks", "train_dataloader", "test_dataloader", "test_evaluator", "train_cfg")
 
 
@@ -312,7 +307,8 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     if is_model_wrapper(model):  # of several processes
         model = model.module
     if _is_first():
-        _write(cell, settings, identity, model, {"wall_seconds": seconds, "images_seen": images})
+        run = {"wall_seconds": seconds, "images_seen": images}
+        _write(cell, settings, identity, model, run, Path(runner.work_dir))
         shutil.rmtree(cell.state)
 
 
@@ -343,8 +339,8 @@ def build_runner(cell: DetectorCell, settings: Config, fingerprint: str) -> Runn
     return runner
 
 
-def _write(cell, settings, identity, model, run: dict[str, Any]) -> None:
-    directory, work = cell.directory, next(cell.state.glob("*/predictions.bbox.json")).parent
+def _write(cell, settings, identity, model, run: dict[str, Any], work: Path) -> None:
+    directory = cell.directory
     directory.mkdir(parents=True, exist_ok=True)
     save_weights(model, directory / "detector.safetensors")
     write_text(directory / "metrics.csv", _losses(work).to_csv(index=False))

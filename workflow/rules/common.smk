@@ -5,7 +5,6 @@ from pathlib import Path
 from manifold.config import (
     CELL_FILES,
     DETECTOR_FILES,
-    RANDOM,
     UNTRAINED,
     fingerprint,
 )
@@ -61,16 +60,10 @@ def students_of(methods):
     """An input function: the students of these methods, none of random weights."""
 
     def found(wildcards):
-        detection = EXPERIMENT.detection
-        key = (detection.pair, detection.recipe, detection.epochs)
-        return [
-            str(
-                EXPERIMENT.cell_directory(*key, method, wildcards.seed)
-                / "student.safetensors"
-            )
-            for method in methods
-            if method != RANDOM
+        students = [
+            EXPERIMENT.backbone_student(method, wildcards.seed) for method in methods
         ]
+        return [str(student) for student in students if student is not None]
 
     return found
 
