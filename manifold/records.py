@@ -3,6 +3,7 @@
 import json
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,22 @@ def read_run(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} is damaged ({error}); delete its folder to run it again"
         ) from error
+
+
+def is_complete(directory: Path, names: Iterable[str], record: str, fingerprint: str) -> bool:
+    """Whether a folder holds its files, unharmed, and the record of this very configuration.
+
+    Args:
+        names: the files that must be there.
+        record: the one of them that holds a fingerprint, and the SHA-256 of others in ``files``.
+    """
+    if not all((directory / name).is_file() for name in names):
+        return False
+    found = read_run(directory / record)
+    return found["fingerprint"] == fingerprint and all(
+        (directory / name).is_file() and sha256(directory / name) == digest
+        for name, digest in found["files"].items()
+    )
 
 
 def record_of(weights: Path) -> Path:

@@ -47,12 +47,7 @@ class Cell:
 
     def is_complete(self) -> bool:
         """Whether the folder holds the files of this very configuration, unharmed."""
-        if not all((self.directory / name).is_file() for name in CELL_FILES):
-            return False
-        record = records.read_run(self.directory / "run.json")
-        return record["fingerprint"] == self.fingerprint and all(
-            sha256(self.directory / name) == digest for name, digest in record["files"].items()
-        )
+        return records.is_complete(self.directory, CELL_FILES, "run.json", self.fingerprint)
 
 
 @dataclass

@@ -38,7 +38,7 @@ from manifold.config import DETECTOR_FILES, RANDOM, ROOT, Experiment, Machine
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.models import count_parameters, save_weights
-from manifold.records import check_weights, describe_environment, read_run, write_run
+from manifold.records import check_weights, describe_environment, is_complete, write_run
 from manifold.runs import student_model
 from manifold.seeds import derive, reseed
 
@@ -80,13 +80,7 @@ class DetectorCell:
 
     def is_complete(self, fingerprint: str) -> bool:
         """Whether the folder holds the files of this very configuration, unharmed."""
-        if not all((self.directory / name).is_file() for name in DETECTOR_FILES):
-            return False
-        record = read_run(self.directory / "run.json")
-        return record["fingerprint"] == fingerprint and all(
-            (self.directory / name).is_file() and sha256(self.directory / name) == digest
-            for name, digest in record["files"].items()
-        )
+        return is_complete(self.directory, DETECTOR_FILES, "run.json", fingerprint)
 
 
 SECTIONS = ("model", "necks", "train_dataloader", "test_dataloader", "test_evaluator", "train_cfg")

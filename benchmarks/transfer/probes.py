@@ -16,7 +16,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -195,15 +194,6 @@ def identity(experiment: Experiment, name: str, student: Student, seed: int) -> 
     }
 
 
-def is_complete(directory: Path, expected: str) -> bool:
-    """Whether the folder holds the record of this very configuration, and its features unharmed."""
-    if not all((directory / name).is_file() for name in (FEATURES, RECORD)):
-        return False
-    record = records.read_run(directory / RECORD)
-    same = record["fingerprint"] == expected
-    return same and sha256(directory / FEATURES) == record["files"][FEATURES]
-
-
 def run(experiment: Experiment, seed: int) -> None:
     """Write the features and records of a seed that are not complete.
 
@@ -218,7 +208,8 @@ def run(experiment: Experiment, seed: int) -> None:
         missing = []
         for student in students:
             directory = experiment.transfer_directory(name, student.method, seed)
-            if is_complete(directory, fingerprint(identity(experiment, name, student, seed))):
+            expected = fingerprint(identity(experiment, name, student, seed))
+            if records.is_complete(directory, (FEATURES, RECORD), RECORD, expected):
                 print(f"{directory} is complete")
                 for file in (FEATURES, RECORD):
                     os.utime(directory / file)  # up to date with a student that was only touched
