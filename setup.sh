@@ -13,7 +13,29 @@ _suite_setup() {
         fi
         . .venv/bin/activate || return 1
     fi
-    python -m pip install --quiet --constraint constraints.txt --editable '.[test,transfer,detection]'
+    python -m pip install --quiet --constraint constraints.txt \
+        --editable '.[test,transfer,detection]' || return 1
+    _suite_opencv
+}
+
+# mmcv's OpenCV links libGL and GLib, which a machine without a desktop may lack; nothing but
+# detection needs it, so the rest is set up all the same.
+_suite_opencv() {
+    if python -c 'import cv2' 2>/dev/null; then
+        return 0
+    fi
+    echo "setup.sh: OpenCV lacks a library; installing Debian's libgl1 and libglib2.0-0" >&2
+    if ! _suite_apt libgl1 libglib2.0-0; then
+        echo "setup.sh: could not; detection needs them, nothing else does" >&2
+    fi
+}
+
+_suite_apt() {
+    _suite_sudo=
+    if [ "$(id -u)" != 0 ]; then
+        _suite_sudo=sudo
+    fi
+    $_suite_sudo apt-get update -qq && $_suite_sudo apt-get install -y -qq "$@"
 }
 
 _suite_venv() {
@@ -32,12 +54,7 @@ _suite_venv() {
     # Debian's python3 comes without ensurepip; its package python3-venv brings it.
     if ! "$_suite_python" -c 'import ensurepip, venv' 2>/dev/null; then
         echo "setup.sh: $_suite_python lacks venv; installing Debian's python3-venv" >&2
-        _suite_sudo=
-        if [ "$(id -u)" != 0 ]; then
-            _suite_sudo=sudo
-        fi
-        if ! { $_suite_sudo apt-get update -qq && $_suite_sudo apt-get install -y -qq python3-venv; }
-        then
+        if ! _suite_apt python3-venv; then
             echo "setup.sh: could not; install python3-venv, or activate an environment first" >&2
             return 1
         fi
