@@ -145,40 +145,81 @@ def draw_recipes(
     baseline_title: str,
     caption: str,
 ) -> Figure:
-    """The paired gain over the baseline against the budget, a panel a recipe, and public runs.
+    """The paired gain over the baseline against the budget: a panel a method, and public runs.
 
     Args:
         rows: as in recipes.csv.
         seeds: as in recipes_seeds.csv.
         public: epoch and lead over soft KD of public runs, as ``public_leads`` returns them.
     """
-    recipes = list(rows["recipe"].unique())
     methods = [name for name in rows["method"].unique() if name != baseline]
+    columns = min(3, len(methods) + 1)
+    lines = -(-(len(methods) + 1) // columns)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            1, len(recipes) + 1, figsize=(2.7 * (len(recipes) + 1), 3.4), layout="constrained"
+            lines,
+            columns,
+            figsize=(8.2 * columns / 3, 2.2 * lines + 0.8),
+            squeeze=False,
+            layout="constrained",
         )
-        for axis in axes[1:-1]:
-            axis.sharey(axes[0])
-        for axis, recipe in zip(axes, recipes, strict=False):
-            own_seeds = seeds[seeds["recipe"] == recipe]
-            _draw_gains(axis, rows[rows["recipe"] == recipe], own_seeds, methods, baseline)
-            axis.set_title(f"Recipe {recipe}", loc="left", fontsize=9)
-        axes[0].set_ylabel(f"Paired gain over {baseline_title} (points)")
-        axes[0].legend(frameon=False, fontsize=7.5)
-        for (title, curve), line in zip(public.groupby("title"), ("--", "-"), strict=True):
-            axes[-1].plot(
-                curve["epoch"], curve["lead"], line, color="black", linewidth=1, label=title
-            )
-        axes[-1].axhline(0, color=GREY, linewidth=1)
-        axes[-1].set_xscale("log")
-        axes[-1].set_xlabel("Epoch of a 300-epoch schedule")
-        axes[-1].set_ylabel("Lead over Soft KD (points)")
-        axes[-1].set_title("Public ImageNet runs, n = 1", loc="left", fontsize=9)
-        axes[-1].legend(frameon=False, fontsize=7.5)
+        panels = axes.flatten()
+        for axis, method in zip(panels, methods, strict=False):
+            axis.sharey(panels[0])
+            _draw_gains(axis, rows[rows["method"] == method], seeds, baseline)
+        panels[0].legend(frameon=False, fontsize=7.5)
+        for axis in panels[len(methods) + 1 :]:
+            axis.set_visible(False)
+        _draw_public_leads(panels[len(methods)], public)
+        figure.supylabel(f"Paired gain over {baseline_title} (points)", fontsize=9)
         width = int(CAPTION_WIDTH * figure.get_figwidth() / 8.2)
         figure.supxlabel(textwrap.fill(caption, width), fontsize=6.5, x=0.01, ha="left")
     return figure
+
+
+def _draw_gains(axis, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str) -> None:
+    """One method's panel; recipes stand side by side at each budget."""
+    budgets = sorted(rows["epochs"].unique())
+    recipes = list(rows["recipe"].unique())
+    by_seed = seeds.pivot(index="seed", columns=["recipe", "epochs", "method"], values="top1")
+    for number, recipe in enumerate(recipes):
+        own = rows[rows["recipe"] == recipe].set_index("epochs").loc[budgets]
+        method, colour = own["method"].iloc[0], SERIES[number % len(SERIES)]
+        places = [place + 0.22 * (number - (len(recipes) - 1) / 2) for place in range(len(budgets))]
+        axis.plot(places, own["gain_mean"], color=colour, linewidth=1, alpha=0.6)
+        axis.vlines(places, own["gain_low"], own["gain_high"], color=colour, linewidth=2)
+        marker = MARKERS[number % len(MARKERS)]
+        axis.plot(
+            places, own["gain_mean"], marker, color=colour, markersize=5, label=f"Recipe {recipe}"
+        )
+        for place, budget in zip(places, budgets, strict=True):
+            gains = by_seed[recipe, budget, method] - by_seed[recipe, budget, baseline]
+            axis.plot(
+                [place + 0.07] * len(gains),
+                gains,
+                "o",
+                markersize=2.5,
+                color=colour,
+                alpha=0.6,
+                markeredgewidth=0,
+            )
+    axis.axhline(0, color=GREY, linewidth=1)
+    axis.set_title(rows["title"].iloc[0], loc="left", fontsize=9)
+    axis.set_xticks(range(len(budgets)), budgets)
+    axis.set_xlabel("Budget (epochs, own schedule)", fontsize=8)
+    axis.grid(axis="y", color="#E3E3E3", linewidth=0.6)
+    axis.set_axisbelow(True)
+
+
+def _draw_public_leads(axis, public: pd.DataFrame) -> None:
+    """The panel of the public ImageNet runs."""
+    for (title, curve), line in zip(public.groupby("title"), ("--", "-"), strict=True):
+        axis.plot(curve["epoch"], curve["lead"], line, color="black", linewidth=1, label=title)
+    axis.axhline(0, color=GREY, linewidth=1)
+    axis.set_xscale("log")
+    axis.set_xlabel("Epoch of a 300-epoch schedule", fontsize=8)
+    axis.set_title("Public ImageNet runs, n = 1", loc="left", fontsize=9)
+    axis.legend(frameon=False, fontsize=7.5)
 
 
 def draw_ablation(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
@@ -328,36 +369,3 @@ def draw_transfer(
             axis.set_xlabel(f"Paired gain over {baseline}, all images", fontsize=8)
         figure.supxlabel(textwrap.fill(caption, CAPTION_WIDTH), fontsize=6.5, x=0.01, ha="left")
     return figure
-
-
-def _draw_gains(axis, rows: pd.DataFrame, seeds: pd.DataFrame, methods: list[str], baseline: str):
-    """One recipe's panel; methods stand side by side at each budget."""
-    budgets = sorted(rows["epochs"].unique())
-    by_seed = seeds.pivot(index="seed", columns=["epochs", "method"], values="top1")
-    for number, method in enumerate(methods):
-        is_manifold = method.startswith("manifold")
-        colour = ORANGE if is_manifold else SERIES[number % len(SERIES)]
-        marker = "D" if is_manifold else MARKERS[number % len(MARKERS)]
-        own = rows[rows["method"] == method].set_index("epochs").loc[budgets]
-        places = [place + 0.14 * (number - (len(methods) - 1) / 2) for place in range(len(budgets))]
-        axis.plot(places, own["gain_mean"], color=colour, linewidth=1, alpha=0.6)
-        axis.vlines(places, own["gain_low"], own["gain_high"], color=colour, linewidth=2)
-        axis.plot(
-            places, own["gain_mean"], marker, color=colour, markersize=5, label=own["title"].iloc[0]
-        )
-        for place, budget in zip(places, budgets, strict=True):
-            gains = by_seed[budget, method] - by_seed[budget, baseline]
-            axis.plot(
-                [place + 0.05] * len(gains),
-                gains,
-                "o",
-                markersize=2.5,
-                color=colour,
-                alpha=0.6,
-                markeredgewidth=0,
-            )
-    axis.axhline(0, color=GREY, linewidth=1)
-    axis.set_xticks(range(len(budgets)), budgets)
-    axis.set_xlabel("Budget (epochs, own schedule)")
-    axis.grid(axis="y", color="#E3E3E3", linewidth=0.6)
-    axis.set_axisbelow(True)

@@ -41,7 +41,6 @@ README_BLOCKS: dict[str, tuple[str, ...] | None] = {
     "bench": ("In words",),
     "recipes": (
         "How much is the method, how much the recipe, how much the budget?",
-        "How the gain moves",
         "In words",
     ),
     "ablation": ("In words",),

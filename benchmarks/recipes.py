@@ -21,7 +21,7 @@ from manifold.statistics import Interval, gains_over, holm, mean_interval, paire
 
 FACTORS = ("method", "recipe", "epochs")
 PUBLIC_CAPTION = (
-    "Right: public ImageNet runs of DeiT-Ti ← CaiT-S24 under recipe B (thy960112/"
+    "Last panel: public ImageNet runs of DeiT-Ti ← CaiT-S24 under recipe B (thy960112/"
     "Distillation-Dynamics), one run each; mid-points of one schedule, not budgets of their own."
 )
 # The runs that match the first and the last block; the others are in the same file.
@@ -140,10 +140,10 @@ def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
     study = experiment.recipe_study
     short, long = min(study.epochs), max(study.epochs)
     questions = [
-        (f"recipe {recipe}: {long} epochs against {short}", (recipe, long), (recipe, short))
+        (f"recipe {recipe}: {_budget(long)} against {short}", (recipe, long), (recipe, short))
         for recipe in study.recipes
     ] + [
-        (f"{epochs} epochs: recipe {other} against {study.recipes[0]}", (other, epochs), first)
+        (f"{_budget(epochs)}: recipe {other} against {study.recipes[0]}", (other, epochs), first)
         for epochs in study.epochs
         for first in [(study.recipes[0], epochs)]
         for other in study.recipes[1:]
@@ -173,6 +173,10 @@ def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _budget(epochs: int) -> str:
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _movement(change: Interval) -> str:
@@ -354,29 +358,32 @@ def _markdown(study: Recipes, readable: pd.DataFrame, experiment: Experiment) ->
 
 
 def _in_words(study: Recipes, experiment: Experiment) -> list[str]:
-    """Say what the intervals decide, without a number."""
+    """Say what the intervals decide: a line a recipe and budget, then a question."""
     baseline = experiment.method_definitions[experiment.recipe_study.baseline].title
     gains = study.rows[study.rows["gain_mean"].notna()]
     lines = []
-    for verdict, chosen in (
-        (f"ahead of {baseline}", gains["gain_low"] > 0),
-        (f"behind {baseline}", gains["gain_high"] < 0),
-        ("undecided", (gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)),
-    ):
-        where = [
-            f"{row['title']} ({row['recipe']}, {row['epochs']} epochs)"
-            for _, row in gains[chosen].iterrows()
-        ]
-        if where:
-            lines.append(f"- {verdict}: {'; '.join(where)}")
+    for (recipe, epochs), own in gains.groupby(["recipe", "epochs"], sort=False):
+        found = {
+            f"ahead of {baseline}": own.loc[own["gain_low"] > 0, "title"],
+            f"behind {baseline}": own.loc[own["gain_high"] < 0, "title"],
+            "undecided": own.loc[(own["gain_low"] <= 0) & (own["gain_high"] >= 0), "title"],
+            "told from it after Holm's correction, at p < 0.05": own.loc[
+                own["p_holm"] < 0.05, "title"
+            ],
+        }
+        lines.append(f"- Recipe {recipe}, {_budget(epochs)}. {_listed(found)}")
+    for question, own in study.changes.groupby("question", sort=False):
+        verdicts = ("larger", "smaller", "undecided")
+        found = {f"{word} gain": own.loc[own["gain"] == word, "title"] for word in verdicts}
+        lines.append(f"- {question[0].upper()}{question[1:]}. {_listed(found)}")
     largest = study.variance.loc[study.variance["share_mean"].idxmax(), "effect"]
-    lines.append(f"- the largest share of the variance of top-1 in this grid: {largest}")
-    for verdict in ("larger", "smaller", "undecided"):
-        found = study.changes[study.changes["gain"] == verdict]
-        if len(found):
-            named = "; ".join(f"{row['title']} ({row['question']})" for _, row in found.iterrows())
-            lines.append(f"- the gain is {verdict}: {named}")
-    return lines
+    return [*lines, f"- The largest share of the variance of top-1 in this grid: {largest}"]
+
+
+def _listed(found: dict[str, pd.Series]) -> str:
+    return ". ".join(
+        f"{word}: {'; '.join(titles)}" for word, titles in found.items() if len(titles)
+    )
 
 
 def main() -> None:

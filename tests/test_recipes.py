@@ -76,9 +76,11 @@ def test_the_words_follow_from_the_intervals(finished):
     assert changes.loc[("fitnet", "recipe A: 2 epochs against 1"), "gain"] == "undecided"
     assert set(changes.index.get_level_values("method")) == {"fitnet", "manifold"}
     words = "\n".join(recipes._in_words(study, finished))
-    assert "ahead of Soft KD: Manifold, decoupled (A, 1 epochs)" in words
-    assert "undecided: FitNet (A, 1 epochs)" in words
-    assert "the gain is smaller: Manifold, decoupled" in words
+    assert "Recipe A, 1 epoch. ahead of Soft KD: Manifold, decoupled. undecided: FitNet" in words
+    assert "told from it after Holm's correction, at p < 0.05: Manifold, decoupled" in words
+    assert (
+        "Recipe B: 2 epochs against 1. smaller gain: Manifold, decoupled. undecided gain: FitNet"
+    ) in words
 
 
 def test_the_files_of_the_study(finished):
