@@ -10,11 +10,20 @@ import pandas as pd
 
 from benchmarks.cells import collect
 from benchmarks.figures import draw_ablation
-from benchmarks.table1 import MISSING, after_correction, latex, readable_interval
+from benchmarks.reporting import (
+    after_correction,
+    interval_columns,
+    latex,
+    readable_interval,
+    readable_p,
+    sentence,
+    verdicts,
+    write_figure,
+)
 from benchmarks.teacher import read_teacher
 from manifold import command
 from manifold.config import Experiment
-from manifold.files import write_atomic, write_text
+from manifold.files import write_text
 from manifold.statistics import holm, mean_interval, paired_difference
 
 REFERENCE = "Reference"
@@ -74,17 +83,11 @@ def build(experiment: Experiment) -> AblationTable:
                     "epochs": ablation.epochs,
                     "images_seen": run["images_seen"],
                     "n": mean.n,
-                    "top1_mean": mean.mean,
-                    "top1_low": mean.low,
-                    "top1_high": mean.high,
-                    "change_mean": change and change.mean,
-                    "change_low": change and change.low,
-                    "change_high": change and change.high,
+                    **interval_columns("top1", mean),
+                    **interval_columns("change", change),
                     "p_holm": adjusted.get(key),
                     "baseline_mean": sum(baseline.values()) / len(baseline),
-                    "gain_mean": gain.mean,
-                    "gain_low": gain.low,
-                    "gain_high": gain.high,
+                    **interval_columns("gain", gain),
                     "teacher_top1": teachers[pair]["top1"],
                     "teacher_sha256": run["teacher_sha256"],
                 }
@@ -148,26 +151,21 @@ def write(table: AblationTable, experiment: Experiment) -> None:
     ]
     write_text(directory / "ablation.md", "\n\n".join(text) + "\n")
     figure = draw_ablation(table.rows, table.seeds, baseline, table.caption)
-    for suffix in ("png", "pdf"):
-        path = directory / f"ablation.{suffix}"
-        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+    write_figure(figure, directory, "ablation")
 
 
 def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    def interval(row: pd.Series, key: str, sign: str = "") -> str:
-        return readable_interval(*(row[f"{key}_{part}"] for part in ("mean", "low", "high")), sign)
-
     return pd.DataFrame(
         [
             {
                 "Group": row["group"],
                 "Variant": row["variant"],
                 "n": row["n"],
-                "Top-1 (%)": interval(row, "top1"),
-                "Change": interval(row, "change", "+"),
-                "p (Holm)": MISSING if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
+                "Top-1 (%)": readable_interval(row, "top1"),
+                "Change": readable_interval(row, "change", "+"),
+                "p (Holm)": readable_p(row["p_holm"]),
                 f"{baseline}, same pair and recipe": f"{row['baseline_mean']:.2f}",
-                f"Gain over {baseline}": interval(row, "gain", "+"),
+                f"Gain over {baseline}": readable_interval(row, "gain", "+"),
                 "Epochs": row["epochs"],
                 "Images seen": f"{row['images_seen']:,}",
                 "Recipe": row["recipe"],
@@ -182,25 +180,27 @@ def _in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]
     """Say what the intervals decide, group by group, without a number."""
     lines = []
     for group, own in rows.groupby("group", sort=False):
-        said = []
+        said = {}
         if group != REFERENCE:
-            for verdict, chosen in (
-                ("better than the reference", own["change_low"] > 0),
-                ("worse than the reference", own["change_high"] < 0),
-                ("not told from it", (own["change_low"] <= 0) & (own["change_high"] >= 0)),
-            ):
-                if chosen.any():
-                    said.append(f"{verdict}: {', '.join(own.loc[chosen, 'variant'])}")
-        for verdict, chosen in (
-            (f"ahead of {baseline}", own["gain_low"] > 0),
-            (f"behind {baseline}", own["gain_high"] < 0),
-            (f"not told from {baseline}", (own["gain_low"] <= 0) & (own["gain_high"] >= 0)),
-        ):
-            if chosen.any():
-                said.append(f"{verdict}: {', '.join(own.loc[chosen, 'variant'])}")
-        lines.append(f"- {group}. {'; '.join(said)}")
+            said |= verdicts(
+                own,
+                "change",
+                "better than the reference",
+                "worse than the reference",
+                "not told from it",
+                "variant",
+            )
+        said |= verdicts(
+            own,
+            "gain",
+            f"ahead of {baseline}",
+            f"behind {baseline}",
+            f"not told from {baseline}",
+            "variant",
+        )
+        lines.append(f"- {group}. {sentence(said)}")
     variants = rows[rows["change_mean"].notna()]
-    return [*lines, after_correction(variants, "the reference", confidence, "variant")]
+    return [*lines, f"- {after_correction(variants, 'the reference', confidence, 'variant')}"]
 
 
 def main() -> None:

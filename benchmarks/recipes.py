@@ -13,10 +13,19 @@ import pandas as pd
 
 from benchmarks.cells import collect
 from benchmarks.figures import draw_recipes
-from benchmarks.table1 import MISSING, latex, readable_interval
+from benchmarks.reporting import (
+    after_correction,
+    interval_columns,
+    latex,
+    readable_interval,
+    readable_p,
+    sentence,
+    verdicts,
+    write_figure,
+)
 from manifold import command
 from manifold.config import Experiment
-from manifold.files import write_atomic, write_text
+from manifold.files import write_text
 from manifold.statistics import Interval, gains_over, holm, mean_interval, paired_difference
 
 FACTORS = ("method", "recipe", "epochs")
@@ -122,12 +131,8 @@ def _rows(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
                         "method": method,
                         "title": experiment.method_definitions[method].title,
                         "n": mean.n,
-                        "top1_mean": mean.mean,
-                        "top1_low": mean.low,
-                        "top1_high": mean.high,
-                        "gain_mean": gain and gain.mean,
-                        "gain_low": gain and gain.low,
-                        "gain_high": gain and gain.high,
+                        **interval_columns("top1", mean),
+                        **interval_columns("gain", gain),
                         "p_holm": adjusted.get(method),
                         "teacher_sha256": runs["teacher_sha256"],
                     }
@@ -165,9 +170,7 @@ def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
                     "method": method,
                     "title": experiment.method_definitions[method].title,
                     "question": question,
-                    "change_mean": change.mean,
-                    "change_low": change.low,
-                    "change_high": change.high,
+                    **interval_columns("change", change),
                     "n": change.n,
                     "gain": _movement(change),
                 }
@@ -277,9 +280,7 @@ def write(study: Recipes, experiment: Experiment) -> None:
         baseline,
         f"{study.caption} {PUBLIC_CAPTION}",
     )
-    for suffix in ("png", "pdf"):
-        path = directory / f"recipes.{suffix}"
-        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+    write_figure(figure, directory, "recipes")
 
 
 def _readable(rows: pd.DataFrame) -> pd.DataFrame:
@@ -292,9 +293,9 @@ def _readable(rows: pd.DataFrame) -> pd.DataFrame:
                 "Steps": f"{row['steps']:,}",
                 "Method": row["title"],
                 "n": row["n"],
-                "Top-1 (%)": readable_interval(row["top1_mean"], row["top1_low"], row["top1_high"]),
-                "Gain": readable_interval(row["gain_mean"], row["gain_low"], row["gain_high"], "+"),
-                "p (Holm)": MISSING if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
+                "Top-1 (%)": readable_interval(row, "top1"),
+                "Gain": readable_interval(row, "gain", "+"),
+                "p (Holm)": readable_p(row["p_holm"]),
                 "Teacher": row["teacher_sha256"][:8],
             }
             for _, row in rows.iterrows()
@@ -319,9 +320,7 @@ def _markdown(study: Recipes, readable: pd.DataFrame, experiment: Experiment) ->
             {
                 "Method": row["title"],
                 "Question": row["question"],
-                "Change of its gain (points)": readable_interval(
-                    row["change_mean"], row["change_low"], row["change_high"], "+"
-                ),
+                "Change of its gain (points)": readable_interval(row, "change", "+"),
                 "The gain is": row["gain"],
             }
             for _, row in study.changes.iterrows()
@@ -363,27 +362,14 @@ def _in_words(study: Recipes, experiment: Experiment) -> list[str]:
     gains = study.rows[study.rows["gain_mean"].notna()]
     lines = []
     for (recipe, epochs), own in gains.groupby(["recipe", "epochs"], sort=False):
-        found = {
-            f"ahead of {baseline}": own.loc[own["gain_low"] > 0, "title"],
-            f"behind {baseline}": own.loc[own["gain_high"] < 0, "title"],
-            "undecided": own.loc[(own["gain_low"] <= 0) & (own["gain_high"] >= 0), "title"],
-            "told from it after Holm's correction, at p < 0.05": own.loc[
-                own["p_holm"] < 0.05, "title"
-            ],
-        }
-        lines.append(f"- Recipe {recipe}, {_budget(epochs)}. {_listed(found)}")
+        said = verdicts(own, "gain", f"ahead of {baseline}", f"behind {baseline}", "undecided")
+        corrected = after_correction(own, baseline, experiment.statistics.confidence, "title")
+        lines.append(f"- Recipe {recipe}, {_budget(epochs)}. {sentence(said)}. {corrected}")
     for question, own in study.changes.groupby("question", sort=False):
-        verdicts = ("larger", "smaller", "undecided")
-        found = {f"{word} gain": own.loc[own["gain"] == word, "title"] for word in verdicts}
-        lines.append(f"- {question[0].upper()}{question[1:]}. {_listed(found)}")
+        said = verdicts(own, "change", "larger gain", "smaller gain", "undecided")
+        lines.append(f"- {question[0].upper()}{question[1:]}. {sentence(said)}")
     largest = study.variance.loc[study.variance["share_mean"].idxmax(), "effect"]
     return [*lines, f"- The largest share of the variance of top-1 in this grid: {largest}"]
-
-
-def _listed(found: dict[str, pd.Series]) -> str:
-    return ". ".join(
-        f"{word}: {'; '.join(titles)}" for word, titles in found.items() if len(titles)
-    )
 
 
 def main() -> None:

@@ -12,14 +12,24 @@ import pandas as pd
 
 from benchmarks.cells import collect, loss_terms
 from benchmarks.figures import draw_table1
+from benchmarks.reporting import (
+    MISSING,
+    after_correction,
+    interval_columns,
+    latex,
+    readable_interval,
+    readable_p,
+    sentence,
+    verdicts,
+    write_figure,
+)
 from benchmarks.teacher import read_teacher
 from manifold import command
 from manifold.claims import Claim, judge_direction, judge_value, read_claims
 from manifold.config import Experiment
-from manifold.files import write_atomic, write_text
+from manifold.files import write_text
 from manifold.statistics import Interval, gains_over, holm, mean_interval, paired_difference
 
-MISSING = "—"
 TITLES = {"table1": "Table 1", "bench": "The full bench"}
 LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
 
@@ -110,12 +120,8 @@ def _method_row(
     return {
         "method": method,
         "n": top1.n,
-        "top1_mean": top1.mean,
-        "top1_low": top1.low,
-        "top1_high": top1.high,
-        "gain_mean": gain and gain.mean,
-        "gain_low": gain and gain.low,
-        "gain_high": gain and gain.high,
+        **interval_columns("top1", top1),
+        **interval_columns("gain", gain),
         "p_holm": p_holm,
         "reported": claim and claim.printed,
         "evidence": claim and claim.evidence,
@@ -188,9 +194,7 @@ def _claim_row(
         "unit": claim.unit,
         "evidence": claim.evidence,
         "dataset": claim.dataset,
-        "measured_mean": measured and measured.mean,
-        "measured_low": measured and measured.low,
-        "measured_high": measured and measured.high,
+        **interval_columns("measured", measured),
         "n": measured.n if measured else 0,
         "scale": experiment.name,
         "direction_at_this_scale": judge_direction(float(claim.value), measured)
@@ -269,9 +273,7 @@ def write(table: Table1, experiment: Experiment, name: str = "table1") -> None:
     write_text(directory / f"{name}.md", _markdown(table, readable, experiment, TITLES[name]))
     write_text(directory / f"{name}.tex", latex(readable, table.caption))
     figure = draw_table1(table.rows, table.seeds, experiment.table1.baseline, table.caption)
-    for suffix in ("png", "pdf"):
-        path = directory / f"{name}.{suffix}"
-        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+    write_figure(figure, directory, name)
 
 
 def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
@@ -282,13 +284,9 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         return {
             "Method": values["title"],
             "n": values["n"],
-            "Top-1 (%)": readable_interval(
-                values["top1_mean"], values["top1_low"], values["top1_high"]
-            ),
-            f"Gain over {experiment.table1.baseline}": readable_interval(
-                values["gain_mean"], values["gain_low"], values["gain_high"], "+"
-            ),
-            "p (Holm)": shown(values["p_holm"], ".2g"),
+            "Top-1 (%)": readable_interval(values, "top1"),
+            f"Gain over {experiment.table1.baseline}": readable_interval(values, "gain", "+"),
+            "p (Holm)": readable_p(values["p_holm"]),
             "Reported, ImageNet-1k": MISSING
             if pd.isna(values["reported"])
             else f"{values['reported']} ({values['evidence']})",
@@ -311,13 +309,13 @@ def _readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
 def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment, title: str) -> str:
     judged = table.claims[table.claims["n"] > 0]
     unjudged = table.claims[table.claims["n"] == 0]
-    verdicts = pd.DataFrame(
+    claims = pd.DataFrame(
         [
             {
                 "Claim": f"{row['id']}: {row['claim']}",
                 "Reported": f"{row['reported']} {row['unit']} ({row['evidence']})",
-                f"Measured at {experiment.name}": f"{row['measured_mean']:+.2f} "
-                f"[{row['measured_low']:+.2f}, {row['measured_high']:+.2f}], n = {row['n']}",
+                f"Measured at {experiment.name}": f"{readable_interval(row, 'measured', '+')}, "
+                f"n = {row['n']}",
                 f"Its direction, at {experiment.name}": row["direction_at_this_scale"],
                 f"At its own scale ({row['dataset']})": row["verdict_at_reported_scale"],
             }
@@ -345,7 +343,7 @@ def _markdown(table: Table1, readable: pd.DataFrame, experiment: Experiment, tit
             "recipe are those that it names; no other run confirms or refutes it.",
             "",
             *_claims_in_words(judged, experiment),
-            verdicts.to_markdown(index=False) if len(verdicts) else "This run judges no claim.",
+            claims.to_markdown(index=False) if len(claims) else "This run judges no claim.",
             "",
             f"Not run at this scale: {', '.join(unjudged['id'])}." if len(unjudged) else "",
             "",
@@ -384,19 +382,17 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
         rows = rows.assign(title=rows["title"] + " [" + rows["pair"] + "]")
     gains = rows[rows["gain_mean"].notna()]
     baseline = experiment.method_definitions[experiment.table1.baseline].title
-    decided = {
-        f"ahead of {baseline} (the interval lies above zero)": gains["gain_low"] > 0,
-        f"behind {baseline} (the interval lies below zero)": gains["gain_high"] < 0,
-        "undecided (the interval holds zero)": (gains["gain_low"] <= 0) & (gains["gain_high"] >= 0),
-    }
-    lines = [
-        f"- {verdict}: {'; '.join(gains.loc[chosen, 'title'])}"
-        for verdict, chosen in decided.items()
-        if chosen.any()
-    ]
+    decided = verdicts(
+        gains,
+        "gain",
+        f"ahead of {baseline} (the interval lies above zero)",
+        f"behind {baseline} (the interval lies below zero)",
+        "undecided (the interval holds zero)",
+    )
+    lines = [f"- {sentence({words: names})}" for words, names in decided.items()]
     confidence = experiment.statistics.confidence
     lines += [
-        after_correction(own, baseline, confidence, "title")
+        f"- {after_correction(own, baseline, confidence, 'title')}"
         for _, own in gains.groupby("pair", sort=False)  # the families of the correction
     ]
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
@@ -405,43 +401,6 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
             f"- trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}"
         )
     return lines
-
-
-def after_correction(rows: pd.DataFrame, other: str, confidence: float, names: str) -> str:
-    """Say which rows are told from another even after Holm's correction over all of them."""
-    told = rows.loc[rows["p_holm"] < 1 - confidence, names]
-    return (
-        f"- told from {other} after Holm's correction over all {len(rows)} comparisons, at "
-        f"p < {1 - confidence:.2g}: {'; '.join(told) if len(told) else 'none'}"
-    )
-
-
-def readable_interval(mean: float, low: float, high: float, sign: str = "") -> str:
-    """A mean and its interval as text; a dash where there is none."""
-    if pd.isna(mean):
-        return MISSING
-    if pd.isna(low):
-        return f"{mean:{sign}.2f}"
-    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
-
-def latex(readable: pd.DataFrame, caption: str) -> str:
-    """A LaTeX table (booktabs) of cells that are text already."""
-    escapes = {"%": r"\%", "_": r"\_", "←": r"$\leftarrow$", "×": r"$\times$", "—": "---"}
-
-    def escape(text: object) -> str:
-        escaped = str(text)
-        for plain, command_ in escapes.items():
-            escaped = escaped.replace(plain, command_)
-        return escaped
-
-    shown = readable.map(escape).rename(columns=escape)
-    tabular = shown.to_latex(index=False, column_format="l" + "r" * (len(shown.columns) - 1))
-    return (
-        "% needs \\usepackage{booktabs,graphicx}\n"
-        "\\begin{table}\n\\centering\n\\caption{" + escape(caption) + "}\n"
-        "\\resizebox{\\linewidth}{!}{%\n" + tabular + "}\n\\end{table}\n"
-    )
 
 
 def main() -> None:

@@ -77,9 +77,9 @@ def test_the_words_follow_from_the_intervals(finished):
     assert set(changes.index.get_level_values("method")) == {"fitnet", "manifold"}
     words = "\n".join(recipes._in_words(study, finished))
     assert "Recipe A, 1 epoch. ahead of Soft KD: Manifold, decoupled. undecided: FitNet" in words
-    assert "told from it after Holm's correction, at p < 0.05: Manifold, decoupled" in words
+    assert "all 2 comparisons, at p < 0.05: Manifold, decoupled\n" in words
     assert (
-        "Recipe B: 2 epochs against 1. smaller gain: Manifold, decoupled. undecided gain: FitNet"
+        "Recipe B: 2 epochs against 1. smaller gain: Manifold, decoupled. undecided: FitNet"
     ) in words
 
 

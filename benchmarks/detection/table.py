@@ -18,11 +18,20 @@ from benchmarks.detection.prepare import (
     title_of,
 )
 from benchmarks.figures import draw_detection
-from benchmarks.table1 import MISSING, latex, readable_interval
+from benchmarks.reporting import (
+    MISSING,
+    interval_columns,
+    latex,
+    readable_interval,
+    readable_p,
+    sentence,
+    verdicts,
+    write_figure,
+)
 from manifold import command
 from manifold.config import RANDOM, Experiment
 from manifold.errors import UserError
-from manifold.files import sha256, write_atomic, write_text
+from manifold.files import sha256, write_text
 from manifold.records import read_run
 from manifold.statistics import gains_over, holm, mean_interval
 
@@ -106,16 +115,10 @@ def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> li
                 "method": method,
                 "title": title_of(experiment, method),
                 "n": mean.n,
-                "ap_mean": mean.mean,
-                "ap_low": mean.low,
-                "ap_high": mean.high,
-                "gain_mean": gain and gain.mean,
-                "gain_low": gain and gain.low,
-                "gain_high": gain and gain.high,
+                **interval_columns("ap", mean),
+                **interval_columns("gain", gain),
                 "p_holm": adjusted.get(method),
-                "over_random_mean": lead and lead.mean,
-                "over_random_low": lead and lead.low,
-                "over_random_high": lead and lead.high,
+                **interval_columns("over_random", lead),
                 "ap50_mean": results["ap50"].mean(),
                 "ap75_mean": results["ap75"].mean(),
                 "ap_random_classes_mean": results["ap_random_classes"].mean(),
@@ -199,21 +202,11 @@ def write(table: DetectionTable, experiment: Experiment) -> None:
     if experiment.detection.pictures:
         figures["detection_pictures"] = draw_pictures(experiment)
     for name, figure in figures.items():
-        for suffix in ("png", "pdf"):
-            write_atomic(
-                directory / f"{name}.{suffix}",
-                lambda partial, figure=figure, suffix=suffix: figure.savefig(
-                    partial, format=suffix
-                ),
-            )
+        write_figure(figure, directory, name)
 
 
 def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """A detector's rows as text: one a backbone, every kind of AP side by side."""
-
-    def interval(row: pd.Series, key: str, sign: str = "") -> str:
-        return readable_interval(*(row[f"{key}_{part}"] for part in ("mean", "low", "high")), sign)
-
     shown = []
     for _, own in rows.groupby("method", sort=False):
         first = own.iloc[0]
@@ -221,10 +214,12 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
         for _, row in own.iterrows():
             kind = KINDS[row["kind"]]
             cells |= {
-                f"{kind} (%)": interval(row, "ap"),
-                f"{kind}: gain over {baseline}": interval(row, "gain", "+"),
-                f"{kind}: p (Holm)": MISSING if pd.isna(row["p_holm"]) else f"{row['p_holm']:.2g}",
-                f"{kind}: gain over {RANDOM_TITLE.lower()}": interval(row, "over_random", "+"),
+                f"{kind} (%)": readable_interval(row, "ap"),
+                f"{kind}: gain over {baseline}": readable_interval(row, "gain", "+"),
+                f"{kind}: p (Holm)": readable_p(row["p_holm"]),
+                f"{kind}: gain over {RANDOM_TITLE.lower()}": readable_interval(
+                    row, "over_random", "+"
+                ),
                 f"{kind}50": f"{row['ap50_mean']:.2f}",
                 f"{kind}, random classes": f"{row['ap_random_classes_mean']:.2f}",
             }
@@ -242,18 +237,11 @@ def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     """Say which gains the intervals decide, without a number."""
     lines = []
     for (detector, kind), own in rows.groupby(["detector", "kind"], sort=False):
-        said = []
+        said = {}
         for key, other in (("gain", baseline), ("over_random", RANDOM_TITLE.lower())):
-            known = own[own[f"{key}_mean"].notna()]
-            low, high = known[f"{key}_low"], known[f"{key}_high"]
-            for verdict, chosen in (
-                (f"ahead of {other}", low > 0),
-                (f"behind {other}", high < 0),
-                (f"not told from {other}", (low <= 0) & (high >= 0)),
-            ):
-                if chosen.any():
-                    said.append(f"{verdict}: {', '.join(known.loc[chosen, 'title'])}")
-        lines.append(f"- {detector}, {KINDS[kind]}. {'; '.join(said)}")
+            words = (f"ahead of {other}", f"behind {other}", f"not told from {other}")
+            said |= verdicts(own, key, *words)
+        lines.append(f"- {detector}, {KINDS[kind]}. {sentence(said)}")
     return lines
 
 

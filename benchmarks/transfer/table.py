@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.figures import draw_transfer
-from benchmarks.table1 import latex, readable_interval
+from benchmarks.reporting import (
+    interval_columns,
+    latex,
+    readable_interval,
+    sentence,
+    verdicts,
+    write_figure,
+)
 from benchmarks.transfer import fine_tuning, probes
 from benchmarks.transfer.probes import ALL
 from benchmarks.transfer.students import Student, rows_of, students_of
@@ -17,7 +24,7 @@ from manifold import command
 from manifold.config import TRANSFER_MEAN as MEAN
 from manifold.config import UNTRAINED, Experiment, fingerprint
 from manifold.errors import UserError
-from manifold.files import write_atomic, write_text
+from manifold.files import write_text
 from manifold.records import read_run
 from manifold.statistics import gains_over, holm, mean_interval
 
@@ -166,19 +173,14 @@ def summarise(seeds: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         adjusted = holm({method: gain.p for method, gain in gains.items() if method != UNTRAINED})
         for method, title in titles.items():
             mean = mean_interval(list(top1[method].values()), confidence)
-            gain = gains.get(method)
             rows.append(
                 {
                     **dict(zip(KEY, key, strict=True)),
                     "method": method,
                     "title": title,
                     "n": mean.n,
-                    "top1_mean": mean.mean,
-                    "top1_low": mean.low,
-                    "top1_high": mean.high,
-                    "gain_mean": gain and gain.mean,
-                    "gain_low": gain and gain.low,
-                    "gain_high": gain and gain.high,
+                    **interval_columns("top1", mean),
+                    **interval_columns("gain", gains.get(method)),
                     "p_holm": adjusted.get(method),
                 }
             )
@@ -231,9 +233,7 @@ def write(table: TransferTable, experiment: Experiment) -> None:
     ]
     write_text(directory / "transfer.tex", "\n".join(parts))
     figure = draw_transfer(table.rows, table.seeds, baseline, PROTOCOLS, table.caption)
-    for suffix in ("png", "pdf"):
-        path = directory / f"transfer.{suffix}"
-        write_atomic(path, lambda partial, suffix=suffix: figure.savefig(partial, format=suffix))
+    write_figure(figure, directory, "transfer")
 
 
 def _parts(table: TransferTable) -> list[tuple[str, str, pd.DataFrame]]:
@@ -265,11 +265,10 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     columns: dict[str, list[str]] = {"Method": list(dict.fromkeys(rows["title"]))}
     for shots, own in rows.groupby("shots", sort=False):
         columns[f"Top-1, {_shots_title(shots)}"] = [
-            readable_interval(row["top1_mean"], row["top1_low"], row["top1_high"])
-            for _, row in own.iterrows()
+            readable_interval(row, "top1") for _, row in own.iterrows()
         ]
         columns[f"Gain over {baseline}, {_shots_title(shots)}"] = [
-            readable_interval(row["gain_mean"], row["gain_low"], row["gain_high"], "+")
+            readable_interval(row, "gain", "+")
             + ("" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}")
             for _, row in own.iterrows()
         ]
@@ -309,18 +308,10 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     """Say what the intervals decide, one line a data set, protocol and number of images."""
     lines = []
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
-        gains = own[own["gain_mean"].notna()]
-        said = [
-            f"{verdict} {baseline}: {'; '.join(gains.loc[chosen, 'title'])}"
-            for verdict, chosen in (
-                ("ahead of", gains["gain_low"] > 0),
-                ("behind", gains["gain_high"] < 0),
-                ("not told from", (gains["gain_low"] <= 0) & (gains["gain_high"] >= 0)),
-            )
-            if chosen.any()
-        ]
+        words = (f"ahead of {baseline}", f"behind {baseline}", f"not told from {baseline}")
+        said = sentence(verdicts(own, "gain", *words))
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {'. '.join(said)}")
+        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
     return lines
 
 
