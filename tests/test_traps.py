@@ -863,7 +863,7 @@ SHOWN = ["Epochs", "Images seen", "Recipe", "Tokens", "Teacher"]
 class NoFigure:
     """Drawing takes most of a table's time."""
 
-    def savefig(self, path, format):
+    def savefig(self, path, format, metadata):
         Path(path).touch()
 
 
