@@ -12,6 +12,7 @@ from benchmarks.cells import collect
 from benchmarks.figures import draw_ablation
 from benchmarks.reporting import (
     after_correction,
+    against,
     interval_columns,
     latex,
     readable_interval,
@@ -188,16 +189,9 @@ def _in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]
                 "better than the reference",
                 "worse than the reference",
                 "not told from it",
-                "variant",
+                names="variant",
             )
-        said |= verdicts(
-            own,
-            "gain",
-            f"ahead of {baseline}",
-            f"behind {baseline}",
-            f"not told from {baseline}",
-            "variant",
-        )
+        said |= verdicts(own, "gain", *against(baseline), names="variant")
         lines.append(f"- {group}. {sentence(said)}")
     variants = rows[rows["change_mean"].notna()]
     return [*lines, f"- {after_correction(variants, 'the reference', confidence, 'variant')}"]

@@ -155,6 +155,7 @@ def draw_recipes(
     methods = [name for name in rows["method"].unique() if name != baseline]
     columns = min(3, len(methods) + 1)
     lines = -(-(len(methods) + 1) // columns)
+    by_seed = seeds.pivot(index="seed", columns=["recipe", "epochs", "method"], values="top1")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             lines,
@@ -166,7 +167,7 @@ def draw_recipes(
         panels = axes.flatten()
         for axis, method in zip(panels, methods, strict=False):
             axis.sharey(panels[0])
-            _draw_gains(axis, rows[rows["method"] == method], seeds, baseline)
+            _draw_gains(axis, rows[rows["method"] == method], by_seed, baseline)
         panels[0].legend(frameon=False, fontsize=7.5)
         for axis in panels[len(methods) + 1 :]:
             axis.set_visible(False)
@@ -177,11 +178,14 @@ def draw_recipes(
     return figure
 
 
-def _draw_gains(axis, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str) -> None:
-    """One method's panel; recipes stand side by side at each budget."""
+def _draw_gains(axis, rows: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) -> None:
+    """One method's panel; recipes stand side by side at each budget.
+
+    Args:
+        by_seed: top-1, a row a seed, a column a recipe, budget and method.
+    """
     budgets = sorted(rows["epochs"].unique())
     recipes = list(rows["recipe"].unique())
-    by_seed = seeds.pivot(index="seed", columns=["recipe", "epochs", "method"], values="top1")
     for number, recipe in enumerate(recipes):
         own = rows[rows["recipe"] == recipe].set_index("epochs").loc[budgets]
         method, colour = own["method"].iloc[0], SERIES[number % len(SERIES)]

@@ -1,5 +1,6 @@
 """What the tables share: intervals as columns and as text, verdicts in words, the formats."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -52,6 +53,11 @@ def verdicts(
     return {words: list(known.loc[of, names]) for words, of in chosen.items() if of.any()}
 
 
+def against(other: str) -> tuple[str, str, str]:
+    """What ``verdicts`` calls rows whose interval is of a gain over another."""
+    return f"ahead of {other}", f"behind {other}", f"not told from {other}"
+
+
 def sentence(found: dict[str, list[str]]) -> str:
     """Verdicts on one line. Names hold commas, so neither separator is one."""
     return ". ".join(f"{words}: {'; '.join(names)}" for words, names in found.items())
@@ -88,8 +94,5 @@ def latex(readable: pd.DataFrame, caption: str) -> str:
 def write_figure(figure: Figure, directory: Path, name: str) -> None:
     """Write ``name.png`` and ``name.pdf``, undated: the same table gives the same bytes."""
     for suffix, metadata in (("png", None), ("pdf", {"CreationDate": None})):
-
-        def save(partial: Path, suffix: str = suffix, metadata: dict | None = metadata) -> None:
-            figure.savefig(partial, format=suffix, metadata=metadata)
-
+        save = partial(figure.savefig, format=suffix, metadata=metadata)
         write_atomic(directory / f"{name}.{suffix}", save)

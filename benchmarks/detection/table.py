@@ -20,6 +20,7 @@ from benchmarks.detection.prepare import (
 from benchmarks.figures import draw_detection
 from benchmarks.reporting import (
     MISSING,
+    against,
     interval_columns,
     latex,
     readable_interval,
@@ -239,8 +240,7 @@ def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     for (detector, kind), own in rows.groupby(["detector", "kind"], sort=False):
         said = {}
         for key, other in (("gain", baseline), ("over_random", RANDOM_TITLE.lower())):
-            words = (f"ahead of {other}", f"behind {other}", f"not told from {other}")
-            said |= verdicts(own, key, *words)
+            said |= verdicts(own, key, *against(other))
         lines.append(f"- {detector}, {KINDS[kind]}. {sentence(said)}")
     return lines
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from benchmarks.figures import draw_transfer
 from benchmarks.reporting import (
+    against,
     interval_columns,
     latex,
     readable_interval,
@@ -308,8 +309,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     """Say what the intervals decide, one line a data set, protocol and number of images."""
     lines = []
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
-        words = (f"ahead of {baseline}", f"behind {baseline}", f"not told from {baseline}")
-        said = sentence(verdicts(own, "gain", *words))
+        said = sentence(verdicts(own, "gain", *against(baseline)))
         where = "mean over the data sets" if name == MEAN else name
         lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
     return lines
