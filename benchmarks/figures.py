@@ -222,6 +222,7 @@ def _draw_public_leads(axis, public: pd.DataFrame) -> None:
     axis.axhline(0, color=GREY, linewidth=1)
     axis.set_xscale("log")
     axis.set_xlabel("Epoch of a 300-epoch schedule", fontsize=8)
+    axis.set_ylabel("Lead over Soft KD (points)", fontsize=8)
     axis.set_title("Public ImageNet runs, n = 1", loc="left", fontsize=9)
     axis.legend(frameon=False, fontsize=7.5)
 
