@@ -3,9 +3,9 @@
 import torch
 
 from manifold.attention import check_tokens_can_be_dropped, logits_of_kept, patch_grid
-from manifold.config import LayerMap
 from manifold.distiller import Distiller
 from manifold.errors import UserError
+from manifold.settings import LayerMap
 from manifold.tokens import Outputs, check_grids
 
 

@@ -10,10 +10,10 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from baselines.logits import check_logits, target_classes
-from manifold.config import LayerMap
 from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_targets
+from manifold.settings import LayerMap
 
 STAGES = 4
 HEADS = 4

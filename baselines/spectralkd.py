@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from manifold.config import LayerMap
 from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32
+from manifold.settings import LayerMap
 
 
 class SpectralKD(Distiller):

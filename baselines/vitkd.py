@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from manifold.config import LayerMap
 from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_same_shape
+from manifold.settings import LayerMap
 from manifold.tokens import Layout, after_final_norm
 
 

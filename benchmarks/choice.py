@@ -1,68 +1,91 @@
-"""Validation accuracy over the grid that a scale's numbers are chosen from.
+"""Validation accuracy over a grid: how a scale's batch size, rate and budget are chosen.
 
-``python -m benchmarks.choice --config scale=mini-choice`` writes ``choice.csv`` and ``choice.md``.
+It asks for ``evaluation_split: validation``: the test split is never looked at, and the arms are
+those whose gain nobody wants to show.
 """
 
-import pandas as pd
-
-from benchmarks.cells import collect
-from manifold import command
-from manifold.config import Experiment
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import Study, StudySettings
 from manifold.errors import UserError
-from manifold.files import write_text
+from manifold.settings import Students
+from manifold.settings.section import Count
 
 
-def build(experiment: Experiment) -> pd.DataFrame:
-    """One row a pair, recipe, budget, method and seed: the last epoch's validation top-1 (%).
+class ChoiceSettings(StudySettings):
+    """The grid of a scale's numbers that are chosen on the validation split."""
 
-    Raises:
-        UserError: the scale has no grid, or its cells have looked at the test split.
-    """
-    grid = experiment.choice
-    if grid is None or experiment.evaluation_split != "validation":
-        raise UserError(
-            f"scale {experiment.scale!r} is no choice: it needs the key 'choice' and "
-            "evaluation_split: validation"
-        )
-    rows = []
-    for pair in grid.pairs:
+    pairs: list[str]
+    """Pairs of the grid."""
+    recipes: list[str]
+    """Recipes of the grid."""
+    epochs: list[Count]
+    """Budgets of the grid."""
+
+
+class Choice(Study):
+    """Which numbers of a recipe are best on the validation split?"""
+
+    name = "choice"
+    title = "Choice"
+    question = "Which batch size, learning rate and budget does a scale take?"
+    Settings = ChoiceSettings
+    suffixes = (".md", ".csv")
+    is_evidence = False
+
+    @property
+    def target(self) -> str:
+        return "choose"
+
+    def check(self) -> None:
+        experiment, grid = self.experiment, self.settings
+        for pair in grid.pairs:
+            experiment.check_known("choice.pairs", pair, experiment.pairs)
         for recipe in grid.recipes:
-            for epochs in grid.epochs:
-                for method, runs in collect(experiment, pair, recipe, epochs).items():
-                    rows += [
-                        {
-                            "pair": pair,
-                            "recipe": recipe,
-                            "epochs": epochs,
-                            "method": method,
-                            "seed": seed,
-                            "validation_top1": run["result"]["top1"],
-                            "images_per_second": run["images_per_second"],
-                        }
-                        for seed, run in runs.items()
-                    ]
-    return pd.DataFrame(rows)
+            experiment.check_known("choice.recipes", recipe, experiment.recipes)
+        if experiment.evaluation_split != "validation":
+            raise UserError(
+                f"scale {experiment.scale!r} is no choice: the section 'choice' needs "
+                "evaluation_split: validation"
+            )
 
+    def students(self) -> Students:
+        grid = self.settings
+        return {
+            (pair, recipe, epochs): self.experiment.methods_of(pair)
+            for pair in grid.pairs
+            for recipe in grid.recipes
+            for epochs in grid.epochs
+        }
 
-def write(rows: pd.DataFrame, experiment: Experiment) -> None:
-    means = rows.pivot_table(
-        index=["pair", "recipe", "epochs"], columns="method", values="validation_top1"
-    )
-    means["mean of the arms"] = means.mean(axis=1)
-    means = means.sort_values("mean of the arms", ascending=False).reset_index()
-    text = (
-        f"# Choice of {experiment.name}\n\nValidation top-1 (%), mean over seeds "
-        f"{', '.join(map(str, experiment.seeds))}; the test split was not looked at.\n\n"
-        f"{means.to_markdown(index=False, floatfmt='.2f')}\n"
-    )
-    write_text(experiment.directory / "choice.csv", rows.to_csv(index=False))
-    write_text(experiment.directory / "choice.md", text)
+    def build(self) -> Document:
+        import pandas as pd
 
-
-def main() -> None:
-    experiment = command.experiment(command.parser("benchmarks.choice", __doc__).parse_args())
-    write(build(experiment), experiment)
-
-
-if __name__ == "__main__":
-    command.run(main)
+        rows = pd.DataFrame(
+            [
+                {
+                    "pair": pair,
+                    "recipe": recipe,
+                    "epochs": epochs,
+                    "method": method,
+                    "seed": seed,
+                    "validation_top1": run["result"]["top1"],
+                    "images_per_second": run["images_per_second"],
+                }
+                for (pair, recipe, epochs), methods in self.students().items()
+                for method, runs in self.collect(pair, recipe, epochs, methods).items()
+                for seed, run in runs.items()
+            ]
+        )
+        means = rows.pivot_table(
+            index=["pair", "recipe", "epochs"], columns="method", values="validation_top1"
+        )
+        means["mean of the arms"] = means.mean(axis=1)
+        means = means.sort_values("mean of the arms", ascending=False).reset_index()
+        seeds = ", ".join(map(str, self.experiment.seeds))
+        return Document(
+            title=f"Choice of {self.experiment.name}",
+            caption=f"Validation top-1 (%), mean over seeds {seeds}; the test split was not "
+            "looked at.",
+            parts=[means.to_markdown(index=False, floatfmt=".2f")],
+            csv={"": rows},
+        )

@@ -1,6 +1,6 @@
 """Measure any checkpoint of any timm network on a scale's test split.
 
-``python -m benchmarks.evaluate --config scale=imagenet data='{folder: /data/imagenet}' \\
+``python -m benchmarks evaluate --config scale=imagenet data='{folder: /data/imagenet}' \\
     --model deit_tiny_patch16_224 --weights manifold_kd_deit_76.4.pth``
 
 ``--weights`` is a .safetensors file, a checkpoint of torch.save (of this suite, of the reference
@@ -15,15 +15,16 @@ from pathlib import Path
 
 import timm
 
-from benchmarks.classification import evaluate_split
-from manifold import command, ranks
-from manifold.config import PRETRAINED, Experiment, Model, TeacherInput, read_yaml_text
-from manifold.data import load_splits
+from manifold import ranks
 from manifold.errors import UserError
-from manifold.fetch import pretrained_network
 from manifold.files import sha256
 from manifold.models import count_parameters, create_model, load_weights, save_weights
-from manifold.records import check_weights, read_run
+from manifold.settings import PRETRAINED, Experiment, Model, TeacherInput, read_yaml_text
+from manifold.training import command
+from manifold.training.data import load_splits
+from manifold.training.evaluation import evaluate_split
+from manifold.training.fetch import pretrained_network
+from manifold.training.records import check_weights, read_run
 
 
 def seen_by(experiment: Experiment, model: Model, weights: str) -> tuple[TeacherInput, str]:
@@ -45,7 +46,8 @@ def seen_by(experiment: Experiment, model: Model, weights: str) -> tuple[Teacher
             f"timm evaluates {model.name!r} on {len(mean)} channels, and data.channels is "
             f"{experiment.data.channels}; put a run.json beside the weights, or set data.channels"
         )
-    return TeacherInput(mean, std, known.crop_pct, known.interpolation), "timm's configuration"
+    found = {"mean": mean, "std": std, "crop": known.crop_pct}
+    return TeacherInput(**found, interpolation=known.interpolation), "timm's configuration"
 
 
 def evaluate_checkpoint(
@@ -58,7 +60,7 @@ def evaluate_checkpoint(
     """
     how, source = seen_by(experiment, model, weights)
     if crop is not None:
-        how, source = TeacherInput(how.mean, how.std, crop, how.interpolation), "--crop"
+        how, source = how.replaced(crop=crop), "--crop"
     processes, device = ranks.start(experiment.machine.device)
     splits = load_splits(experiment.data)
     data = experiment.data
@@ -96,16 +98,12 @@ def evaluate_checkpoint(
 
 
 def main() -> None:
-    parser = command.parser("benchmarks.evaluate", __doc__)
+    parser = command.parser("benchmarks evaluate", __doc__)
     parser.add_argument("--model", required=True, help="a timm name")
     parser.add_argument("--arguments", default="{}", help="of the timm model, as YAML")
     parser.add_argument("--weights", required=True, help=f"a file, or {PRETRAINED!r}")
     parser.add_argument("--crop", type=float)
     options = parser.parse_args()
-    model = Model(options.model, read_yaml_text(options.arguments, "--arguments"))
+    model = Model(name=options.model, arguments=read_yaml_text(options.arguments, "--arguments"))
     found = evaluate_checkpoint(command.experiment(options), model, options.weights, options.crop)
     print(json.dumps(found, indent=2))
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -6,7 +6,7 @@ _LAZY = {
     "decoupled_manifold_loss": "manifold.losses",
     "full_manifold_loss": "manifold.losses",
     "Distiller": "manifold.distiller",
-    "Cohort": "manifold.cohort",
+    "Cohort": "manifold.training.cohort",
 }
 
 __all__ = list(_LAZY)

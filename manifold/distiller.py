@@ -9,10 +9,10 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 
 from manifold.attention import AttentionReader
-from manifold.config import LayerMap
 from manifold.errors import UserError
 from manifold.losses import check_targets, kl_divergence
 from manifold.ranks import ALONE, Ranks
+from manifold.settings.networks import NO_LAYERS, LayerMap
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
 
 
@@ -138,7 +138,7 @@ class Distiller(TrainingTask):
         self.most_tokens = most_tokens
         self.alpha = alpha
         self.temperature = temperature
-        self.layers = layers or LayerMap(student=[], teacher=[])
+        self.layers = layers or NO_LAYERS
         self.relational_ranks = relational_ranks
         self.run = forward_with_tokens
         self.sampling = torch.Generator()

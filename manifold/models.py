@@ -10,9 +10,9 @@ from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from manifold.config import Model, suggest
 from manifold.errors import UserError
 from manifold.files import write_atomic
+from manifold.settings import Model, suggest
 
 HEADS = ("head.weight", "head.fc.weight", "fc.weight")  # the classifiers of timm's networks
 

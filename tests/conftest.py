@@ -1,14 +1,47 @@
-"""What the tests share: one torch thread, and a small cohort's configuration."""
+"""What the tests share: one thread, a small cohort's configuration, a python that is warm."""
+
+import gc
+import os
 
 import pytest
-import torch
+import warm_python as warm
 
-from manifold import config
+from manifold import settings
+
+# A worker takes a file at a time: the longest first, so that none is alone with one at the end.
+LONGEST = ("test_workflow.py", "test_paper_scale.py", "test_distributed.py", "test_resume.py")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what is imported stays to the end: the collector need not walk it again and again
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
+    import torch  # here, so that the process that starts the workers does not wait for it
+    from threadpoolctl import threadpool_limits
+
     torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """A folder for PATH, with a ``python`` whose processes have imported everything."""
+    with warm.started() as folder:
+        yield folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _this_tree():
+    """What a test starts from another folder runs the sources that stand beside the tests."""
+    paths = [str(settings.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 @pytest.fixture
@@ -16,6 +49,6 @@ def experiment(tmp_path):
     """Resolve the smoke scale with its results in a temporary folder, and what else is given."""
 
     def make(**overrides):
-        return config.resolve({"scale": "smoke", "results": str(tmp_path), **overrides})
+        return settings.resolve({"scale": "smoke", "results": str(tmp_path), **overrides})
 
     return make

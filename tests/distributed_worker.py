@@ -5,6 +5,7 @@
 the command does, until a process kills itself.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,15 +17,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.classification import evaluate_split
-from manifold import config, train
-from manifold.cohort import Cohort
-from manifold.data import Images, load_splits
 from manifold.ranks import ALONE, start
-from manifold.runs import CPU, student_setting
+from manifold.settings import resolve
+from manifold.training import train
+from manifold.training.cohort import Cohort
+from manifold.training.data import load_splits
+from manifold.training.evaluation import evaluate_split
+from manifold.training.runs import CPU, student_setting
 
 PAIR, RECIPE = "deit-cait", "A"
-METHODS = config.resolve({"scale": "smoke"}).methods
+METHODS = resolve({"scale": "smoke"}).methods
 BATCH = 32
 DATA = {"validation": 1437 - 165}  # leaves 5 batches of 32 to train on
 
@@ -64,7 +66,7 @@ def training(results, weights, recipe, machine, processes=None, methods=METHODS)
     """A training of one epoch whose result does not depend on how the images are laid out."""
     recipe = {**SAME_EVERYWHERE, **recipe}
     machine = {"checkpoint_seconds": 3600, **machine}
-    experiment = config.resolve(overrides(results, weights, recipe, machine))
+    experiment = resolve(overrides(results, weights, recipe, machine))
     setting, cells = student_setting(experiment, PAIR, RECIPE, 1, methods, 0, processes)
     return train.Training(setting, cells, load_splits(experiment.data))
 
@@ -131,9 +133,9 @@ def describe_modules(made):
 
 def evaluate_some(count, ranks=ALONE):
     """The accuracy of a random network on the first test images, and the images it saw here."""
-    experiment = config.resolve({"scale": "smoke", "machine": {"evaluation_batch_size": 2}})
+    experiment = resolve({"scale": "smoke", "machine": {"evaluation_batch_size": 2}})
     test = load_splits(experiment.data).test
-    images = Images(test.load, test.indices[:count], test.labels)
+    images = dataclasses.replace(test, indices=test.indices[:count])
     torch.manual_seed(3)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     seen = [torch.empty(0, 1, 8, 8)]
@@ -218,9 +220,7 @@ def measure(folder, weights, run):
     found["evaluations"] = {count: evaluate_some(count, ranks) for count in TESTED_IMAGES}
     found["crossings"] = {loss: differentiate(loss, ranks) for loss in LOSSES}
     chosen, epochs, methods = json.loads(run)
-    train.train(
-        *student_setting(config.resolve(chosen), PAIR, RECIPE, epochs, methods, 0, processes)
-    )
+    train.train(*student_setting(resolve(chosen), PAIR, RECIPE, epochs, methods, 0, processes))
     torch.save(found, Path(folder) / f"rank-{ranks.rank}.pt")
     dist.destroy_process_group()
 
@@ -230,12 +230,14 @@ def die():
 
 
 def die_at_step(rank, step, *words):
-    """Train, and kill one process before a step."""
+    """Train, and kill one process before a step, when every process has saved the step before."""
     step_of_cohort = Cohort.step
 
     def step_or_die(self, images, targets, number, *shards_and_passes):
-        if (os.environ["RANK"], number) == (rank, int(step)):
-            die()
+        if number == int(step):
+            dist.barrier()
+            if os.environ["RANK"] == rank:
+                die()
         step_of_cohort(self, images, targets, number, *shards_and_passes)
 
     Cohort.step = step_or_die
@@ -256,7 +258,7 @@ def die_after_file(name, *words):
 
 
 def train_as_commanded(words):
-    sys.argv = ["manifold.train", *words]
+    sys.argv = ["manifold.training.train", *words]
     train.main()
 
 

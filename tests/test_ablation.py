@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import ablation
-from manifold import config
-from manifold.config import resolve
+from benchmarks.ablation import table as ablation
 from manifold.files import sha256
+from manifold.settings import fingerprint, resolve
 
 SEEDS = [0, 1, 2]
 KEYS = ["pair", "recipe", "method"]
@@ -43,7 +42,7 @@ def finished(tmp_path, monkeypatch):
             digest = sha256(made.teacher_weights(pair))
             identity = {**made.cell_identity(*key), "teacher_sha256": digest}
             record = {
-                "fingerprint": config.fingerprint(identity),
+                "fingerprint": fingerprint(identity),
                 "result": {"top1": top1, "split": "test", "images": 360},
                 "images_seen": 1216,
                 "teacher_sha256": digest,
@@ -63,7 +62,7 @@ def interval(first, second):
 
 
 def test_changes_are_to_the_reference_and_gains_to_the_variants_own_baseline(finished):
-    table = ablation.build(finished)
+    table = ablation.measure(finished.studies["ablation"])
     rows = table.rows.set_index(KEYS)
     reference = ("deit-cait", "A", "manifold")
     assert list(rows.index) == [key for key in TOP1 if key[2] != "soft_kd"]  # reference first
@@ -83,7 +82,7 @@ def test_changes_are_to_the_reference_and_gains_to_the_variants_own_baseline(fin
 
 
 def test_words_follow_the_intervals(finished):
-    words = ablation._in_words(ablation.build(finished).rows, "Soft KD", 0.95)
+    words = ablation.in_words(ablation.measure(finished.studies["ablation"]).rows, "Soft KD", 0.95)
     assert words[0] == "- Reference. ahead of Soft KD: Manifold, decoupled"
     terms = [line for line in words if line.startswith("- Loss terms.")]
     assert "worse than the reference: Manifold, intra-image term" in terms[0]
@@ -96,7 +95,7 @@ def test_words_follow_the_intervals(finished):
 
 
 def test_every_format_is_written(finished):
-    ablation.write(ablation.build(finished), finished)
+    finished.studies["ablation"].write()
     sizes = {path.suffix: path.stat().st_size for path in finished.directory.glob("ablation.*")}
     assert set(sizes) == {".md", ".csv", ".tex", ".png", ".pdf"}
     assert all(sizes.values())

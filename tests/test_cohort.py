@@ -12,14 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from manifold import config, train
-from manifold.cohort import Cohort
-from manifold.data import load_splits
 from manifold.errors import UserError
 from manifold.seeds import derive
+from manifold.settings import resolve
+from manifold.training import train
+from manifold.training.cohort import Cohort
+from manifold.training.data import load_splits
+
+pytestmark = pytest.mark.slow
 
 PAIR, RECIPE, CLASSES = "deit-cait", "A", 10
-METHODS = config.resolve({"scale": "smoke"}).methods
+METHODS = resolve({"scale": "smoke"}).methods
 STEPS = 10  # in an epoch of the 337 images that this leaves to train on
 DATA = {"validation": 1100}
 
@@ -29,7 +32,7 @@ def teacher(tmp_path_factory):
     """The weights of a smoke teacher after one short epoch."""
     results = str(tmp_path_factory.mktemp("teacher"))
     pairs = {PAIR: {"teacher": {"epochs": 1}}}
-    made = config.resolve({"scale": "smoke", "results": results, "data": DATA, "pairs": pairs})
+    made = resolve({"scale": "smoke", "results": results, "data": DATA, "pairs": pairs})
     train.train(*train.teacher_setting(made, PAIR))
     return made.teacher_weights(PAIR)
 
@@ -39,7 +42,7 @@ def build(teacher, tmp_path_factory):
     """Return the setting and the cells of some methods, each time in a new folder."""
 
     def make(*methods, seed=0, epochs=1, weights=teacher, **overrides):
-        made = config.resolve(
+        made = resolve(
             {
                 "scale": "smoke",
                 "results": str(tmp_path_factory.mktemp("results")),
@@ -134,7 +137,7 @@ def test_another_seed_differs_in_initialisation(name, cohort):
 def test_another_seed_differs_in_its_batches(stream, build, monkeypatch):
     """Each stream by itself: the seed of every other stream of the data is held."""
     monkeypatch.setattr(
-        "manifold.data.derive",
+        "manifold.training.data.batches.derive",
         lambda seed, *names: derive(seed if names[0] == stream else 0, *names),
     )
     mixing = {RECIPE: {"mixing": {"probability": 1.0}}}

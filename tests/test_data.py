@@ -3,7 +3,6 @@
 Also fetching Fashion-MNIST, with stand-ins for its files and its sources, and folders of images.
 """
 
-import dataclasses
 import gzip
 import http.client
 import pickle
@@ -21,18 +20,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets
 
-from benchmarks.classification import evaluate
-from manifold import data as product
-from manifold.config import Mixing
-from manifold.data import (
+from manifold.errors import UserError
+from manifold.settings import Mixing
+from manifold.training.data import (
     Mixer,
     TrainingBatches,
     evaluation_loader,
+    fashion_mnist,
     load_splits,
     train_transform,
+    verify,
 )
-from manifold.errors import UserError
-from manifold.runs import CPU
+from manifold.training.evaluation import evaluate
+from manifold.training.runs import CPU
 
 # ---- digits ----------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ def test_a_validation_split_that_takes_everything_is_refused(validation, experim
 
 # ---- Fashion-MNIST ---------------------------------------------------------------------------
 
-FROM_MIRROR = product._from_mirror
+FROM_MIRROR = fashion_mnist._from_mirror
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def fashion(tmp_path, monkeypatch):
         contents[f"{part}-images-idx3-ubyte"] = images
         contents[f"{part}-labels-idx1-ubyte"] = labels
     digests = {name: sha256(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr(product, "FASHION_MNIST", digests)
-    monkeypatch.setattr(product, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "FASHION_MNIST", digests)
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
     for name in ("_from_mirror", "_from_debian"):
-        monkeypatch.setattr(product, name, unreachable(name))
+        monkeypatch.setattr(fashion_mnist, name, unreachable(name))
     return contents
 
 
@@ -133,13 +133,13 @@ def test_fashion_mnist_is_taken_from_the_first_source(
     folder = tmp_path / "configured"
     for name in available:
         if name.startswith("_"):
-            monkeypatch.setattr(product, name, reachable(name))
+            monkeypatch.setattr(fashion_mnist, name, reachable(name))
         else:
             put_gzipped(fashion, tmp_path / name)
             if name != used:  # a later source is not even opened
                 for path in (tmp_path / name).iterdir():
                     path.write_bytes(b"never read")
-    assert product.obtain_fashion_mnist(folder) == folder
+    assert fashion_mnist.obtain_fashion_mnist(folder) == folder
     assert raw_files(folder) == fashion
     assert asked == [name for name in [used] if name.startswith("_")]
 
@@ -149,7 +149,7 @@ def test_fashion_mnist_that_is_there_needs_no_source(fashion, tmp_path):
     raw.mkdir(parents=True)
     for name, content in fashion.items():
         (raw / name).write_bytes(content)
-    product.obtain_fashion_mnist(tmp_path / "configured")
+    fashion_mnist.obtain_fashion_mnist(tmp_path / "configured")
     assert raw_files(tmp_path / "configured") == fashion
 
 
@@ -183,7 +183,7 @@ def test_a_corrupt_archive_is_an_error_that_names_it(harm, fashion, tmp_path):
     path = tmp_path / "configured" / "t10k-images-idx3-ubyte.gz"
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(UserError) as caught:
-        product.obtain_fashion_mnist(tmp_path / "configured")
+        fashion_mnist.obtain_fashion_mnist(tmp_path / "configured")
     assert f"{path} is corrupt" in str(caught.value)
     assert "delete it" in str(caught.value)
     assert raw_files(tmp_path / "configured") == {}
@@ -191,22 +191,22 @@ def test_a_corrupt_archive_is_an_error_that_names_it(harm, fashion, tmp_path):
 
 def test_a_corrupt_raw_file_is_an_error_that_names_it(fashion, tmp_path):
     put_gzipped(fashion, tmp_path / "configured")
-    product.obtain_fashion_mnist(tmp_path / "configured")
+    fashion_mnist.obtain_fashion_mnist(tmp_path / "configured")
     path = tmp_path / "configured" / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(cut(path.read_bytes()))
     with pytest.raises(UserError) as caught:
-        product.obtain_fashion_mnist(tmp_path / "configured")
+        fashion_mnist.obtain_fashion_mnist(tmp_path / "configured")
     assert f"{path} is corrupt" in str(caught.value)
     assert "delete it" in str(caught.value)
     path.unlink()
-    product.obtain_fashion_mnist(tmp_path / "configured")
+    fashion_mnist.obtain_fashion_mnist(tmp_path / "configured")
     assert raw_files(tmp_path / "configured") == fashion
 
 
 def test_fashion_mnist_out_of_reach_is_an_error_that_names_the_cure(fashion, tmp_path):
     folder = tmp_path / "configured"
     with pytest.raises(UserError) as caught:
-        product.obtain_fashion_mnist(folder)
+        fashion_mnist.obtain_fashion_mnist(folder)
     message = str(caught.value)
     assert all(f"{name}.gz" in message for name in fashion)
     assert f"into {folder}" in message
@@ -220,10 +220,10 @@ def test_a_mirror_that_breaks_off_is_followed_by_debian(failure, fashion, tmp_pa
     def break_off(*_, **__):
         raise failure
 
-    monkeypatch.setattr(product, "_from_mirror", FROM_MIRROR)
-    monkeypatch.setattr(product.urllib.request, "urlopen", break_off)
-    monkeypatch.setattr(product, "_from_debian", lambda: fashion)
-    product.obtain_fashion_mnist(tmp_path / "configured")
+    monkeypatch.setattr(fashion_mnist, "_from_mirror", FROM_MIRROR)
+    monkeypatch.setattr(fashion_mnist.urllib.request, "urlopen", break_off)
+    monkeypatch.setattr(fashion_mnist, "_from_debian", lambda: fashion)
+    fashion_mnist.obtain_fashion_mnist(tmp_path / "configured")
     assert raw_files(tmp_path / "configured") == fashion
 
 
@@ -320,11 +320,11 @@ def oversize(_):
 )
 def test_verify_names_an_image_that_cannot_be_read(name, harm, folder, folder_data):
     splits = load_splits(folder_data())
-    product.verify(splits)
+    verify(splits)
     path = folder / name
     path.write_bytes(harm(path.read_bytes()))
     with pytest.raises(UserError) as caught:
-        product.verify(splits)
+        verify(splits)
     assert str(path) in str(caught.value)
     assert "replace it" in str(caught.value)
 
@@ -428,10 +428,13 @@ LABELS = torch.arange(8)
 @pytest.fixture
 def mixer(experiment):
     def make(smoothing=0.1, seed=0, **mixing):
-        recipe = dataclasses.replace(
-            experiment().recipes["A"],
-            label_smoothing=smoothing,
-            mixing=Mixing(**{**MIXING, **mixing}) if mixing else None,
+        recipe = (
+            experiment()
+            .recipes["A"]
+            .replaced(
+                label_smoothing=smoothing,
+                mixing=Mixing(**{**MIXING, **mixing}) if mixing else None,
+            )
         )
         return Mixer(recipe, classes=8, seed=seed)
 

@@ -1,12 +1,12 @@
 """Detectors on students: configuration, training, resuming, and the AP that is reported."""
 
-import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,13 +23,18 @@ from safetensors.torch import load_file
 
 from benchmarks.detection import table
 from benchmarks.detection.average_precision import average_precision
+from benchmarks.detection.cells import DetectorCell
+from benchmarks.detection.configuration import configure
 from benchmarks.detection.prepare import prepare
-from benchmarks.detection.train import DetectorCell, build_runner, configure, train
-from manifold import config
-from manifold.config import ROOT, to_words
+from benchmarks.detection.train import begin, build_runner, train, work_folder
+from manifold import settings
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.models import create_model, save_weights
+from manifold.settings import ROOT, Model, write_experiment
+from manifold.settings.sources import job_hash
+
+pytestmark = pytest.mark.slow
 
 CLASSES = ("disc", "square", "bar")
 SIZES = ((40, 30), (24, 36), (33, 33))  # width, height
@@ -97,7 +102,7 @@ OPTIONS = {
 def resolve(results, data, **detection):
     """The smoke scale with detection as given."""
     own = {"data": data, "options": OPTIONS, **detection}
-    return config.resolve(
+    return settings.resolve(
         {"scale": "smoke", "name": "d", "results": str(results), "detection": own}
     )
 
@@ -145,8 +150,8 @@ def test_anchors_and_regions_have_the_strides_of_the_maps(
 ):
     experiment = prepared
     if student:
-        pair = dataclasses.replace(prepared.pairs["deit-cait"], student=config.Model(**student))
-        experiment = dataclasses.replace(prepared, pairs={"deit-cait": pair})
+        pair = prepared.pairs["deit-cait"].replaced(student=Model(**student))
+        experiment = prepared.replaced(pairs={"deit-cait": pair})
     settings = configure(DetectorCell(experiment, detector, "random", 0))
     head = settings.model.rpn_head if detector == "mask_rcnn" else settings.model.bbox_head
     assert head.anchor_generator.strides == levels
@@ -271,19 +276,45 @@ def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(train
     }
 
 
-def test_a_killed_detector_goes_on_to_the_same_weights(trained, foreign, tmp_path):
+def test_a_detector_of_other_code_is_kept_or_made_anew_as_is_asked(trained, capsys):
+    path = trained.directory / "run.json"
+    record = json.loads(path.read_text())
+    assert record["source_hash"] == job_hash("benchmarks.detection.train")
+    path.write_text(json.dumps(record | {"source_hash": "other", "result": {}}))
+    train(trained)
+    said = capsys.readouterr().err
+    assert f"{trained.directory} was made by other code than now stands" in said
+    assert f"{trained.directory} is complete" in said
+    assert json.loads(path.read_text())["source_hash"] == "other"
+    again = trained.experiment.replaced(stale="retrain")
+    train(replace(trained, experiment=again))
+    assert "is complete" not in capsys.readouterr().err
+    made = json.loads(path.read_text())
+    assert (made["source_hash"], made["result"]) == (record["source_hash"], record["result"])
+
+
+@pytest.mark.parametrize(("stale", "made_by"), [("keep", "earlier"), ("retrain", "now")])
+def test_what_earlier_code_began_goes_on_or_is_thrown_away(prepared, stale, made_by, capsys):
+    cell = DetectorCell(prepared.replaced(stale=stale), "retinanet", "none", 1)
+    now = begin(cell, "begun")
+    assert now == begin(cell, "begun") == job_hash("benchmarks.detection.train")
+    checkpoint, begun_by = (work_folder(cell, "begun") / name for name in ("last", "source_hash"))
+    begun_by.write_text("earlier")
+    checkpoint.write_text("")
+    assert begin(cell, "begun") == {"earlier": "earlier", "now": now}[made_by]
+    assert checkpoint.is_file() == (stale == "keep")
+    is_told = "begun by other code; starting anew" in capsys.readouterr().err
+    assert is_told == (stale == "retrain")
+
+
+def test_a_killed_detector_goes_on_to_the_same_weights(trained, warm_python):
     """Killed in its second epoch, after the checkpoint of the first."""
-    overrides = {
-        "scale": "smoke",
-        "name": "d",
-        "results": str(trained.experiment.results),
-        "detection": {"data": foreign, "options": OPTIONS},
-    }
     uninterrupted = sha256(trained.directory / "detector.safetensors")
     (trained.directory / "run.json").unlink()
-    command = [sys.executable, "-m", "benchmarks.detection.train", "--config"]
-    command += [*to_words(overrides), "--detector", "retinanet", "--seed", "0", "--methods", "none"]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    words = ["-m", "benchmarks", "detection", "train"]
+    words += ["detector=retinanet", "method=none", "seed=0"]
+    words += ["--experiment", str(write_experiment(trained.experiment))]
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(trained.state.glob("*/last_checkpoint")):  # written after the first epoch's
         assert process.poll() is None and time.monotonic() < deadline
@@ -291,9 +322,10 @@ def test_a_killed_detector_goes_on_to_the_same_weights(trained, foreign, tmp_pat
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (trained.directory / "run.json").exists()
+    command = [warm_python / "python", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "| 3/6 " in done.stderr  # the second epoch alone
+    assert "resuming retinanet-none-0 at step 3\n" in done.stderr  # of 6: the second epoch alone
     assert sha256(trained.directory / "detector.safetensors") == uninterrupted
 
 
@@ -313,11 +345,12 @@ def test_gains_are_paired_by_seed(prepared, monkeypatch):
     monkeypatch.setattr(
         table,
         "collect",
-        lambda experiment, detector: {
+        lambda study, detector: {
             method: {seed: record(method, seed) for seed in (0, 1)} for method in values
         },
     )
-    rows = table.build(prepared).rows.query("detector == 'retinanet'").set_index("method")
+    found = table.measure(prepared.studies["detection"])
+    rows = found.rows.query("detector == 'retinanet'").set_index("method")
     assert rows.loc["manifold", "gain_mean"] == 2 and rows.loc["none", "gain_mean"] == 0
     assert rows.loc["manifold", "gain_low"] == rows.loc["manifold", "gain_high"] == 2
     assert rows.loc["manifold", "over_random_mean"] == pytest.approx(7.5)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 pytest.importorskip("mmdet")
 
 from benchmarks.detection.backbones import describe
-from manifold.config import Model
 from manifold.errors import UserError
 from manifold.models import create_model, load_weights, save_weights
+from manifold.settings import Model
 
 # isort: split
 from mmdet.registry import MODELS
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
 def network(kind, seed=0, size=None, **changes):
     """A student as it is trained, of random weights so large that they tell images apart."""
     name, arguments, (channels, *own), _ = STUDENTS[kind]
-    model = Model(name, {**arguments, **changes})
+    model = Model(name=name, arguments={**arguments, **changes})
     built = create_model(model, (channels, *(size or own)), CLASSES)
     generator = torch.Generator().manual_seed(seed)
     for value in built.state_dict().values():

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("mmdet")
 
 from benchmarks.detection import compatibility
-from manifold.config import ROOT
+from manifold.settings import ROOT
 
 # isort: split
 import mmengine.runner.runner

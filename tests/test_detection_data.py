@@ -13,13 +13,16 @@ pytest.importorskip("skimage")
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from benchmarks.detection import prepare as prepared
+from benchmarks.__main__ import main
+from benchmarks.detection import CocoFolder
+from benchmarks.detection import data as prepared
 from benchmarks.detection.annotations import OVERHANG_PIXELS, SHOWN_FAULTS, read_folder
 from benchmarks.detection.prepare import prepare
 from benchmarks.detection.scenes import Composer, find_photographs, tight_box
-from manifold.config import CocoFolder, to_words
-from manifold.data import load_splits
 from manifold.errors import UserError
+from manifold.files import sha256
+from manifold.settings import to_words
+from manifold.training.data import load_splits
 
 # of pycocotools, about NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -128,8 +131,8 @@ def data(tmp_path_factory):
     detection = {"data": {"scenes": SCENES}}
     words = to_words({"scale": "smoke", "results": str(results), "detection": detection})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["prepare", "--config", *words])
-        prepared.main()
+        patch.setattr(sys, "argv", ["benchmarks", "detection", "prepare", "--config", *words])
+        main()
     return results / "smoke/detection/data"
 
 
@@ -161,7 +164,7 @@ def test_the_record_counts_and_names_the_sources(data):
         assert counted["annotations"] == len(content["annotations"])
         assert sum(counted["annotations_per_class"].values()) == counted["annotations"]
         for name, digest in record["sources_sha256"][split]["photographs"].items():
-            assert prepared.sha256(find_photographs([name])[name]) == digest
+            assert sha256(find_photographs([name])[name]) == digest
     assert record["categories"] == [str(digit) for digit in range(10)]
 
 
@@ -233,11 +236,14 @@ def test_a_failure_leaves_the_data_as_it_was(experiment):
         prepare(experiment(detection={"detectors": {"mask_rcnn": "nowhere.py"}}))
 
 
-def test_what_has_not_been_prepared_is_said(experiment):
+def test_what_has_not_been_prepared_is_said(experiment, monkeypatch):
     with pytest.raises(UserError, match=r"data.json is missing.*benchmarks.detection.prepare"):
         prepared.categories(experiment())
-    with pytest.raises(UserError, match="no section 'detection'"):
-        prepare(experiment(detection=None))
+    assert "detection" not in experiment(detection=None).studies
+    words = ["scale=smoke", "detection=null"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "detection", "prepare", "--config", *words])
+    with pytest.raises(SystemExit, match="'detection' is no study of scale 'smoke'"):
+        main()
 
 
 # ---- a folder that nobody here made ----------------------------------------------------------
@@ -289,7 +295,13 @@ def folder(tmp_path):
             (tmp_path / f"{name}.json").write_text(text)
         images = str(tmp_path / "images")
         train, test = (str(tmp_path / f"{name}.json") for name in ("train", "test"))
-        return CocoFolder(images, train, images, test, list(ignored))
+        return CocoFolder(
+            train_images=images,
+            train_annotations=train,
+            test_images=images,
+            test_annotations=test,
+            ignored=list(ignored),
+        )
 
     return write
 

@@ -12,8 +12,8 @@ import torch
 
 pytest.importorskip("mmdet")
 
-from benchmarks.detection import operators
-from manifold.config import ROOT
+from benchmarks.detection import mmdetection, operators  # noqa: F401 (installs them)
+from manifold.settings import ROOT
 
 # isort: split
 import mmcv
@@ -370,27 +370,42 @@ def test_a_real_extension_is_left_as_it_is(tmp_path, monkeypatch):
     assert importlib.util.find_spec(operators.EXTENSION).origin == str(real)
 
 
+@pytest.mark.slow
 def test_the_rest_of_the_suite_does_without_detection():
     code = """
 import importlib, pkgutil, sys
 missing = ["mmcv", "mmdet", "mmengine", "pycocotools", "skimage", "mlxtend"]
 sys.modules.update(dict.fromkeys(missing))  # to import one of them is a ModuleNotFoundError
-for package in ("manifold", "baselines", "benchmarks", "benchmarks.transfer"):
+
+def import_all(package):
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, package + "."):
         if not module.ispkg:
             importlib.import_module(module.name)
-assert "manifold.train" in sys.modules and "benchmarks.table1" in sys.modules
+        elif module.name != "benchmarks.detection":
+            import_all(module.name)
+
+for package in ("manifold", "baselines", "benchmarks"):
+    import_all(package)
+assert {"manifold.training.train", "benchmarks.table1", "benchmarks.transfer"} <= set(sys.modules)
 assert "benchmarks.detection" not in sys.modules
-try:
-    import benchmarks.detection
-except ValueError as error:
-    print(type(error).__name__, error)
+
+from manifold.settings import resolve
+studies = resolve({"scale": "smoke"}).studies  # planning needs none of them
+jobs = [*studies["detection"].jobs(), *studies["rehearsal_detection"].jobs()]
+modules = [job.run.partition(":")[0] for job in jobs]
+for module in [*modules, "benchmarks.detection.pictures"]:
+    try:
+        importlib.import_module(module)
+    except ValueError as error:
+        print(type(error).__name__, error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    message = done.stdout.strip()
-    assert message.startswith("UserError detection needs mmengine, mmcv, mmdet, pycocotools, which")
-    assert message.endswith("pip install '.[detection]'")
+    messages = done.stdout.splitlines()
+    assert len(messages) == 5
+    for message in messages:
+        assert message.startswith("UserError detection needs mmengine, mmcv, mmdet, pycocotools, ")
+        assert message.endswith("pip install '.[detection]'")
 
 
 # ---- mmdet -----------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """The rehearsal of detection: a real run's code on images that it makes, and what it counts."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -19,12 +18,20 @@ from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from torch import nn
 
-from benchmarks.detection import rehearse
+from benchmarks.detection.cells import DetectorCell
+from benchmarks.detection.configuration import configure
 from benchmarks.detection.prepare import prepare
-from benchmarks.detection.train import DetectorCell, build_runner, choose_device, configure, train
-from manifold import config
-from manifold.config import ROOT, to_words
+from benchmarks.detection.rehearsal import PARTS
+from benchmarks.detection.rehearsal.detectors import weigh
+from benchmarks.detection.rehearsal.folder import coco_folder, make
+from benchmarks.detection.rehearsal.published import check_published, published_row
+from benchmarks.detection.rehearsal.run import StepRecord, rehearse, rehearsed, run, schedule
+from benchmarks.detection.rehearsal.table import gpu_hours
+from benchmarks.detection.train import build_runner, choose_device, train
 from manifold.errors import UserError
+from manifold.settings import ROOT, derived, resolve, to_plain, write_experiment
+
+pytestmark = pytest.mark.slow
 
 PAIR = "deit-cait"
 # Of COCO's annotation files: the first and the last category, and those around the gaps.
@@ -33,39 +40,36 @@ COCO_IDS |= {44: "bottle", 67: "dining table", 70: "toilet", 72: "tv", 84: "book
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory):
+def experiment(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
-    return to_words({"scale": "smoke", "name": "small", "results": str(results)})
-
-
-@pytest.fixture(scope="module")
-def experiment(words):
-    made = config.resolve(config.parse_words(words))
-    rehearse.make_folder(made)
+    made = resolve({"scale": "smoke", "name": "small", "results": str(results)})
+    make(made)
     return made
 
 
 @pytest.fixture(scope="module")
-def found(words, experiment):
+def study(experiment):
+    return experiment.studies["rehearsal_detection"]
+
+
+@pytest.fixture(scope="module")
+def found(experiment, study):
     records = {}
     for detector in experiment.detection.detectors:
-        small = rehearse.rehearsed(words, experiment, PAIR, detector, threads=1)
-        records[detector] = rehearse.rehearse(experiment, small, detector)
-        path = rehearse.record_path(experiment, PAIR, detector)
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(records[detector]))
+        run(experiment, PAIR, detector)
+        records[detector] = json.loads(study.record(PAIR, detector).read_text())
     return records
 
 
-def test_the_folder_is_laid_out_as_cocos(experiment):
-    truth = COCO(rehearse.coco_folder(experiment).train_annotations)
+def test_the_folder_is_laid_out_as_cocos(experiment, study):
+    truth = COCO(coco_folder(experiment).train_annotations)
     names = {number: entry["name"] for number, entry in truth.cats.items()}
     assert len(names) == 80 and COCO_IDS.items() <= names.items()
     (image,) = truth.imgs.values()
-    assert [image["width"], image["height"]] == experiment.detection.rehearsal.jpeg_size
+    assert [image["width"], image["height"]] == study.settings.jpeg_size
     crowds = [entry for entry in truth.anns.values() if entry["iscrowd"]]
     objects = [entry for entry in truth.anns.values() if not entry["iscrowd"]]
-    assert len(crowds) == 1 and len(objects) == experiment.detection.rehearsal.objects
+    assert len(crowds) == 1 and len(objects) == study.settings.objects
     mask = truth.annToMask(crowds[0])
     x, y, width, height = crowds[0]["bbox"]
     assert mask.sum() == width * height == mask[y : y + height, x : x + width].sum()
@@ -88,8 +92,8 @@ def test_a_real_run_is_gone_through_to_the_files_of_its_cell(found):
     assert found["retinanet"]["predictions"].keys() == {"bbox"}
 
 
-def test_no_weights_are_left(experiment, found):
-    left = rehearse.folder_of(experiment).rglob("*.safetensors")
+def test_no_weights_are_left(study, found):
+    left = study.folder.rglob("*.safetensors")
     assert not list(left)
 
 
@@ -97,9 +101,9 @@ def test_the_whole_schedule_is_the_scales_own(experiment, found):
     """Not the rehearsal's: 8 images in batches of 4, one epoch; and the 1x schedule of COCO."""
     assert found["retinanet"]["schedule_steps"] == 2
     assert found["retinanet"]["schedule_images"] == 8
-    coco = config.resolve({"scale": "coco"})
+    coco = resolve({"scale": "coco"})
     for detector in coco.detection.detectors:
-        plan = rehearse.schedule(coco, detector)
+        plan = schedule(coco, detector)
         # 7,330 steps an epoch, as in the logs of mmdet's own runs
         assert plan == {
             "epochs": 12,
@@ -109,24 +113,25 @@ def test_the_whole_schedule_is_the_scales_own(experiment, found):
         }
 
 
-def test_the_table_holds_every_student_and_detector(experiment, found):
-    text = rehearse.collect(experiment)
+def test_the_table_holds_every_student_and_detector(experiment, study, found):
+    study.write()
     rows = pd.read_csv(experiment.directory / "rehearsal_detection.csv")
     assert rows[["pair", "detector"]].values.tolist() == [[PAIR, d] for d in found]
     for kind in ("parameters", "gmacs"):
-        parts = sum(rows[f"{kind}_{part}"] for part in rehearse.PARTS)
+        parts = sum(rows[f"{kind}_{part}"] for part in PARTS)
         assert parts.tolist() == pytest.approx(rows[f"{kind}_all"].tolist())
     assert rows["gpu_hours"].isna().all() and rows["published_gmacs"].isna().all()
-    assert text == (experiment.directory / "rehearsal_detection.md").read_text()
+    text = (experiment.directory / "rehearsal_detection.md").read_text()
+    assert text.startswith("# Rehearsal of detection, small\n\nEvery student of Table 1")
     assert f"{found['mask_rcnn']['loss']:.3f}" in text
 
 
-def test_multiply_accumulates_are_those_of_the_formula(experiment, words):
+def test_multiply_accumulates_are_those_of_the_formula(experiment):
     """RetinaNet's heads by hand: every convolution at every level."""
-    small = rehearse.rehearsed(words, experiment, PAIR, "retinanet", threads=1)
+    small = rehearsed(experiment, PAIR, "retinanet")
     prepare(small)
     settings = configure(DetectorCell(small, "retinanet", "random", 0))
-    weighed = rehearse.weigh(settings, [32, 32])
+    weighed = weigh(settings, [32, 32])
     head, classes, anchors = settings.model.bbox_head, 80, 9
     assert (head.feat_channels, head.stacked_convs, head.num_classes) == (64, 2, classes)
     cells = sum((32 // stride) ** 2 for stride in head.anchor_generator.strides)
@@ -137,7 +142,20 @@ def test_multiply_accumulates_are_those_of_the_formula(experiment, words):
     assert weighed["parameters"]["heads"] == stacked + outputs + biases
 
 
-def test_a_parameter_without_a_gradient_is_named(words, experiment, monkeypatch):
+@pytest.mark.parametrize(
+    ("pair", "detector", "words"),
+    [
+        ("untrained-teacher", "retinanet", "pair: unknown 'untrained-teacher'.* Known: deit-cait"),
+        (PAIR, "retina", "detector: unknown 'retina'. Did you mean 'retinanet'"),
+        (PAIR, "retinanet", "detection/coco is missing; run .* rehearsal_detection folder"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_said(pair, detector, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        run(resolve({"scale": "smoke", "results": str(tmp_path)}), pair, detector)
+
+
+def test_a_parameter_without_a_gradient_is_named(experiment, monkeypatch):
     """A layer that the loss does not see, and a norm that is frozen."""
 
     class Padded(MODELS.get("SimpleFeaturePyramid")):
@@ -151,10 +169,10 @@ def test_a_parameter_without_a_gradient_is_named(words, experiment, monkeypatch)
     own = experiment.directory / "padded.py"
     text = path.read_text().replace('"SimpleFeaturePyramid"', '"Padded"')
     own.write_text(text.replace('"base.py"', f'"{path.parent / "base.py"}"'))
-    changed = [*words, f'detection={{"detectors": {{"retinanet": "{own}"}}}}']
-    small = rehearse.rehearsed(changed, experiment, PAIR, "retinanet", threads=1)
+    changed = derived(experiment, {"detection": {"detectors": {"retinanet": str(own)}}})
+    small = rehearsed(changed, PAIR, "retinanet")
     with pytest.raises(UserError, match=r"neck\.unused\.weight, neck\.unused\.bias$"):
-        rehearse.rehearse(experiment, small, "retinanet")
+        rehearse(experiment, small, "retinanet")
 
 
 PUBLISHED = pd.Series({"parameters_millions": 48, "gmacs": 267})
@@ -175,30 +193,32 @@ def test_a_detector_is_held_to_the_published_one(parameters, gmacs, words):
     found = {"detector": "mask_rcnn", "network": "swin"}
     found |= {"parameters": {"all": parameters}, "gmacs": {"all": gmacs}}
     if words is None:
-        rehearse.check_published(found, PUBLISHED)
+        check_published(found, PUBLISHED)
     else:
         with pytest.raises(UserError, match=words):
-            rehearse.check_published(found, PUBLISHED)
+            check_published(found, PUBLISHED)
 
 
 def test_the_published_detector_is_found_for_its_own_configuration_alone():
-    coco = config.resolve({"scale": "coco"})
-    coco = dataclasses.replace(coco, networks=str(ROOT / coco.networks))
+    coco = resolve({"scale": "coco"})
+    coco = coco.replaced(networks=str(ROOT / coco.networks))
     pair, network = "swin_tiny-swin_small", "swin_tiny_patch4_window7_224"
     found = {"pair": pair, "network": network, "detector": "mask_rcnn"}
-    row = rehearse.published_row(coco, found)
+    study = coco.studies["rehearsal_detection"]
+    row = published_row(study, found)
     assert (row["parameters_millions"], row["gmacs"]) == (48, 267)
-    assert rehearse.published_row(coco, {**found, "detector": "retinanet"}) is None
-    assert rehearse.published_row(coco, {**found, "network": "deit_tiny_patch16_224"}) is None
+    assert published_row(study, {**found, "detector": "retinanet"}) is None
+    assert published_row(study, {**found, "network": "deit_tiny_patch16_224"}) is None
     # 646.76 images a second of 4.51 GMAC are what timm publishes of Swin-T
     found |= {"schedule_images": 3600, "gmacs": {"all": 646.76 * 4.51}}
-    assert rehearse.gpu_hours(coco, found) == pytest.approx(1)
+    assert gpu_hours(coco, found) == pytest.approx(1)
 
 
 def test_the_published_run_is_of_the_paper_and_fits():
     rows = pd.read_csv(ROOT / "results/published/imagenet/rehearsal_detection.csv")
-    coco = config.resolve({"scale": "coco"})
-    expected = [[p, d] for p in coco.rehearsed_backbones() for d in coco.detection.detectors]
+    coco = resolve({"scale": "coco"})
+    pairs = coco.studies["rehearsal_detection"].pairs()
+    expected = [[p, d] for p in pairs for d in coco.detection.detectors]
     assert rows[["pair", "detector"]].values.tolist() == expected and len(expected) == 6
     assert (rows["images"] == "800×1333").all() and (rows["peak_memory_gib"] < 16).all()
     swin = rows[rows["published_gmacs"].notna()]
@@ -211,11 +231,11 @@ def test_the_published_run_is_of_the_paper_and_fits():
         assert f"{hours['swin_tiny-swin_small', detector]:.0f} GPU-hours for {name}" in docs
 
 
-def test_no_norm_of_cocos_detectors_is_decayed(words, experiment):
+def test_no_norm_of_cocos_detectors_is_decayed(experiment):
     """Names of a pyramid's layers do not say that they are norms; their kinds do."""
     detectors = {"retinanet": "config/detection/coco/retinanet.py"}
-    changed = [*words, f"detection={json.dumps({'detectors': detectors})}"]
-    small = rehearse.rehearsed(changed, experiment, PAIR, "retinanet", threads=1)
+    changed = derived(experiment, {"detection": {"detectors": detectors}})
+    small = rehearsed(changed, PAIR, "retinanet")
     prepare(small)
     settings = configure(DetectorCell(small, "retinanet", "random", 0))
     model = MODELS.build(settings.model)
@@ -239,13 +259,13 @@ def test_the_device_is_the_one_that_is_named(experiment, monkeypatch):
     assert get_device() == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(UserError, match=r"machine\.device"):
-        choose_device(dataclasses.replace(experiment.machine, device="cuda"))
+        choose_device(experiment.machine.replaced(device="cuda"))
 
 
-def test_a_kill_while_a_checkpoint_is_written_costs_one_epoch(words, experiment, monkeypatch):
-    changed = [*words, 'detection={"rehearsal": {"options": {"train_cfg.max_epochs": 3}}}']
-    longer = config.resolve(config.parse_words(changed))
-    small = rehearse.rehearsed(changed, longer, PAIR, "retinanet", threads=1)
+def test_a_kill_while_a_checkpoint_is_written_costs_one_epoch(experiment, monkeypatch):
+    options = {"options": {"train_cfg.max_epochs": 3}}
+    longer = derived(experiment, {"detection_rehearsal": options})
+    small = rehearsed(longer, PAIR, "retinanet")
     prepare(small)
     cell, save, saved = DetectorCell(small, "retinanet", "random", 0), Runner.save_checkpoint, []
 
@@ -258,13 +278,13 @@ def test_a_kill_while_a_checkpoint_is_written_costs_one_epoch(words, experiment,
     with pytest.raises(KeyboardInterrupt):
         train(cell)
     monkeypatch.undo()
-    record = rehearse.StepRecord()
+    record = StepRecord()
     train(cell, record)
     assert record.steps == 1  # the third epoch's
 
 
-def test_a_checkpoint_that_is_gone_is_not_gone_on_from(words, experiment):
-    small = rehearse.rehearsed(words, experiment, PAIR, "retinanet", threads=1)
+def test_a_checkpoint_that_is_gone_is_not_gone_on_from(experiment):
+    small = rehearsed(experiment, PAIR, "retinanet")
     prepare(small)
     cell = DetectorCell(small, "retinanet", "random", 1)
     latest = cell.state / "gone" / "last_checkpoint"
@@ -274,22 +294,20 @@ def test_a_checkpoint_that_is_gone_is_not_gone_on_from(words, experiment):
     assert not latest.exists()
 
 
-def test_two_processes_train_one_detector(words, experiment):
-    small = rehearse.rehearsed(words, experiment, PAIR, "retinanet", threads=1)
-    changed = to_words(
-        {
-            **config.parse_words(words),
-            "name": "processes",
-            "detection": {"data": config.to_plain(small.detection.data)},
-            "machine": {"processes": 2},
-        }
-    )
-    shared = config.resolve(config.parse_words(changed))
+def test_two_processes_train_one_detector(experiment):
+    small = rehearsed(experiment, PAIR, "retinanet")
+    overrides = {
+        "name": "processes",
+        "detection": {"data": to_plain(small.detection.data)},
+        "machine": {"processes": 2},
+    }
+    shared = derived(experiment, overrides)
     prepare(shared)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launch, "-m", "benchmarks.detection.train", "--config", *changed]
-    options = ["--detector", "retinanet", "--seed", "0", "--methods", "random"]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    command = [*launch, "-m", "benchmarks", "detection", "train"]
+    command += ["detector=retinanet", "method=random", "seed=0"]
+    command += ["--experiment", str(write_experiment(shared))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cell = DetectorCell(shared, "retinanet", "random", 0)
     record = json.loads((cell.directory / "run.json").read_text())

@@ -6,12 +6,12 @@ are killed, mixed precision, and how jobs are started and given their GPUs.
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -43,16 +43,20 @@ from torch import nn
 
 from baselines.none import NoDistillation
 from baselines.sp import similarity_loss
-from manifold import config, launch, ranks
-from manifold.data import TrainingBatches, own_shards
+from manifold import ranks
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
 from manifold.models import create_model, save_weights
 from manifold.ranks import Ranks
-from manifold.runs import passes_per_step, student_setting
 from manifold.seeds import derive
+from manifold.settings import CELL_FILES, ROOT, resolve, to_words
 from manifold.tokens import Outputs, forward_with_tokens
+from manifold.training import launch
+from manifold.training.data import TrainingBatches, own_shards
+from manifold.training.runs import passes_per_step, student_setting
+
+pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -69,7 +73,7 @@ def started(command):
     with tempfile.NamedTemporaryFile() as errors:
         process = subprocess.Popen(
             command,
-            cwd=config.ROOT,
+            cwd=ROOT,
             env=ENVIRONMENT,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -122,7 +126,7 @@ def torchrun(*arguments):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A teacher that was never trained: its features are as good as any."""
-    experiment = config.resolve({"scale": "smoke"})
+    experiment = resolve({"scale": "smoke"})
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
     save_weights(create_model(experiment.pairs[PAIR].teacher.model, (1, 8, 8), 10), path)
@@ -384,7 +388,7 @@ def test_relations_between_images_and_nothing_else_depend_on_the_relational_batc
 
 
 def setting_of(weights, processes, recipe, per_pass=None):
-    experiment = config.resolve(overrides("unused", weights, recipe, {"shards_per_pass": per_pass}))
+    experiment = resolve(overrides("unused", weights, recipe, {"shards_per_pass": per_pass}))
     return student_setting(experiment, PAIR, RECIPE, 1, ["none"], 0, (processes, None))[0]
 
 
@@ -549,18 +553,18 @@ def test_two_ranks_evaluate_every_image_once(count, two_ranks):
 
 def words(chosen, epochs=EPOCHS):
     options = ["--methods", *KILLED_METHODS, "--epochs", str(epochs), "--seed", "0"]
-    return ["--config", *config.to_words(chosen), *options]
+    return ["--config", *to_words(chosen), *options]
 
 
 def command(chosen, epochs=EPOCHS):
     """The words of a rule for two processes without a GPU."""
-    machine = dataclasses.replace(config.resolve(chosen).machine, processes=2)
+    machine = resolve(chosen).machine.replaced(processes=2)
     _, *rest = launch.launcher(machine).split()
-    return [sys.executable, *rest, "-m", "manifold.train", *words(chosen, epochs)]
+    return [sys.executable, *rest, "-m", "manifold", "train", *words(chosen, epochs)]
 
 
 def cohort_of(chosen, epochs=EPOCHS):
-    experiment = config.resolve(chosen)
+    experiment = resolve(chosen)
     return student_setting(experiment, PAIR, RECIPE, epochs, KILLED_METHODS, 0)
 
 
@@ -579,7 +583,7 @@ def files_of(chosen):
     }
 
 
-ABSENT, COMPLETE = ([], False), (sorted(config.CELL_FILES), True)
+ABSENT, COMPLETE = ([], False), (sorted(CELL_FILES), True)
 
 
 @pytest.fixture(scope="module")
@@ -859,7 +863,7 @@ def test_losses_of_mixed_precision_features_are_taken_in_float32(loss, precision
 @pytest.fixture
 def machine():
     def make(**changes):
-        return dataclasses.replace(config.resolve({"scale": "smoke"}).machine, **changes)
+        return resolve({"scale": "smoke"}).machine.replaced(**changes)
 
     return make
 
@@ -877,12 +881,25 @@ def machine():
             ["srun --nodes=2 ", "--ntasks=2 ", "--nodes 2 ", "--processes 4", "--gpus 4"],
             [],
         ),
+        (
+            {"device": "cuda", "nodes": 2, "processes": 4},
+            None,
+            ["--gres=gpu:4 ", "--kill-on-bad-exit=1 "],
+            ["--gpus-per-node"],
+        ),
+        (
+            {"device": "cuda", "nodes": 2, "processes": 4, "gres": "gpu:a100"},
+            None,
+            ["srun --nodes=2 ", "--gres=gpu:a100:4 ", "--gpus 4"],
+            ["--gpus-per-node"],
+        ),
+        ({"nodes": 2}, None, ["srun --nodes=2 "], ["--gres", "--gpus"]),
         ({"device": "cuda", "nodes": 2, "processes": 4}, 1, ["--gpus 1"], ["srun", "--gpus 4"]),
     ],
 )
 def test_launcher(changes, processes, present, missing, machine):
     made = launch.launcher(machine(**changes), processes)
-    assert "python -m manifold.launch" in made and made.endswith(" --")
+    assert "python -m manifold launch" in made and made.endswith(" --")
     assert [part for part in present if part not in made] == []
     assert [part for part in missing if part in made] == []
 
@@ -898,48 +915,152 @@ def test_one_process_without_a_gpu_is_started_by_python_alone(changes, processes
     ("changes", "processes", "expected"),
     [
         ({"processes": 4}, None, {}),
-        ({"device": "cuda"}, None, {"gpu": 1}),
-        ({"device": "cuda", "processes": 8}, None, {"gpu": 8}),
-        ({"device": "cuda", "processes": 8}, 1, {"gpu": 1}),
+        ({"device": "cuda"}, None, {"gpu": 1, "nodes": 1}),
+        ({"device": "cuda", "processes": 8}, None, {"gpu": 8, "nodes": 1}),
+        ({"device": "cuda", "processes": 8}, 1, {"gpu": 1, "nodes": 1}),
+        ({"device": "cuda", "nodes": 2, "processes": 8}, 1, {"gpu": 1, "nodes": 1}),
+        ({"device": "cuda", "processes": 8, "gres": "gpu"}, None, {"gres": "gpu:8", "nodes": 1}),
+        ({"device": "cuda", "gres": "gpu:3090"}, 1, {"gres": "gpu:3090:1", "nodes": 1}),
         (
             {"device": "cuda", "nodes": 2, "processes": 4},
             None,
-            {"gpu": 8, "nodes": 2, "tasks": 2, "mpi": "srun"},
+            {"gres": "gpu:4", "nodes": 2, "tasks": 2, "mpi": "srun"},
         ),
+        ({"nodes": 2}, None, {"nodes": 2, "tasks": 2, "mpi": "srun"}),
+        ({"gres": "gpu"}, None, {}),
     ],
 )
 def test_resources(changes, processes, expected, machine):
     found = launch.resources(machine(**changes), processes)
-    assert {name: found.get(name) for name in ("gpu", "nodes", "tasks", "mpi")} == {
-        name: expected.get(name) for name in ("gpu", "nodes", "tasks", "mpi")
-    }
+    names = ("gpu", "gres", "nodes", "tasks", "mpi")
+    assert {name: found.get(name) for name in names} == {name: expected.get(name) for name in names}
+
+
+@pytest.mark.parametrize("name", ["gpu:8", "gpu:a100:8", "a100", "gpu:a100-sxm"])
+def test_a_gpu_by_a_name_that_is_not_slurms_is_refused(name, machine):
+    with pytest.raises(UserError, match=rf"machine\.gres must be gpu or gpu:TYPE.* got '{name}'"):
+        launch.resources(machine(device="cuda", processes=8, gres=name))
 
 
 @pytest.mark.parametrize(("processes", "is_torchrun"), [(1, False), (2, True)])
 def test_several_processes_of_one_node_are_torchruns(processes, is_torchrun):
-    made = launch.command_line(1, processes, ["-m", "manifold.train"], {})
-    assert made[0] == sys.executable and made[-2:] == ["-m", "manifold.train"]
+    made = launch.command_line(1, processes, ["-m", "manifold", "train"], {})
+    assert made[0] == sys.executable and made[-3:] == ["-m", "manifold", "train"]
     assert ("torch.distributed.run" in made) == is_torchrun
     if is_torchrun:
         assert {"--standalone", "--nproc-per-node=2"} <= set(made)
 
 
-def test_several_nodes_meet_at_the_first_of_slurms(tmp_path, monkeypatch):
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\n[ \"$3\" = 'n[3-4]' ] && printf 'n3\\nn4\\n'\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    environment = {"SLURM_JOB_NODELIST": "n[3-4]", "SLURM_JOB_ID": "71234"}
-    made = launch.command_line(2, 4, ["-m", "manifold.train"], environment)
-    assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-id=71234"} <= set(made)
-    (endpoint,) = [word for word in made if word.startswith("--rdzv-endpoint=n3:")]
-    assert 1024 < int(endpoint.rpartition(":")[2]) < 65536
+@pytest.fixture
+def step(tmp_path, monkeypatch):
+    """The environment of a node of a Slurm step, whose nodes have these names."""
+
+    def make(node=0, names=("localhost", "LOCALHOST")):
+        scontrol = tmp_path / "scontrol"
+        scontrol.write_text(
+            f"#!/bin/sh\n[ \"$*\" = 'show hostnames n[3-4]' ] && echo {' '.join(names)}"
+        )
+        scontrol.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        return {
+            "SLURM_JOB_ID": "71234",
+            "SLURM_JOB_NODELIST": "n[1-9]",
+            "SLURM_STEP_ID": "2",
+            "SLURM_STEP_NODELIST": "n[3-4]",
+            "SLURM_NODEID": str(node),
+        }
+
+    return make
+
+
+@pytest.mark.parametrize(("node", "is_host"), [(0, "true"), (1, "false")])
+def test_several_nodes_meet_at_the_first_of_slurms(node, is_host, step, capsys):
+    environment = step(node)
+    made = launch.command_line(2, 4, ["-m", "manifold", "train"], environment)
+    assert {"--nnodes=2", "--nproc-per-node=4", "--rdzv-id=71234.2"} <= set(made)
+    (endpoint,) = [word for word in made if word.startswith("--rdzv-endpoint=localhost:")]
+    port = int(endpoint.rpartition(":")[2])
+    assert 1024 < port < 65536
+    assert f"--local-addr={('localhost', 'LOCALHOST')[node]}" in made
+    assert f"--rdzv-conf=is_host={is_host},join_timeout=300,read_timeout=300" in made
     assert "--standalone" not in made
+    assert f"node {node + 1} of 2" in (said := capsys.readouterr().err)
+    assert said.rstrip().endswith(f"meeting at localhost, port {port}")
 
 
-def test_several_nodes_outside_slurm_are_refused():
-    with pytest.raises(UserError, match=r"machine\.nodes is 2"):
-        launch.command_line(2, 4, ["-m", "manifold.train"], {})
+def test_steps_of_one_allocation_meet_apart(step):
+    def meeting(number):
+        made = launch.command_line(2, 1, ["-m", "x"], {**step(), "SLURM_STEP_ID": number})
+        return {word for word in made if word.startswith(("--rdzv-id", "--rdzv-endpoint"))}
+
+    assert not meeting("2") & meeting("3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "message"),
+    [
+        (
+            {"SLURM_STEP_NODELIST": None},
+            None,
+            r"machine\.nodes is 2, and srun has not started this",
+        ),
+        ({}, ["localhost"], r"machine\.nodes is 2, and srun has started this on 1 \(localhost\)"),
+        ({}, ["localhost", "nowhere"], "a node of this job nowhere, and .* finds no address"),
+        ({}, ["192.0.2.1", "localhost"], "this node 192.0.2.1, and that name does not lead to"),
+        ({"SLURM_STEP_NODELIST": "x"}, None, "scontrol show hostnames x` lists, and on .* fails"),
+    ],
+)
+def test_nodes_that_cannot_meet_are_refused(changes, names, message, step, monkeypatch):
+    def address(name, *arguments, asked=socket.getaddrinfo, **options):
+        if name == "nowhere":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return asked(name, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", address)
+    monkeypatch.setattr(launch, "SECONDS_TO_REACH_ITSELF", 0.5)
+    environment = {**(step(names=names) if names else step()), **changes}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        launch.command_line(2, 4, ["-m", "manifold", "train"], environment)
+
+
+def test_nodes_meet_whose_own_names_are_not_slurms(step, tmp_path):
+    """Each calls itself by a name that leads elsewhere, as if it had another interface.
+
+    Of two names of one address, torchrun knows the machine by "localhost" only.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket\nsocket.gethostname = lambda: '192.0.2.1'\n"
+    )
+    job = tmp_path / "job.py"
+    job.write_text("import os\nprint(*(os.environ[name] for name in ('RANK', 'MASTER_ADDR')))\n")
+    command = [sys.executable, "-m", "manifold", "launch", "--nodes", "2", "--", str(job)]
+    python_path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    nodes = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={
+                **ENVIRONMENT,
+                **step(node, ("LOCALHOST", "localhost")),
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": python_path,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for node in (1, 0)
+    ]
+    try:
+        said = [node.communicate(timeout=DEADLINE_SECONDS) for node in nodes]
+    finally:
+        kill([node.pid for node in nodes])
+    assert [node.returncode for node in nodes] == [0, 0], said
+    ranks_of, masters = zip(*(out.split() for out, _ in said), strict=True)
+    assert sorted(ranks_of) == ["0", "1"]
+    assert len(set(masters)) == 1 and masters[0] in ("localhost", "LOCALHOST")
 
 
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
@@ -950,14 +1071,37 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch):
         ranks.start("cuda")
 
 
+# What the launcher asks of torch, on a machine where a job may open the GPUs of OPENED_GPUS. It
+# stops at the first name that it does not know, as CUDA does.
+TORCH = """
+import itertools
+import os
+from types import SimpleNamespace
+
+opened = {str(number): uuid for number, uuid in enumerate(os.environ["OPENED_GPUS"].split())}
+named = {**opened, "MIG-7/1/0": "of-the-whole-gpu"}
+shown = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(opened)).split(",")
+uuids = [named[gpu] for gpu in itertools.takewhile(named.__contains__, shown)]
+cuda = SimpleNamespace(
+    device_count=lambda: len(uuids),
+    get_device_properties=lambda number: SimpleNamespace(uuid=uuids[number]),
+)
+"""
+
+
 @pytest.fixture
 def locks(tmp_path, monkeypatch):
-    """A folder of locks, for this process and for those that it starts."""
+    """A folder of locks, for this process and for those that it starts.
+
+    Those find a torch there that knows eight GPUs: a, b, c, …
+    """
     monkeypatch.setattr(launch, "LOCKS", tmp_path)
     monkeypatch.setattr(launch, "SECONDS_BETWEEN_TRIES", 0.02)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("OPENED_GPUS", "a b c d e f g h")
+    (tmp_path / "torch.py").write_text(TORCH)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return tmp_path
 
 
@@ -970,7 +1114,8 @@ def hold(locks):
     descriptors, threads = [], []
 
     def hold_some(count=1, jobs_per_gpu=1, visible=("0", "1")):
-        held = launch.hold_gpus(count, jobs_per_gpu, list(visible))
+        uuids = dict(zip(visible, "ab", strict=False))
+        held = launch.hold_gpus(count, jobs_per_gpu, uuids)
         descriptors.extend(descriptor for _, descriptor in held)
         return [gpu for gpu, _ in held]
 
@@ -998,11 +1143,12 @@ SHOW = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)"
 
 
 @contextlib.contextmanager
-def launched(*options, code=SHOW):
+def launched(*options, code=SHOW, **environment):
     """A job of a line of Python that the launcher starts; it is killed at the end of the block."""
-    command = [sys.executable, "-m", "manifold.launch", *options, "--", "-c", code]
+    command = [sys.executable, "-m", "manifold", "launch", *options, "--", "-c", code]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=config.ROOT, **pipes) as process:
+    environment = {**os.environ, **environment}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
         try:
             yield process
         finally:
@@ -1059,21 +1205,79 @@ def test_a_job_that_waits_for_two_gpus_holds_neither(hold):
 @pytest.mark.parametrize(
     ("options", "environment", "shown", "locked"),
     [
-        (["--gpus", "1"], {}, "0", ["0-0"]),
-        (["--gpus", "2"], {}, "0,1", ["0-0", "1-0"]),
-        (["--gpus", "1"], {"CUDA_VISIBLE_DEVICES": "7,3"}, "7", ["7-0"]),
+        (["--gpus", "1"], {}, "0", ["a-0"]),
+        (["--gpus", "2"], {}, "0,1", ["a-0", "b-0"]),
+        (["--gpus", "1"], {"CUDA_VISIBLE_DEVICES": "7,3"}, "7", ["h-0"]),
+        (["--gpus", "1"], {"CUDA_VISIBLE_DEVICES": "MIG-7/1/0"}, "MIG-7/1/0", ["MIG-7-1-0-0"]),
+        (["--gpus", "1"], {"SLURM_JOB_ID": "1"}, "0", ["a-0"]),
         ([], {}, "0,1", None),
-        (["--gpus", "1"], {"SLURM_JOB_ID": "1"}, "0,1", None),
     ],
 )
-def test_a_job_sees_the_gpus_that_it_holds(options, environment, shown, locked, locks, monkeypatch):
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    with launched(*options) as process:
+def test_a_job_sees_the_gpus_that_it_holds(options, environment, shown, locked, locks):
+    with launched(*options, **environment) as process:
         said, complaint = process.communicate(timeout=60)
     assert (process.returncode, said.strip()) == (0, shown), complaint
     names = sorted(path.name.split("-", 3)[3] for path in locks.glob("manifold-gpu-*.lock"))
     assert names == ([f"{name}.lock" for name in locked] + ["queue.lock"] if locked else [])
+
+
+SHOW_AND_STAY = f"{SHOW}; import time; time.sleep(60)"
+
+
+@pytest.mark.parametrize("environment", [{}, {"SLURM_JOB_ID": "7"}, {"CUDA_VISIBLE_DEVICES": "1"}])
+def test_two_jobs_that_see_the_same_gpus_get_one_each(environment, locks, monkeypatch):
+    """On one machine, in one allocation of Slurm's, and where they number the GPUs differently."""
+    monkeypatch.setenv("OPENED_GPUS", "a b")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with launched("--gpus", "1", code=SHOW_AND_STAY, **environment) as first:
+        taken = first.stdout.readline().strip()
+        with launched("--gpus", "1") as second:
+            said, _ = second.communicate(timeout=60)
+    assert sorted([taken, said.strip()]) == ["0", "1"]
+
+
+def test_jobs_that_slurm_has_parted_do_not_wait_for_each_other(locks):
+    """In each, the one GPU that it may open is called 0."""
+    slurm = {"CUDA_VISIBLE_DEVICES": "0", "SLURM_JOB_ID": "8"}
+    with launched("--gpus", "1", code=SHOW_AND_STAY, OPENED_GPUS="a", **slurm) as first:
+        assert first.stdout.readline().strip() == "0"
+        with launched("--gpus", "1", OPENED_GPUS="b", **slurm) as second:
+            said, complaint = second.communicate(timeout=60)
+    assert (said.strip(), complaint) == ("0", "")
+
+
+def test_a_job_waits_for_a_gpu_that_another_knows_by_another_number(locks):
+    """Slurm has shown the first one GPU of two by its number; to the second it is the only one."""
+    with launched("--gpus", "1", code=SHOW_AND_STAY, CUDA_VISIBLE_DEVICES="1") as first:
+        assert first.stdout.readline().strip() == "1"
+        with launched("--gpus", "1", CUDA_VISIBLE_DEVICES="0", OPENED_GPUS="b") as second:
+            assert second.stderr.readline() == "waiting for 1 free GPU(s)\n"
+            first.kill()
+            assert second.stdout.readline().strip() == "0"
+
+
+@pytest.mark.parametrize(
+    ("environment", "shown"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": ""}, "0 (none)"),
+        ({"OPENED_GPUS": ""}, "0 (none)"),
+        ({"CUDA_VISIBLE_DEVICES": "0,9,1"}, "1 (0)"),
+    ],
+)
+def test_a_job_is_told_of_the_gpus_that_cuda_finds(environment, shown, locks):
+    with launched("--gpus", "2", **environment) as process:
+        said, complaint = process.communicate(timeout=60)
+    assert (process.returncode, said) == (1, "")
+    assert complaint.startswith(f"error: this job needs 2 GPUs and the machine shows {shown}; ")
+
+
+def test_a_job_is_told_why_torch_finds_no_gpus(locks):
+    (locks / "torch.py").write_text("raise ImportError('libcudart.so.13')")
+    with launched("--gpus", "1") as process:
+        said, complaint = process.communicate(timeout=60)
+    assert (process.returncode, said) == (1, "")
+    assert complaint.startswith("error: torch finds no GPUs, and machine.device is cuda:")
+    assert complaint.rstrip().endswith("ImportError: libcudart.so.13")
 
 
 def test_a_job_of_too_many_gpus_ends_with_the_message_alone(locks):
@@ -1085,8 +1289,6 @@ def test_a_job_of_too_many_gpus_ends_with_the_message_alone(locks):
 
 def test_a_jobs_own_options_are_left_to_it(locks):
     code = "import sys; print(sys.argv[1:])"
-    words = [sys.executable, "-m", "manifold.launch", "--gpus", "1", "--", "-c", code]
-    done = subprocess.run(
-        [*words, "--gpus", "5", "a=b"], cwd=config.ROOT, capture_output=True, text=True
-    )
+    words = [sys.executable, "-m", "manifold", "launch", "--gpus", "1", "--", "-c", code]
+    done = subprocess.run([*words, "--gpus", "5", "a=b"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "['--gpus', '5', 'a=b']", done.stderr

@@ -7,12 +7,15 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import evaluate, publish
+from benchmarks import evaluate
 from benchmarks.evaluate import evaluate_checkpoint
-from manifold import config, train
-from manifold.config import Model
+from benchmarks.evidence import publish
 from manifold.errors import UserError
 from manifold.models import create_model
+from manifold.settings import Model, resolve
+from manifold.training import train
+
+pytestmark = pytest.mark.slow
 
 PAIR = "deit-cait"
 
@@ -20,7 +23,7 @@ PAIR = "deit-cait"
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory):
     """A student of the smoke scale after one epoch, and its experiment."""
-    made = config.resolve(
+    made = resolve(
         {
             "scale": "smoke",
             "results": str(tmp_path_factory.mktemp("results")),
@@ -48,7 +51,7 @@ def test_a_checkpoint_of_the_suite_has_its_recorded_accuracy(cell):
 
 def test_a_foreign_checkpoint_is_seen_as_timm_says(tmp_path):
     colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.5] * 3}
-    experiment = config.resolve({"scale": "smoke", "data": colour})
+    experiment = resolve({"scale": "smoke", "data": colour})
     model = teacher_model(experiment)
     weights = tmp_path / "teacher.pth"
     torch.save({"model": create_model(model, (3, 8, 8), 10).state_dict()}, weights)
@@ -107,7 +110,7 @@ SEEN = {"mean": [0.305], "std": [0.376], "crop": 1.0, "interpolation": "bilinear
 def test_a_wrong_name_or_file_is_named(cell, model, weights, words):
     experiment, folder = cell
     with pytest.raises(UserError, match=words):
-        evaluate_checkpoint(experiment, Model(model, {}), str(folder / weights))
+        evaluate_checkpoint(experiment, Model(name=model, arguments={}), str(folder / weights))
 
 
 # ---- publishing ------------------------------------------------------------------------------
@@ -118,23 +121,30 @@ def run(experiment, tmp_path, monkeypatch):
     """An experiment with a complete rehearsal and half a table, and a folder to publish to."""
     made = experiment(name="mine")
     made.directory.mkdir(parents=True)
-    for name in (*publish.REHEARSAL, *publish.TABLE1):
-        (made.directory / name).write_text(name)
+    half = [path for path in files(made, "table1") if path.suffix != ".png"]
+    for path in (*files(made, "rehearsal"), *half):
+        path.write_text(path.name)
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
     return made
 
 
+def files(experiment, study):
+    return experiment.studies[study].files()
+
+
 def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
+    rehearsal = [path.name for path in files(run, "rehearsal")]
     copies = publish.publish(run)
-    assert [path.name for path in copies] == list(publish.REHEARSAL)
+    assert [path.name for path in copies] == rehearsal
     assert all(path.read_text() == path.name for path in (tmp_path / "published/mine").iterdir())
-    for name in publish.EVIDENCE:
-        (run.directory / name).write_text(name)
+    (run.directory / "table1.png").write_text("table1.png")
+    (run.directory / "preflight.json").write_text("preflight.json")
     names = {path.name for path in publish.publish(run)}
-    assert names == {*publish.TABLE1, *publish.EVIDENCE, *publish.REHEARSAL}
+    table = {path.name for path in files(run, "table1")}
+    assert names == {*table, *rehearsal, "preflight.json"}
 
 
 def test_a_run_without_a_table_is_refused(run):
     (run.directory / "rehearsal.csv").unlink()
-    with pytest.raises(UserError, match="no complete table"):
+    with pytest.raises(UserError, match="no complete study"):
         publish.publish(run)

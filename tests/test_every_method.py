@@ -6,11 +6,13 @@ import torch
 from test_methods import BATCH, CLASSES, METHODS, PAIR, TERMS, arguments, normal
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from manifold import config
+from manifold.settings import ROOT, read_yaml
 from manifold.tokens import Outputs
 
+pytestmark = pytest.mark.slow
+
 build = test_methods.build
-DEFINITIONS = config.read_yaml(config.ROOT / "config/methods.yaml")
+DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 every_method = pytest.mark.parametrize("method", METHODS)
 
 WITHOUT_TEACHER = ("none", "label_smoothing")

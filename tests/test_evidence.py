@@ -1,7 +1,6 @@
 """Statistics, claims and the table: intervals, pairing, Holm, verdicts, nothing remembered."""
 
 import csv
-import dataclasses
 import json
 import shutil
 
@@ -10,15 +9,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks import table1
-from benchmarks.teacher import TRAINING, evaluation_path
-from manifold import config
-from manifold.claims import EVIDENCE, judge_direction, judge_value, read_claims
+from benchmarks.evidence.claims import EVIDENCE, judge_direction, judge_value, read_claims
+from benchmarks.evidence.statistics import Interval, holm, mean_interval, paired_difference
+from benchmarks.table1 import measure as table1
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.statistics import Interval, holm, mean_interval, paired_difference
+from manifold.settings import ROOT, fingerprint
+from manifold.training.teacher import TRAINING, evaluation_path
 
-CLAIMS = config.ROOT / "results/reported/claims.csv"
+CLAIMS = ROOT / "results/reported/claims.csv"
 COLUMNS = (
     "method,n,top1_mean,top1_low,top1_high,gain_mean,gain_low,gain_high,p_holm,reported,evidence,"
     "parameters,images_per_second"
@@ -200,7 +199,7 @@ def finished(experiment, tmp_path):
             key = ("deit-cait", "A", 4, method, seed)
             identity = {**made.cell_identity(*key), "teacher_sha256": digest}
             path = made.cell_directory(*key) / "run.json"
-            write(path, value, fingerprint=config.fingerprint(identity))
+            write(path, value, fingerprint=fingerprint(identity))
             terms = "kl" if method in ("soft_kd", "manifold") else "cross_entropy"
             header = f"epoch,step,learning_rate,loss,{terms},validation_top1,images_per_second\n"
             path.with_name("metrics.csv").write_text(header)
@@ -208,7 +207,7 @@ def finished(experiment, tmp_path):
 
 
 def test_the_table_holds_means_gains_and_reported_values(finished):
-    rows = table1.build(finished).rows.set_index("method")
+    rows = table1.measure(finished.studies["table1"]).rows.set_index("method")
     gains = np.subtract(TOP1["manifold"], TOP1["soft_kd"])
     low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
     assert rows.loc["manifold", ["gain_mean", "gain_low", "gain_high"]].tolist() == pytest.approx(
@@ -222,7 +221,7 @@ def test_the_table_holds_means_gains_and_reported_values(finished):
 
 
 def test_the_files_of_the_table(finished):
-    table1.write(table1.build(finished), finished)
+    finished.studies["table1"].write()
     folder = finished.directory
     assert (folder / "table1.csv").read_text().startswith(COLUMNS)
     markdown = (folder / "table1.md").read_text()
@@ -240,7 +239,7 @@ def test_the_files_of_the_table(finished):
 
 
 def test_claims_are_judged_by_direction_at_this_scale_alone(finished):
-    claims = table1.build(finished).claims.set_index("id")
+    claims = table1.measure(finished.studies["table1"]).claims.set_index("id")
     assert claims.loc["gain-over-soft-kd", "direction_at_this_scale"] == "supported"
     assert claims.loc["rerun-gain-over-soft-kd", "direction_at_this_scale"] == "contradicted"
     assert claims.loc["headline", "direction_at_this_scale"] == "not run"
@@ -265,12 +264,11 @@ def test_a_value_is_judged_where_everything_that_it_names_is_the_same(finished, 
     """The made-up cells stand for a run of 300 epochs with the paper's pair, or nearly."""
     changes = {**PAPERS_OWN, "teacher": "cait_s24_224", **changes}
     pair = finished.pairs["deit-cait"]
-    model = dataclasses.replace(pair.teacher.model, name=changes["teacher"] + ".fb_dist_in1k")
-    pair = dataclasses.replace(pair, teacher=dataclasses.replace(pair.teacher, model=model))
-    table = dataclasses.replace(finished.table1, epochs=300)
-    table = dataclasses.replace(table, **changes.get("table1", {}))
-    made = dataclasses.replace(
-        finished,
+    model = pair.teacher.model.replaced(name=changes["teacher"] + ".fb_dist_in1k")
+    pair = pair.replaced(teacher=pair.teacher.replaced(model=model))
+    table = finished.table1.replaced(epochs=300)
+    table = table.replaced(**changes.get("table1", {}))
+    made = finished.replaced(
         pairs={"deit-cait": pair},
         table1=table,
         reported_dataset=changes["reported_dataset"],
@@ -283,12 +281,12 @@ def test_a_value_is_judged_where_everything_that_it_names_is_the_same(finished, 
 
 
 def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
-    table = dataclasses.replace(
-        finished.table1, pairs=["deit-cait", "again"], claims={"again": {"none": "no-distillation"}}
+    table = finished.table1.replaced(
+        pairs=["deit-cait", "again"], claims={"again": {"none": "no-distillation"}}
     )
-    pair = dataclasses.replace(finished.pairs["deit-cait"], methods=["none", "soft_kd"])
+    pair = finished.pairs["deit-cait"].replaced(methods=["none", "soft_kd"])
     pairs = {**finished.pairs, "again": pair}
-    made = dataclasses.replace(finished, pairs=pairs, table1=table)
+    made = finished.replaced(pairs=pairs, table1=table)
     for method in ("none", "soft_kd"):
         for seed in (0, 1, 2):
             first, second = (
@@ -296,7 +294,7 @@ def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
             )
             shutil.copytree(first, second)
     shutil.copytree(evaluation_path(made, "deit-cait").parent, made.teacher_directory("again"))
-    built = table1.build(made)
+    built = table1.measure(made.studies["table1"])
     rows = built.rows.set_index(["pair", "method"])
     assert len(rows.loc["again"]) == 3 and len(rows.loc["deit-cait"]) == 5
     assert rows.loc[("again", "none"), "gain_mean"] == pytest.approx(
@@ -304,17 +302,15 @@ def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
     )
     assert pd.isna(rows.loc[("deit-cait", "none"), "reported"])
     assert rows.loc[("again", "none"), "reported"] == "72.2"
-    table1.write(built, made)
+    made.studies["table1"].write()
     markdown = (made.directory / "table1.md").read_text()
     assert "| Pair " in markdown and "No distillation [again]" in markdown
     assert set(built.seeds["pair"]) == {"deit-cait", "again"}
 
 
 def test_a_remembered_value_never_reaches_the_table(finished):
-    remembered = dataclasses.replace(
-        finished.table1, claims={"deit-cait": {"manifold": "deit-small"}}
-    )
-    built = table1.build(dataclasses.replace(finished, table1=remembered))
+    remembered = finished.table1.replaced(claims={"deit-cait": {"manifold": "deit-small"}})
+    built = table1.measure(finished.replaced(table1=remembered).studies["table1"])
     row = built.rows.set_index("method").loc["manifold"]
     assert pd.isna(row["reported"]) and row["evidence"] == "remembered"
     assert pd.isna(built.claims.set_index("id").loc["deit-small", "reported"])
@@ -325,17 +321,17 @@ def test_a_cell_of_another_configuration_is_refused(finished):
     record = json.loads(path.read_text())
     path.write_text(json.dumps({**record, "fingerprint": "other"}))
     with pytest.raises(UserError, match=r"none/seed-1/run\.json is of another configuration"):
-        table1.build(finished)
+        table1.measure(finished.studies["table1"])
 
 
 def test_a_missing_cell_is_named(finished):
     path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
     path.unlink()
     with pytest.raises(UserError, match=r"none/seed-1/run\.json"):
-        table1.build(finished)
+        table1.measure(finished.studies["table1"])
 
 
 def test_a_teacher_that_has_changed_since_it_was_measured_is_refused(finished):
     finished.teacher_weights("deit-cait").write_bytes(b"other weights")
     with pytest.raises(UserError, match=r"(of other weights|another configuration)"):
-        table1.build(finished)
+        table1.measure(finished.studies["table1"])

@@ -18,10 +18,10 @@ from baselines.projector_ensemble import direction_loss
 from baselines.vitkd import draw_mask, generation_loss, mimicking_loss
 from baselines.vkd import projection_loss
 from manifold.attention import AttentionReader, logits_of_kept
-from manifold.config import ROOT, LayerMap, Model, read_yaml
 from manifold.distiller import FrozenTeacher
 from manifold.errors import UserError
 from manifold.models import create_model
+from manifold.settings import ROOT, LayerMap, Model, read_yaml
 from manifold.tokens import Outputs, after_final_norm, forward_with_tokens
 
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
@@ -87,7 +87,9 @@ def network(kind, classes=CLASSES, drop_path=0.0, seed=0):
     """A network of random weights, whose attention and decisions are far from uniform."""
     torch.manual_seed(seed)
     sides = (32, 32) if kind in ("swin", "convnext") else (16, 16)
-    model = create_model(Model(*NETWORKS[kind]), (3, *sides), classes, drop_path)
+    model = create_model(
+        Model(name=NETWORKS[kind][0], arguments=NETWORKS[kind][1]), (3, *sides), classes, drop_path
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith(("qkv.weight", "q.weight", "k.weight", "head.weight")):
@@ -594,6 +596,7 @@ def test_a_copy_of_a_network_is_read_apart():
     assert torch.equal(reader.take()[2], expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["attention_maps", "masked_kd"])
 def test_compiled_passes_are_read_too(method):
     plain, compiled = real(method), real(method)

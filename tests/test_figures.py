@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from benchmarks.figures import draw_ablation, draw_table1
+from benchmarks.ablation.figure import draw as draw_ablation
+from benchmarks.table1.figure import draw as draw_table1
 
 METHODS = {"soft_kd": 80.0, "fitnet": 82.0, "manifold": 83.0, "none": 79.0, "sp": 81.5}
 SEEDS = (-0.5, 0.0, 0.5)

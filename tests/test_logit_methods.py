@@ -17,9 +17,9 @@ from baselines.hard_kd import hard_label_loss
 from baselines.label_smoothing import unsmoothed
 from baselines.logits import split_target, target_classes
 from baselines.nkd import normalised_losses
-from manifold.config import ROOT, read_yaml
 from manifold.distiller import FrozenTeacher
 from manifold.errors import UserError
+from manifold.settings import ROOT, read_yaml
 from manifold.tokens import Outputs
 
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")

@@ -313,12 +313,12 @@ def test_package_offers_its_public_names():
     assert manifold.decoupled_manifold_loss is decoupled_manifold_loss
     assert manifold.full_manifold_loss is full_manifold_loss
     assert manifold.Distiller.__module__ == "manifold.distiller"
-    assert manifold.Cohort.__module__ == "manifold.cohort"
+    assert manifold.Cohort.__module__ == "manifold.training.cohort"
     with pytest.raises(AttributeError, match="'Distillr'"):
         _ = manifold.Distillr
 
 
 def test_reading_the_configuration_does_not_import_torch():
-    code = "import sys, manifold.config; print('torch' in sys.modules)"
+    code = "import sys, manifold.settings; print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip()) == (0, "False"), result.stderr

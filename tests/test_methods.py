@@ -10,16 +10,16 @@ from timm.optim import create_optimizer_v2
 
 import manifold.methods
 from baselines.sp import similarity_loss
-from manifold import config
-from manifold.config import LayerMap, read_yaml
 from manifold.distiller import FrozenTeacher
 from manifold.errors import UserError
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
 from manifold.models import create_model
-from manifold.runs import Cell, Setting, build_distiller, student_model
+from manifold.settings import ROOT, LayerMap, read_yaml
 from manifold.tokens import Outputs
+from manifold.training.cells import Cell, student_model
+from manifold.training.runs import Setting, build_distiller
 
-METHODS = list(read_yaml(config.ROOT / "config/methods.yaml"))
+METHODS = list(read_yaml(ROOT / "config/methods.yaml"))
 PAIR = "deit-cait"
 CLASSES = 10
 BATCH = 6

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -23,22 +22,26 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from benchmarks import table1, teacher
-from benchmarks.cells import EPOCH_COLUMNS
-from benchmarks.rehearse import check_published, gpu_hours, networks
-from manifold import config, train
-from manifold.cohort import Cohort, Member
-from manifold.config import LayerMap, Model
-from manifold.data import evaluation_transform, train_transform
+from benchmarks.evidence.cells import EPOCH_COLUMNS
+from benchmarks.rehearsal import run as rehearsal
+from benchmarks.rehearsal.networks import check_published, networks
+from benchmarks.rehearsal.table import gpu_hours
 from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.models import create_model, save_weights
-from manifold.runs import Cell, Setting, build_cohort, build_distiller, student_setting
+from manifold.settings import ROOT, LayerMap, Model, resolve, to_plain
 from manifold.tokens import layouts
+from manifold.training import teacher, train
+from manifold.training.cells import Cell
+from manifold.training.cohort import Cohort, Member
+from manifold.training.data import evaluation_transform, train_transform
+from manifold.training.runs import Setting, build_cohort, build_distiller, student_setting
 
-REPORTED = config.ROOT / "results/reported"
-GOLDEN = json.loads((config.ROOT / "tests/golden/reference_schedule.json").read_text())
-PAPER = config.resolve({"scale": "imagenet", "networks": str(REPORTED / "networks.csv")})
+REPORTED = ROOT / "results/reported"
+GOLDEN = json.loads((ROOT / "tests/golden/reference_schedule.json").read_text())
+PAPER = resolve({"scale": "imagenet", "networks": str(REPORTED / "networks.csv")})
+pytestmark = pytest.mark.slow
+
 PAIR, CLASSES, EPOCHS = "deit-cait", 10, 300
 PREFIX = "trainable_module."
 
@@ -51,11 +54,11 @@ def member():
     """A member under a recipe of the paper, without a teacher; by default of the toy student."""
 
     def make(recipe, steps=1, student=None, size=8, channels=1):
-        small = config.resolve({"scale": "smoke", "data": {"image_size": size}})
-        data = dataclasses.replace(small.data, channels=channels)
+        small = resolve({"scale": "smoke", "data": {"image_size": size}})
+        data = small.data.replaced(channels=channels)
         pair, definition = small.pairs[PAIR], small.method_definitions["none"]
         setting = Setting(
-            experiment=dataclasses.replace(small, data=data),
+            experiment=small.replaced(data=data),
             pair=pair,
             pair_name=PAIR,
             recipe=recipe,
@@ -97,8 +100,8 @@ def test_every_epoch_has_the_learning_rate_of_the_reference_code(recipe, steps, 
 @pytest.mark.parametrize(("recipe", "rise"), [("A", 0.998e-4), ("B", 3.998e-4)])
 def test_without_the_lag_the_second_epoch_has_the_next_rate(recipe, rise, member):
     made = PAPER.recipes[recipe]
-    schedule = dataclasses.replace(made.schedule, lags_one_epoch=False)
-    found = rates(member(dataclasses.replace(made, schedule=schedule), steps=2))
+    schedule = made.schedule.replaced(lags_one_epoch=False)
+    found = rates(member(made.replaced(schedule=schedule), steps=2))
     assert found[:3] == pytest.approx([1e-6, 1e-6 + rise, 1e-6 + 2 * rise], rel=1e-9)
     assert found[:-1] == pytest.approx(GOLDEN["learning_rate"][recipe][1:], rel=1e-9)
 
@@ -112,7 +115,7 @@ def test_recipe_b_has_the_learning_rates_of_the_public_runs(member):
 
 
 def test_the_optimizer_groups_are_those_of_the_reference_code(member):
-    student = Model("deit_tiny_patch16_224", {})
+    student = Model(name="deit_tiny_patch16_224", arguments={})
     made = member(PAPER.recipes["A"], student=student, size=224, channels=3)
     names = {id(p): name for name, p in made.distiller.named_parameters() if p.requires_grad}
     found = {
@@ -176,7 +179,7 @@ B_DIFFERS = {
 def flat(section, path=""):
     """A recipe as dotted keys."""
     found = {}
-    for key, value in config.to_plain(section).items():
+    for key, value in to_plain(section).items():
         found |= (
             flat(value, f"{path}{key}.") if isinstance(value, dict) else {f"{path}{key}": value}
         )
@@ -254,8 +257,8 @@ def assert_normalises(step):
 
 # ---- pairs, layers and methods -----------------------------------------------------------------
 
-DEEP = LayerMap([0, 1, 2, 3, 8, 9, 10, 11], [0, 1, 2, 3, 20, 21, 22, 23])
-STAGES = LayerMap([0, 1, 2, 3], [0, 1, 2, 3])
+DEEP = LayerMap(student=[0, 1, 2, 3, 8, 9, 10, 11], teacher=[0, 1, 2, 3, 20, 21, 22, 23])
+STAGES = LayerMap(student=[0, 1, 2, 3], teacher=[0, 1, 2, 3])
 EVERY = ["none", "soft_kd", "hard_kd_token", "fitnet", "sp", "manifold", "manifold_full"]
 WITHOUT_TOKEN = [method for method in EVERY if method != "hard_kd_token"]
 ONLY_LOGITS = ["none", "soft_kd", "hard_kd_token"]
@@ -291,13 +294,13 @@ def test_the_pairs_are_the_papers_and_deits():
 def test_a_pair_has_the_papers_networks_layers_and_methods(name):
     student, teacher_name, layers, methods = PAIRS[name]
     pair = PAPER.pairs[name]
-    assert pair.student == Model(student, {})
+    assert pair.student == Model(name=student, arguments={})
     assert pair.teacher.model.name.partition(".")[0] == teacher_name
     assert pair.teacher.weights == "pretrained"
     assert pair.most_tokens == 196
     assert pair.layers.get("paper") == layers
     assert PAPER.methods_of(name) == methods
-    assert PAPER.cohorts(name) == [methods]  # one teacher pass for all of them
+    assert PAPER.in_cohorts(methods) == [methods]  # one teacher pass for all of them
     distilled = pair.distilled_student and pair.distilled_student.name
     expected = student.replace("_patch16", "_distilled_patch16") if "deit" in student else None
     assert distilled == expected
@@ -398,7 +401,9 @@ def test_gpu_hours_of_an_unpublished_network_are_none(weighed):
 def test_stochastic_depth_is_the_recipes_and_not_timms(asked, arguments, deepest):
     """timm's Swin has a rate of 0.1 where none is said; recipes A and B have none."""
     small = {"embed_dim": 12, "depths": [1, 1], "num_heads": [1, 2], **arguments}
-    network = create_model(Model("swin_tiny_patch4_window7_224", small), (3, 56, 56), 10, asked)
+    network = create_model(
+        Model(name="swin_tiny_patch4_window7_224", arguments=small), (3, 56, 56), 10, asked
+    )
     found = [m.drop_prob for m in network.modules() if isinstance(m, timm.layers.DropPath)]
     assert max(found) == pytest.approx(deepest)
 
@@ -411,14 +416,14 @@ def clone(tmp_path_factory):
     """A folder that sees the workflow and has results of its own."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("Snakefile", "workflow", "config", "profiles", "environment.yml"):
-        os.symlink(config.ROOT / name, folder / name)
+        os.symlink(ROOT / name, folder / name)
     (folder / "results").mkdir()
     os.symlink(REPORTED, folder / "results/reported")
     return folder
 
 
 def snakemake(folder, *arguments, **environment):
-    command = [sys.executable, "-m", "snakemake", *arguments]
+    command = ["python", "-m", "snakemake", *arguments]
     environment = {**os.environ, **environment}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
@@ -437,13 +442,14 @@ def job_stats(output):
 def test_the_plan_of_the_paper_holds_every_pair_and_seed(clone, tmp_path):
     # A torch that cannot be imported stands in front of the real one.
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
-    planned = snakemake(clone, "-n", "--config", "scale=imagenet", PYTHONPATH=str(tmp_path))
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    planned = snakemake(clone, "-n", "--config", "scale=imagenet", PYTHONPATH=path)
     stats = job_stats(planned)
     train_jobs = {f"train_{pair.replace('-', '_')}_A_300_0": 3 for pair in PAIRS}
     assert {name: count for name, count in stats.items() if name in train_jobs} == train_jobs
-    once = {"reproduce_table1": 1, "table1": 1, "preflight": 1}
+    once = {"reproduce_table1": 1, "table1": 1}
     each = {"fetch_teacher": 5, "evaluate_teacher": 5}
-    assert stats == {**train_jobs, **once, **each, "total": 28}
+    assert stats == {**train_jobs, **once, **each, "total": 27}
     cells = {
         f"results/imagenet/cells/{pair}/A/300-epochs/{method}/seed-{seed}/student.safetensors"
         for pair in PAIRS
@@ -454,13 +460,14 @@ def test_the_plan_of_the_paper_holds_every_pair_and_seed(clone, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def rehearsed(clone):
-    snakemake(clone, "--cores", "2", "rehearse", "--config", "scale=smoke")
+def rehearsed(clone, warm_python):
+    path = f"{warm_python}{os.pathsep}{os.environ['PATH']}"
+    snakemake(clone, "--cores", "2", "rehearse", "--config", "scale=smoke", PATH=path)
     return clone / "results/smoke"
 
 
 def test_a_rehearsal_is_killed_resumed_and_written(rehearsed):
-    small = config.resolve({"scale": "smoke"})
+    small = resolve({"scale": "smoke"})
     found = json.loads((rehearsed / "rehearsal/deit-cait-A.json").read_text())
     assert found["resumed_at"] == small.rehearsal.killed_after == 1
     assert found["steps"] == small.rehearsal.steps == 3
@@ -487,6 +494,19 @@ def test_a_rehearsal_leaves_no_weights_of_its_students(rehearsed):
     assert left == {"teacher-deit-cait.safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("pair", "recipe", "words"),
+    [
+        ("deit-cat", "A", "pair: unknown 'deit-cat'. Did you mean 'deit-cait'"),
+        (PAIR, "C", "recipe: unknown 'C'.* Known: A, B"),
+        (PAIR, "A", "rehearsal/images is missing; run python -m benchmarks rehearsal images"),
+    ],
+)
+def test_what_cannot_be_rehearsed_is_said(pair, recipe, words, experiment):
+    with pytest.raises(UserError, match=words):
+        rehearsal.run(experiment(), pair, recipe)
+
+
 def test_a_second_rehearsal_does_nothing(rehearsed):
     output = snakemake(rehearsed.parents[1], "--cores", "2", "rehearse", "--config", "scale=smoke")
     assert "Nothing to be done" in output
@@ -503,7 +523,7 @@ def weights(tmp_path_factory):
 
 def save_teacher(path, channels=1):
     torch.manual_seed(0)
-    model = config.resolve({"scale": "smoke"}).pairs[PAIR].teacher.model
+    model = resolve({"scale": "smoke"}).pairs[PAIR].teacher.model
     save_weights(create_model(model, (channels, 8, 8), CLASSES), path)
     return path
 
@@ -511,7 +531,7 @@ def save_teacher(path, channels=1):
 @pytest.fixture(scope="module")
 def without_validation(weights, tmp_path_factory):
     """An experiment of two methods and seeds that has been trained on every training image."""
-    made = config.resolve(
+    made = resolve(
         {
             "scale": "smoke",
             "results": str(tmp_path_factory.mktemp("results")),
@@ -558,7 +578,7 @@ def test_without_a_validation_split_table1_is_made(without_validation):
     made = without_validation
     measured = teacher.measure(made, PAIR)
     write_text(teacher.evaluation_path(made, PAIR), json.dumps(measured))
-    table1.write(table1.build(made), made)
+    made.studies["table1"].write()
     rows = pd.read_csv(made.directory / "table1.csv").set_index("method")
     assert list(rows.index) == ["none", "soft_kd", "teacher"]
     assert rows["best_top1_mean"].isna().all()
@@ -589,7 +609,7 @@ def on_machine(tmp_path_factory):
     def make(methods, recipe=None, validation=200, **machine):
         folder = tmp_path_factory.mktemp("results")
         path = folder / "teacher.safetensors"
-        made = config.resolve(
+        made = resolve(
             {
                 "scale": "smoke",
                 "results": str(folder),

@@ -4,15 +4,17 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 
 import pandas as pd
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
-from benchmarks import publish
-from manifold.config import ROOT, resolve
+from benchmarks.evidence import publish
 from manifold.errors import UserError
-from manifold.records import check_weights, read_run
+from manifold.settings import ROOT, resolve
+from manifold.training.records import check_weights, read_run
 
 
 def run(*command):
@@ -41,6 +43,16 @@ def test_every_dependency_is_pinned_to_the_same_version_everywhere():
     assert {dependency.lower() for dependency in direct} <= pinned
 
 
+def test_every_package_is_installed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for name in ("manifold", "baselines", "benchmarks")
+        for path in (ROOT / name).rglob("__init__.py")
+    }
+    assert set(listed) == there
+
+
 def test_no_registry_is_named():
     for name in ("constraints.txt", "environment.yml", "pyproject.toml", "setup.sh"):
         assert not re.search(r"https?://", (ROOT / name).read_text()), name
@@ -67,21 +79,57 @@ def test_the_readmes_test_command_is_what_ci_runs():
     assert command in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize(("name", "sections"), publish.README_BLOCKS.items())
-def test_the_readme_shows_the_published_tables_to_the_letter(name, sections):
-    begin, end = publish.markers(name)
-    shown = (ROOT / "README.md").read_text().partition(begin)[2].partition(end)[0].strip()
-    published = (ROOT / f"results/published/mini/{name}.md").read_text()
-    assert shown == publish.readme_block(published, sections)
+def test_the_docs_show_the_published_tables_to_the_letter():
+    published = ROOT / "results/published/mini"
+    studies = list(resolve({"scale": "mini"}).studies.values())
+    assert publish.PAGE.read_text() == publish.results_page(studies, published)
+    begin, end = publish.markers(publish.IN_README)
+    shown = publish.README.read_text().partition(begin)[2].partition(end)[0].strip()
+    assert shown == publish.block((published / f"{publish.IN_README}.md").read_text())
+
+
+def test_every_study_that_is_published_is_on_the_page():
+    page = publish.PAGE.read_text()
+    for study in resolve({"scale": "mini"}).studies.values():
+        assert (f"## {study.title}\n\n*{study.question}*" in page) == study.is_evidence
+
+
+def test_the_jobs_environment_holds_what_they_import_and_no_more():
+    """Of constraints.txt, what follows from the packages without Snakemake, tests and linters."""
+    (_, _, packages) = yaml.safe_load((ROOT / "workflow/envs/suite.yaml").read_text())[
+        "dependencies"
+    ]
+    pinned = {line.split(";")[0].split("==")[0].lower().replace("_", "-"): line for line in pins()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"], *extras["transfer"], *extras["detection"]]
+    pending = [Requirement(line).name for line in asked if not line.startswith("snakemake")]
+    needed = set()
+    while pending:
+        name = pending.pop().lower().replace("_", "-")
+        if name not in needed:
+            needed.add(name)
+            for line in metadata.requires(name) or []:
+                requirement = Requirement(line)
+                if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+                    pending.append(requirement.name)
+                    pending += [
+                        inner.name
+                        for extra in requirement.extras
+                        for inner in map(Requirement, metadata.requires(requirement.name) or [])
+                        if inner.marker and inner.marker.evaluate({"extra": extra})
+                    ]
+    assert set(packages["pip"]) == {pinned[name] for name in needed}
+    assert not {"snakemake", "pytest", "ruff"} & needed
 
 
 def test_a_block_of_the_readme_is_the_caption_and_the_sections_that_are_asked_for():
     table = "# T\n\ncaption\n\n| a |\n\n## One\n\nfirst\n\n## Two\n\n- second\n"
-    assert publish.readme_block(table, ("Two",)) == "caption\n\n#### Two\n\n- second"
+    assert publish.block(table, ("Two",)) == "caption\n\n#### Two\n\n- second"
     whole = "caption\n\n| a |\n\n#### One\n\nfirst\n\n#### Two\n\n- second"
-    assert publish.readme_block(table) == whole
+    assert publish.block(table) == whole
     with pytest.raises(UserError, match="'T' has no section 'Three'"):
-        publish.readme_block(table, ("Three",))
+        publish.block(table, ("Three",))
 
 
 def test_a_readme_without_markers_is_refused_and_what_is_around_them_stays(tmp_path):

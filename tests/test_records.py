@@ -16,13 +16,15 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from manifold import config, records, runs, train
-from manifold.config import Model
-from manifold.data import evaluation_loader, load_splits
+from manifold import settings
 from manifold.errors import UserError
-from manifold.files import write_atomic, write_text
+from manifold.files import csv_text, write_atomic, write_text
 from manifold.models import create_model, load_weights, save_weights
-from manifold.runs import CPU
+from manifold.settings import ROOT, Model, fingerprint
+from manifold.settings.sources import source_hash
+from manifold.training import description, records, runs, train
+from manifold.training.data import data_digest, evaluation_loader, load_splits
+from manifold.training.runs import CPU
 
 PAIR, RECIPE, EPOCHS = "deit-cait", "A", 3
 METHODS = ["none", "hard_kd_token", "manifold"]
@@ -41,12 +43,12 @@ def create_with_large_weights(*arguments):
 def resolve(tmp_path_factory):
     """Resolve a small run; the teacher's weights are drawn, which is all that a record needs."""
     folder = tmp_path_factory.mktemp("teacher")
-    model = config.resolve({"scale": "smoke"}).pairs[PAIR].teacher.model
+    model = settings.resolve({"scale": "smoke"}).pairs[PAIR].teacher.model
     torch.manual_seed(0)
     save_weights(create_with_large_weights(model, (1, 8, 8), 10), folder / "teacher.safetensors")
 
     def make(**recipe):
-        return config.resolve(
+        return settings.resolve(
             {
                 "scale": "smoke",
                 "results": str(tmp_path_factory.mktemp("results")),
@@ -84,7 +86,7 @@ def live(resolve):
 
 def described(training):
     """The first member's description, as it comes back from JSON."""
-    made = records.describe_member(
+    made = description.describe_member(
         training.cohort.members[0], training.mixer, training.train_images.transform
     )
     return json.loads(json.dumps(made))
@@ -105,9 +107,11 @@ def test_a_run_names_its_parts(trained):
         assert (record["epochs"], record["seed"]) == (EPOCHS, 1)
         assert record["cohort"] == METHODS
         assert record["splits"] == {"train": 337, "validation": 1100, "test": 360}
+        assert record["data_digest"] == data_digest(load_splits(setting.experiment.data))
         assert record["images_seen"] == EPOCHS * 10 * 32
         assert record["duplicate_share"] == 0.0
-        assert record["fingerprint"] == config.fingerprint(record["configuration"])
+        assert record["fingerprint"] == fingerprint(record["configuration"])
+        assert record["source_hash"] == source_hash(cells[method].definition.distiller)
         assert record["teacher_sha256"] == digest(setting.teacher_weights)
         assert record["files"] == {
             name: digest(cells[method].directory / name)
@@ -124,7 +128,7 @@ def test_a_run_names_its_environment(trained):
     for package in ("torch", "torchvision", "timm", "numpy", "pandas", "safetensors"):
         assert environment["packages"][package] == version(package)
     command = ["git", "rev-parse", "HEAD"]
-    git = subprocess.run(command, cwd=config.ROOT, capture_output=True, text=True, check=False)
+    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert environment["git_commit"] == (git.stdout.strip() if git.returncode == 0 else None)
     assert environment["device"] == "cpu"
     assert environment["threads"] == torch.get_num_threads()
@@ -285,11 +289,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 
 # ---- weights that do not fit -----------------------------------------------------------------
 
-TEACHER = Model("cait_xxs24_224", {"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2})
+TEACHER = Model(
+    name="cait_xxs24_224", arguments={"patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2}
+)
 
 
 def make_teacher(classes=10, **arguments):
-    model = Model(TEACHER.name, {**TEACHER.arguments, **arguments})
+    model = Model(name=TEACHER.name, arguments={**TEACHER.arguments, **arguments})
     return create_model(model, (1, 8, 8), classes)
 
 
@@ -315,7 +321,7 @@ def write_wider(path):
 
 
 def write_other_kind(path):
-    save_weights(create_model(Model("resnet18", {}), (1, 8, 8), 10), path)
+    save_weights(create_model(Model(name="resnet18", arguments={}), (1, 8, 8), 10), path)
 
 
 def write_without_a_tensor(path):
@@ -388,3 +394,11 @@ def test_saved_weights_load_bit_for_bit(tmp_path):
     load_weights(target, tmp_path / "weights.safetensors", "a network")
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value)
+
+
+def test_metrics_are_written_as_pandas_writes_them():
+    rows = [
+        {"epoch": 1, "step": 10, "rate": 1e-05, "loss": 2.302585092994046, "top1": None},
+        {"epoch": 2, "step": 20, "rate": 0.1 + 0.2, "loss": 100.0, "top1": None},
+    ]
+    assert csv_text(rows) == pd.DataFrame(rows).to_csv(index=False)

@@ -17,8 +17,8 @@ from baselines.crd import contrastive_loss
 from baselines.ofa import Branch, ofa_loss, stages
 from baselines.rkd import relational_losses
 from baselines.spectralkd import spectral_loss
-from manifold.config import LayerMap
 from manifold.errors import UserError
+from manifold.settings import LayerMap
 
 build = test_methods.build
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,10 +16,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from manifold import config, train
-from manifold.cohort import Cohort
 from manifold.errors import UserError
 from manifold.files import sha256
+from manifold.settings import CELL_FILES, ROOT, resolve, to_words
+from manifold.training import train
+from manifold.training.cohort import Cohort
+
+pytestmark = pytest.mark.slow
 
 PAIR = "deit-cait"
 METHODS = ["none", "fitnet", "manifold"]
@@ -29,7 +32,7 @@ DATA = {"validation": 1170}
 
 # Imports torch once; its children are forked from a process that has never trained.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["manifold.train"])
+FORKS.set_forkserver_preload(["manifold.training.train"])
 
 
 def settings(results, weights="train", **overrides):
@@ -47,18 +50,18 @@ def settings(results, weights="train", **overrides):
 
 def words(overrides):
     options = ["--methods", *METHODS, "--epochs", str(EPOCHS), "--seed", "0"]
-    return ["--config", *config.to_words(overrides), *options]
+    return ["--config", *to_words(overrides), *options]
 
 
 def run(arguments):
     """The documented command, in this process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["manifold.train", *arguments])
+        patch.setattr(sys, "argv", ["manifold.training.train", *arguments])
         train.main()
 
 
 def cohort_of(overrides):
-    experiment = config.resolve(overrides)
+    experiment = resolve(overrides)
     return train.student_setting(experiment, PAIR, "A", EPOCHS, METHODS, 0)
 
 
@@ -73,7 +76,14 @@ def outcome(results):
         directory = directory_of(results, method)
         record = json.loads((directory / "run.json").read_text())
         metrics = pd.read_csv(directory / "metrics.csv", dtype=str)
-        keys = ("result", "images_seen", "fingerprint", "duplicate_share", "resolved")
+        keys = (
+            "result",
+            "images_seen",
+            "fingerprint",
+            "source_hash",
+            "duplicate_share",
+            "resolved",
+        )
         found[method] = {
             "weights": sha256(directory / "student.safetensors"),
             "metrics": metrics.drop(columns="images_per_second").to_dict("list"),
@@ -84,7 +94,7 @@ def outcome(results):
 
 def digests(results, methods=METHODS):
     return {
-        method: {name: sha256(directory_of(results, method) / name) for name in config.CELL_FILES}
+        method: {name: sha256(directory_of(results, method) / name) for name in CELL_FILES}
         for method in methods
     }
 
@@ -124,7 +134,7 @@ def train_and_die(arguments, name, call, moment):
             os.kill(os.getpid(), signal.SIGKILL)
 
     os.replace = replace_and_die
-    sys.argv = ["manifold.train", *arguments]
+    sys.argv = ["manifold.training.train", *arguments]
     train.main()
 
 
@@ -163,7 +173,7 @@ def test_a_killed_run_goes_on_to_the_same_results(
 def test_the_command_survives_kills_from_outside(teacher, uninterrupted, tmp_path):
     """Killed at its first checkpoint, then again after a few steps more."""
     overrides = settings(tmp_path, teacher)
-    command = [sys.executable, "-m", "manifold.train", *words(overrides)]
+    command = [sys.executable, "-m", "manifold", "train", *words(overrides)]
     state = cohort_of(overrides)[0].state
     seen = set()
 
@@ -172,12 +182,12 @@ def test_the_command_survives_kills_from_outside(teacher, uninterrupted, tmp_pat
         return len(seen) > 4
 
     for due in (state.is_file, has_saved_again):
-        process = subprocess.Popen(command, cwd=config.ROOT, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
         while process.poll() is None and not due():
             time.sleep(0.001)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    subprocess.run(command, cwd=config.ROOT, check=True, stderr=subprocess.DEVNULL)
+    run(words(overrides))
     assert outcome(tmp_path) == outcome(uninterrupted)
 
 
@@ -209,6 +219,17 @@ def test_a_checkpoint_of_another_configuration_is_ignored(teacher, uninterrupted
     assert outcome(tmp_path) == outcome(uninterrupted)
 
 
+def test_a_run_records_the_sources_that_it_was_started_with(teacher, tmp_path, monkeypatch):
+    overrides = settings(tmp_path, teacher)
+    monkeypatch.setattr(train, "source_hash", lambda distiller: f"first {distiller}")
+    interrupt(words(overrides), 3)
+    monkeypatch.setattr(train, "source_hash", lambda distiller: f"edited {distiller}")
+    run(words(overrides))
+    for cell in cohort_of(overrides)[1]:
+        record = json.loads((cell.directory / "run.json").read_text())
+        assert record["source_hash"] == f"first {cell.definition.distiller}"
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_an_error_that_names_it(kept, teacher, tmp_path):
     overrides = settings(tmp_path, teacher)
@@ -236,7 +257,7 @@ def complete(uninterrupted, tmp_path):
     for method in METHODS:
         source, target = directory_of(uninterrupted, method), directory_of(results, method)
         target.mkdir(parents=True)
-        for name in config.CELL_FILES:
+        for name in CELL_FILES:
             (target / name).write_bytes((source / name).read_bytes())
     return results
 

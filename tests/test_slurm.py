@@ -1,26 +1,40 @@
-"""The Slurm profile: what its plugin plans, and the sbatch call that it would make.
+"""The profiles: what Slurm's plans, the sbatch call that it would make, and what default keeps.
 
-There is no cluster: ``sbatch`` and ``sacctmgr`` are scripts that write their arguments down.
+There is no cluster: Slurm's commands are scripts, of which ``sbatch`` writes its arguments down.
 """
 
+import functools
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
-from manifold import config
+from manifold.settings import ROOT
 
-PROFILE = "profiles/slurm"
+pytestmark = pytest.mark.slow
+
+PROFILES = ROOT / "profiles"
+PROFILE = PROFILES / "slurm"
 TWO_NODES = "machine={nodes: 2, processes: 4, device: cuda, threads: 1, workers: 5}"
 ONE_GPU = "machine={nodes: 1, processes: 1, device: cuda, threads: 1, workers: 5}"
+BY_GRES = "machine={nodes: 1, processes: 4, device: cuda, workers: 5, gres: 'gpu:a100'}"
+TEACHER, MEASURED = "student.safetensors", "evaluation.json"
 
 
-def snakemake(*arguments, path=""):
+@pytest.fixture(scope="module", autouse=True)
+def _warm(warm_python):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(warm_python), prepend=os.pathsep)
+        yield
+
+
+def snakemake(*arguments, path="", profile=PROFILE):
     environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", "--profile", PROFILE, "--nolock", *arguments],
-        cwd=config.ROOT,
+        ["python", "-m", "snakemake", "--profile", profile, "--nolock", *arguments],
+        cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
@@ -28,34 +42,49 @@ def snakemake(*arguments, path=""):
     )
 
 
+# The user has an account, and the plugin cannot guess it.
+COMMANDS = {
+    "sacctmgr": "echo mine",
+    "sacct": "echo 'sacct: accounting storage is disabled' >&2; exit 1",
+    "sinfo": "printf 'PARTITION\\nshort\\nlong*\\n'",
+    "scontrol": "exit 0",
+}
+
+
+def write_commands(folder, commands):
+    for name, script in commands.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """A folder with the two commands, and a preflight that has been made already."""
+    """A folder with Slurm's commands."""
     folder = tmp_path_factory.mktemp("slurm")
-    scripts = {
-        "sbatch": f'#!/bin/sh\nprintf "%s\\n" "$@" > {folder}/submitted.txt\nexit 1\n',
-        "sacctmgr": "#!/bin/sh\necho default\n",
-    }
-    for name, script in scripts.items():
-        (folder / name).write_text(script)
-        (folder / name).chmod(0o755)
+    submit = f'printf "%s\\n" "$@" > {folder}/submitted.txt; exit 1'
+    write_commands(folder, {**COMMANDS, "sbatch": submit})
     return folder
 
 
 @pytest.fixture(scope="module")
 def submitted(cluster):
-    """Return the arguments of sbatch for a smoke teacher's training on a machine."""
+    """Return the arguments of sbatch for a job of smoke's teacher, after the local rules."""
 
-    def submit(machine):
+    @functools.cache
+    def submit(machine, *options, file=TEACHER, profile=PROFILE):
         results = cluster / "results"
+        teacher = "untrained" if file == MEASURED else "train"
         done = snakemake(
-            *(f"{results}/smoke/teachers/deit-cait/student.safetensors", "--retries", "0"),
-            *("--slurm-init-seconds-before-status-checks", "1"),
-            *("--config", "scale=smoke", f"results={results}", machine),
+            *(f"{results}/smoke/teachers/deit-cait/{file}", "--retries", "0"),
+            *("--rerun-triggers", "mtime"),  # one preflight for all
+            *("--slurm-init-seconds-before-status-checks", "1", *options),
+            *("--config", "scale=smoke", f"results={results}", "name=smoke", machine),
+            f"pairs={{deit-cait: {{teacher: {{weights: {teacher}}}}}}}",
             path=str(cluster),
+            profile=profile,
         )
         assert "SLURM sbatch failed" in done.stdout + done.stderr  # the script ends with 1
-        return (cluster / "submitted.txt").read_text().splitlines()
+        return (cluster / "submitted.txt").read_text().partition("--wrap")[0].splitlines()
 
     return submit
 
@@ -75,14 +104,94 @@ def test_the_profile_plans_the_papers_table():
 
 def test_a_training_on_two_nodes_is_submitted_with_all_its_gpus(submitted):
     arguments = submitted(TWO_NODES)
-    for wanted in ("--nodes=2", "--ntasks=2", "--gpus=8", "--cpus-per-gpu=5", "--requeue"):
+    for wanted in ("--nodes=2", "--ntasks=2", "--gres=gpu:4", "--cpus-per-task=20", "--requeue"):
         assert wanted in arguments
     assert not [a for a in arguments if a.startswith(("--ntasks-per-gpu", "--ntasks-per-node"))]
-    assert arguments[arguments.index("-A") + 1] == "default"
-    assert arguments[arguments.index("-p") + 1] == "gpu"
+    assert not [a for a in arguments if a.startswith(("--gpus", "--cpus-per-gpu"))]
 
 
 def test_a_training_on_one_gpu_is_submitted_with_one(submitted):
     arguments = submitted(ONE_GPU)
-    assert "--gpus=1" in arguments and "--cpus-per-gpu=5" in arguments
-    assert not [a for a in arguments if a.startswith("--nodes")]
+    assert {"--gpus=1", "--cpus-per-gpu=5", "--nodes=1", "--requeue"} <= set(arguments)
+    assert not [a for a in arguments if a.startswith("--gres")]
+
+
+def test_a_training_without_an_account_is_submitted_to_the_clusters_defaults(submitted):
+    arguments = submitted(ONE_GPU)
+    assert "-A" not in arguments and not [a for a in arguments if a.startswith("--account")]
+    assert arguments[arguments.index("-p") + 1] == "long"  # the one that sinfo stars
+
+
+def test_the_account_and_the_partition_are_two_lines_of_the_profile(submitted, tmp_path):
+    lines = (PROFILE / "config.yaml").read_text()
+    lines, count = re.subn(r"# (slurm_(?:account|partition): )(ACCOUNT|PARTITION)", r"\1\2", lines)
+    assert count == 2
+    lines = lines.replace("ACCOUNT", "mine").replace("PARTITION", "short")
+    (tmp_path / "config.yaml").write_text(lines)
+    arguments = submitted(ONE_GPU, profile=tmp_path)
+    assert arguments[arguments.index("-A") + 1] == "mine"
+    assert arguments[arguments.index("-p") + 1] == "short"
+    assert arguments[arguments.index("-t") + 1] == "1440"
+
+
+def test_a_cluster_that_knows_gres_alone_is_asked_for_gres_alone(submitted):
+    arguments = submitted(BY_GRES)
+    assert {"--gres=gpu:a100:4", "--nodes=1", "--cpus-per-task=20"} <= set(arguments)
+    assert not [a for a in arguments if re.match("--.*gpu", a) and not a.startswith("--gres")]
+
+
+@pytest.mark.parametrize(
+    ("machine", "file", "options", "minutes", "megabytes"),
+    [
+        (ONE_GPU, TEACHER, (), "1440", "20000"),
+        (TWO_NODES, TEACHER, (), "1440", "80000"),  # of a node: 20 threads
+        (TWO_NODES, MEASURED, (), "240", "20000"),  # one process
+        (ONE_GPU, TEACHER, ("--default-resources", "runtime=60", "mem_mb=512000"), "60", "512000"),
+        (ONE_GPU, TEACHER, ("--set-resources", "train_teacher:mem_mb=7000"), "1440", "7000"),
+    ],
+)
+def test_time_and_memory_are_the_profiles_unless_said_otherwise(
+    machine, file, options, minutes, megabytes, submitted
+):
+    arguments = submitted(machine, *options, file=file)
+    assert arguments[arguments.index("-t") + 1] == minutes
+    assert arguments[arguments.index("--mem") + 1] == megabytes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--profile", PROFILES / "gpu"],
+        ["--profile", PROFILE, "--slurm-init-seconds-before-status-checks", "1"],
+    ],
+    ids=["default", "gpu", "slurm"],
+)
+def test_a_job_that_fails_keeps_the_files_that_it_has_finished(options, tmp_path):
+    """Wherever Snakemake is started, and whatever profile is named."""
+    (tmp_path / "config").symlink_to(ROOT / "config")
+    finished = tmp_path / f"results/smoke/teachers/deit-cait/{TEACHER}"
+    fail = f"mkdir -p {finished.parent}; touch {finished}; exit 1"
+    preflight = "touch results/smoke/preflight.json"
+    write_commands(
+        tmp_path,
+        {
+            **COMMANDS,
+            "sbatch": fail,
+            "python": f'case "$*" in *preflight*) {preflight};; *) {fail};; esac',
+        },
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snakemake", "-s", ROOT / "Snakefile", "-d", tmp_path),
+            *("--jobs", "1", "--retries", "0", *options),
+            *(f"results/smoke/teachers/deit-cait/{TEACHER}", "--config", "scale=smoke"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1 and "Error in rule train_teacher" in done.stdout + done.stderr
+    assert finished.exists(), done.stderr

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from manifold.config import LayerMap, Model
 from manifold.errors import UserError
 from manifold.models import create_model
+from manifold.settings import LayerMap, Model
 from manifold.tokens import Layout, check_grids, forward_with_tokens, layouts, merge
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
@@ -40,7 +40,9 @@ def make(kind):
     """A model of random weights in eval mode, images for it, and the grids of its layers."""
     name, arguments, sides, grids = MODELS[kind]
     torch.manual_seed(0)
-    model = create_model(Model(name, arguments), (3, *sides), classes=10, drop_path=0.3)
+    model = create_model(
+        Model(name=name, arguments=arguments), (3, *sides), classes=10, drop_path=0.3
+    )
     return model.eval(), torch.randn(4, 3, *sides), grids
 
 
@@ -237,8 +239,8 @@ def test_different_grids_are_refused_with_both_blocks_and_grids():
 
 def test_equally_many_tokens_on_another_grid_are_refused():
     with pytest.raises(UserError, match=r"16 = 2×8.*16 = 4×4"):
-        check_grids({0: Layout(2, 8, 3)}, {0: Layout(4, 4, 3)}, LayerMap([0], [0]))
+        check_grids({0: Layout(2, 8, 3)}, {0: Layout(4, 4, 3)}, LayerMap(student=[0], teacher=[0]))
 
 
 def test_equal_grids_of_other_channels_pass():
-    check_grids({0: Layout(4, 4, 24)}, {3: Layout(4, 4, 32)}, LayerMap([0], [3]))
+    check_grids({0: Layout(4, 4, 24)}, {3: Layout(4, 4, 32)}, LayerMap(student=[0], teacher=[3]))

@@ -1,6 +1,5 @@
 """Transfer learning: features, probes, draws, fine-tuning, data sets, statistics, errors."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -16,22 +15,32 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.transfer import fine_tuning, probes
+from benchmarks.transfer import (
+    MEAN,
+    LinearProbe,
+    NearestNeighbours,
+    Transfer,
+    fine_tuning,
+    probes,
+)
+from benchmarks.transfer.cells import fine_tuning_cell
 from benchmarks.transfer.prepare import prepare
 from benchmarks.transfer.probes import draw_name, draw_shots, linear_probe, nearest_neighbours
 from benchmarks.transfer.students import students_of
-from benchmarks.transfer.table import MEAN, build, in_words, summarise, summarise_seeds, write
-from manifold import config
-from manifold.cohort import Member
-from manifold.config import LinearProbe, NearestNeighbours
-from manifold.data import evaluation_transform, load_splits
+from benchmarks.transfer.table import build, in_words, summarise, summarise_seeds
 from manifold.errors import UserError
 from manifold.models import create_model
 from manifold.ranks import ALONE
-from manifold.runs import build_distiller, student_setting
 from manifold.seeds import derive, reseed
-from manifold.train import train
-from manifold.untrained import initialise
+from manifold.settings import Model, resolve
+from manifold.settings.sources import job_hash
+from manifold.training.cohort import Member
+from manifold.training.data import evaluation_transform, load_splits
+from manifold.training.runs import build_distiller, student_setting
+from manifold.training.train import train
+from manifold.training.untrained import initialise
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 METHODS = ["soft_kd", "manifold"]
@@ -39,9 +48,7 @@ STUDY = {"pair": "untrained-teacher", "epochs": 1, "methods": METHODS}
 
 
 def experiment_in(folder, **transfer):
-    return config.resolve(
-        {"scale": "smoke", "results": str(folder), "transfer": {**STUDY, **transfer}}
-    )
+    return resolve({"scale": "smoke", "results": str(folder), "transfer": {**STUDY, **transfer}})
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +59,19 @@ def study(tmp_path_factory):
     prepare(made)
     for seed in made.seeds:
         train(*student_setting(made, STUDY["pair"], "A", 1, METHODS, seed))
-        probes.run(made, seed)
-        fine_tuning.run(made, seed)
-    write(build(made), made)
-    return made
+        for name in made.transfer.data:
+            probes.run(made, name, seed)
+            fine_tuning.run(made, name, seed)
+    made.studies["transfer"].write()
+    return made.studies["transfer"]
 
 
 def dump_of(study, name, method, seed):
-    return load_file(study.transfer_directory(name, method, seed) / "features.safetensors")
+    return load_file(study.directory(name, method, seed) / "features.safetensors")
 
 
 def record_of(study, name, method, seed):
-    return json.loads((study.transfer_directory(name, method, seed) / "probes.json").read_text())
+    return json.loads((study.directory(name, method, seed) / "probes.json").read_text())
 
 
 # ---- features --------------------------------------------------------------------------------
@@ -72,7 +80,7 @@ def record_of(study, name, method, seed):
 @pytest.mark.parametrize("method", ["untrained", "manifold"])
 def test_features_are_what_timm_hands_to_the_classifier(study, method):
     (student,) = (s for s in students_of(study, 0) if s.method == method)
-    data = study.transfer_data("faces")
+    data = study.data("faces")
     test = load_splits(data).test.transformed(evaluation_transform(data))
     images = torch.stack([test[position, None][0] for position in range(len(test))])
     network = create_model(student.model, (1, 8, 8), student.classes)
@@ -89,7 +97,9 @@ def test_features_are_what_timm_hands_to_the_classifier(study, method):
 
 
 def test_a_distilled_student_hands_over_what_timm_pools():
-    model = config.Model("deit_tiny_distilled_patch16_224", {"patch_size": 4, "embed_dim": 24})
+    model = Model(
+        name="deit_tiny_distilled_patch16_224", arguments={"patch_size": 4, "embed_dim": 24}
+    )
     model.arguments.update(depth=2, num_heads=2)
     network = create_model(model, (1, 8, 8), 3).eval()
     images = torch.rand(5, 1, 8, 8)
@@ -124,8 +134,9 @@ def test_the_linear_probe_is_at_the_optimum_of_its_objective():
         gradient = np.concatenate([(error.T @ features + weights).ravel(), error.sum(0)])
         return loss + (weights**2).sum() / 2, gradient
 
+    settings = LinearProbe(regularisation=[c], iterations=1000, tolerance=1e-8)
     found = minimize(objective, np.zeros(classes * (size + 1)), jac=True, tol=1e-12)
-    model = linear_probe(LinearProbe([c], 1000, 1e-8))(c, (features, labels))
+    model = linear_probe(settings)(c, (features, labels))
     ours = np.concatenate([model.coef_.ravel(), model.intercept_ - model.intercept_.mean()])
     theirs = found.x.copy()
     theirs[-classes:] -= theirs[-classes:].mean()
@@ -133,8 +144,8 @@ def test_the_linear_probe_is_at_the_optimum_of_its_objective():
 
 
 def test_the_linear_probe_is_scikit_learns_on_the_dumped_features(study):
-    settings = study.transfer.linear_probe
-    for name in study.transfer.data:
+    settings = study.settings.linear_probe
+    for name in study.settings.data:
         for method in ("untrained", *METHODS):
             dump = dump_of(study, name, method, 1)
             both = [
@@ -164,7 +175,8 @@ def test_the_linear_probe_is_scikit_learns_on_the_dumped_features(study):
 def test_neighbours_vote_with_the_exponential_of_their_cosine(count):
     (features, labels), (others, _) = examples(), examples(count=40, seed=1)
     temperature = 0.3
-    model = nearest_neighbours(NearestNeighbours([count], temperature))(count, (features, labels))
+    settings = NearestNeighbours(neighbours=[count], temperature=temperature)
+    model = nearest_neighbours(settings)(count, (features, labels))
     expected = []
     for query in others:
         cosine = features @ query / np.linalg.norm(features, axis=1) / np.linalg.norm(query)
@@ -176,7 +188,7 @@ def test_neighbours_vote_with_the_exponential_of_their_cosine(count):
 
 def test_of_equals_the_smallest_is_chosen():
     features, labels = np.eye(4)[[0, 0, 1, 1]], np.array([0, 0, 1, 1])
-    fit = nearest_neighbours(NearestNeighbours([2, 1], 0.1))
+    fit = nearest_neighbours(NearestNeighbours(neighbours=[2, 1], temperature=0.1))
     assert probes.choose(fit, [2, 1], (features, labels), (features, labels)) == 1
 
 
@@ -200,7 +212,7 @@ def test_the_choice_is_the_best_of_the_validation_split(study):
     )
     scores = {
         c: LogisticRegression(C=c, max_iter=200).fit(*train).score(*validation)
-        for c in study.transfer.linear_probe.regularisation
+        for c in study.settings.linear_probe.regularisation
     }
     (fit,) = record_of(study, "textures", "soft_kd", 0)["results"][0]["fits"]
     assert scores[fit["chosen"]] == max(scores.values())
@@ -224,14 +236,14 @@ def test_a_draw_has_as_many_of_each_class_and_follows_from_the_seed():
 
 
 def test_every_method_of_a_seed_gets_the_same_draws(study):
-    for seed in study.seeds:
+    for seed in study.experiment.seeds:
         first, *others = (dump_of(study, "faces", m, seed) for m in ("untrained", *METHODS))
         for other in others:
             for name in (draw_name(shots, draw) for shots in (1, 5) for draw in (0, 1)):
                 assert np.array_equal(first[name], other[name])
             assert np.array_equal(first["train_labels"], other["train_labels"])
             assert not np.array_equal(first["train"], other["train"])
-    one, other = (dump_of(study, "faces", "manifold", seed) for seed in study.seeds)
+    one, other = (dump_of(study, "faces", "manifold", seed) for seed in study.experiment.seeds)
     assert not np.array_equal(one[draw_name(5, 0)], other[draw_name(5, 0)])
 
 
@@ -243,7 +255,7 @@ def test_fine_tuning_starts_from_the_student_with_a_new_classifier(study):
     company = fine_tuning.setting(study, "textures", 0, students, (ALONE, CPU))
     heads = []
     for student in students:
-        cell = fine_tuning.cell(study, "textures", student, 0)
+        cell = fine_tuning_cell(study, "textures", student, 0)
         network = build_distiller(company, cell, None, 3).trainable_module
         given, own = load_tensors(student.weights), network.state_dict()
         assert own.keys() == given.keys()
@@ -260,7 +272,7 @@ def test_fine_tuning_starts_from_the_student_with_a_new_classifier(study):
 
 
 def test_fine_tuning_uses_every_training_image_and_the_test_split(study):
-    directory = study.transfer_directory("faces", "manifold", 1) / "fine-tuning"
+    directory = study.directory("faces", "manifold", 1) / "fine-tuning"
     record = json.loads((directory / "run.json").read_text())
     assert record["splits"] == {"train": 100, "validation": 0, "test": 100}
     assert record["result"]["split"] == "test" and record["result"]["images"] == 100
@@ -275,8 +287,8 @@ def test_fine_tuning_uses_every_training_image_and_the_test_split(study):
 def test_the_papers_students_are_fine_tuned_as_deit_was(study, recipe, optimizer, rate, decay):
     (student, *_) = students_of(study, 0)
     company = fine_tuning.setting(study, "faces", 0, [student], (ALONE, CPU))
-    cell = fine_tuning.cell(study, "faces", student, 0)
-    made = config.resolve({"scale": "imagenet"}).recipes[recipe]
+    cell = fine_tuning_cell(study, "faces", student, 0)
+    made = resolve({"scale": "imagenet"}).recipes[recipe]
     distiller = build_distiller(company, cell, None, 2)
     member = Member("some", distiller, made, seed=0, epochs=1000, steps_per_epoch=10)
     assert type(member.optimizer).__name__ == optimizer and made.batch_size == 768
@@ -285,14 +297,15 @@ def test_the_papers_students_are_fine_tuned_as_deit_was(study, recipe, optimizer
 
 
 def test_on_the_validation_split_fine_tuning_leaves_it_out():
-    made = config.resolve({"scale": "mini-transfer-choice"})
-    assert made.fine_tuning_data("digits-sgd-1e-2").validation == 300
-    assert config.resolve({"scale": "mini"}).fine_tuning_data("digits").validation == 0
+    made = resolve({"scale": "mini-transfer-choice"})
+    assert made.studies["transfer"].fine_tuning_data("digits-sgd-1e-2").validation == 300
+    mini = resolve({"scale": "mini"}).studies["transfer"]
+    assert mini.fine_tuning_data("digits").validation == 0
 
 
 def test_the_untrained_student_is_the_one_that_the_cells_began_with(study):
-    for seed in study.seeds:
-        setting, cells = student_setting(study, STUDY["pair"], "A", 1, ["soft_kd"], seed)
+    for seed in study.experiment.seeds:
+        setting, cells = student_setting(study.experiment, STUDY["pair"], "A", 1, ["soft_kd"], seed)
         reseed(derive(seed, "initialisation"))
         expected = create_model(cells[0].student, setting.image_shape, 10).state_dict()
         written = load_tensors(study.untrained_student(seed))
@@ -303,18 +316,48 @@ def test_the_untrained_student_is_the_one_that_the_cells_began_with(study):
 
 
 def test_what_is_complete_stays_and_what_is_damaged_is_made_again(study, capsys):
-    directory = study.transfer_directory("faces", "soft_kd", 0)
+    directory = study.directory("faces", "soft_kd", 0)
     before = {path: path.read_bytes() for path in directory.glob("*.*")}
     features = directory / "features.safetensors"
     features.write_bytes(features.read_bytes()[:-4] + b"abcd")
-    probes.run(study, 0)
-    said = capsys.readouterr().out
-    assert str(study.transfer_directory("faces", "manifold", 0)) + " is complete" in said
+    probes.run(study.experiment, "faces", 0)
+    said = capsys.readouterr().err
+    assert str(study.directory("faces", "manifold", 0)) + " is complete" in said
     assert str(directory) + " is complete" not in said
     assert features.read_bytes() == before[features]
-    changed = dataclasses.replace(study, transfer=dataclasses.replace(study.transfer, draws=1))
+    changed = study.experiment.replaced(transfer=study.settings.replaced(draws=1))
     with pytest.raises(UserError, match=r"probes\.json is of another configuration"):
-        build(changed)
+        build(changed.studies["transfer"])
+
+
+def test_probes_of_other_code_are_kept_or_made_anew_as_is_asked(study, capsys):
+    path = study.directory("faces", "soft_kd", 0) / "probes.json"
+    record = record_of(study, "faces", "soft_kd", 0)
+    assert record["source_hash"] == job_hash("benchmarks.transfer.probes")
+    path.write_text(json.dumps(record | {"source_hash": "other", "results": []}))
+    probes.run(study.experiment, "faces", 0)
+    said = capsys.readouterr().err
+    assert f"{path.parent} was made by other code than now stands" in said
+    assert f"{path.parent} is complete" in said
+    assert record_of(study, "faces", "soft_kd", 0)["source_hash"] == "other"
+    again = study.experiment.replaced(stale="retrain")
+    probes.run(again, "faces", 0)
+    said = capsys.readouterr().err
+    assert f"{path.parent} is complete" not in said
+    assert f"{study.directory('faces', 'manifold', 0)} is complete" in said
+    made = record_of(study, "faces", "soft_kd", 0)
+    assert (made["source_hash"], made["results"]) == (record["source_hash"], record["results"])
+
+
+def test_the_table_tells_of_probes_that_other_code_made(study):
+    path = study.directory("faces", "soft_kd", 0) / "probes.json"
+    before = path.read_text()
+    path.write_text(json.dumps(json.loads(before) | {"source_hash": "other"}))
+    own = Transfer(study.experiment, study.settings)
+    own.build()
+    path.write_text(before)
+    assert "1 of the 24 runs" in own.sources.words()
+    assert "probes of soft_kd on faces (seed 0)" in own.sources.words()
 
 
 @pytest.mark.parametrize(
@@ -326,13 +369,13 @@ def test_what_is_complete_stays_and_what_is_damaged_is_made_again(study, capsys)
     ],
 )
 def test_a_student_that_is_gone_or_damaged_is_named(study, spoil, words):
-    directory = study.cell_directory(STUDY["pair"], "A", 1, "manifold", 1)
+    directory = study.experiment.cell_directory(STUDY["pair"], "A", 1, "manifold", 1)
     kept = {path: path.read_bytes() for path in directory.iterdir()}
     try:
         spoil(directory / "student.safetensors")
         for command in (probes.run, fine_tuning.run):
             with pytest.raises(UserError) as error:
-                command(study, 1)
+                command(study.experiment, "faces", 1)
             for word in [str(directory), *words]:
                 assert word in str(error.value)
     finally:
@@ -344,7 +387,7 @@ def test_weights_of_another_network_are_refused(study):
     (student,) = (s for s in students_of(study, 0) if s.method == "soft_kd")
     student.classes = 9
     with pytest.raises(UserError, match=r"the student of 'soft_kd' has 10 classes"):
-        student.network((1, 8, 8))
+        probes.network_of(student, (1, 8, 8))
 
 
 # ---- data sets -------------------------------------------------------------------------------
@@ -361,7 +404,7 @@ def test_weights_of_another_network_are_refused(study):
 def test_the_images_that_packages_carry_are_split_class_by_class(
     study, name, validation, sizes, classes
 ):
-    data = dataclasses.replace(study.data, dataset=name, validation=validation)
+    data = study.experiment.data.replaced(dataset=name, validation=validation)
     splits = load_splits(data)
     seen = []
     for split, size in zip((splits.train, splits.validation, splits.test), sizes, strict=True):
@@ -422,7 +465,7 @@ def fake_inaturalist(root):
     ],
 )
 def test_the_layouts_of_torchvision_are_read(study, tmp_path, name, fake, classes):
-    data = dataclasses.replace(study.data, dataset=name, folder=str(tmp_path), validation=2)
+    data = study.experiment.data.replaced(dataset=name, folder=str(tmp_path), validation=2)
     with pytest.raises(UserError, match=rf"{tmp_path}.*expected"):
         load_splits(data)
     fake(tmp_path)
@@ -436,7 +479,7 @@ def test_the_layouts_of_torchvision_are_read(study, tmp_path, name, fake, classe
 
 @pytest.mark.parametrize("name", ["flowers102", "oxford_pets", "stanford_cars", "inaturalist"])
 def test_a_missing_folder_says_what_is_expected(study, tmp_path, name):
-    data = dataclasses.replace(study.data, dataset=name, folder=str(tmp_path / "nowhere"))
+    data = study.experiment.data.replaced(dataset=name, folder=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"nowhere: no such folder; expected .*jpg|cars_train"):
         load_splits(data)
     assert not list(tmp_path.iterdir())
@@ -452,8 +495,8 @@ def own_folder(tmp_path, train=8, test=4):
 
 def mine(study, entry, **changes):
     transfer = {**STUDY, "data": {"mine": entry, "textures": None, "faces": None}, **changes}
-    words = {"scale": "smoke", "results": study.results, "transfer": transfer}
-    return config.resolve(words)
+    words = {"scale": "smoke", "results": study.experiment.results, "transfer": transfer}
+    return resolve(words)
 
 
 def test_a_folder_of_ones_own_is_carried_through(study, tmp_path):
@@ -463,10 +506,10 @@ def test_a_folder_of_ones_own_is_carried_through(study, tmp_path):
     found = json.loads(json.dumps(prepare(made)))
     assert found["mine"]["splits"] == {"train": 114, "validation": 6, "test": 12}
     for seed in made.seeds:
-        probes.run(made, seed)
-    table = build(made)
-    assert set(table.rows["data"]) == {"mine"}
-    assert table.rows["title"].iloc[0] == "Untrained" and len(table.rows) == 3 * 6
+        probes.run(made, "mine", seed)
+    rows = build(made.studies["transfer"]).csv[""]
+    assert set(rows["data"]) == {"mine"}
+    assert rows["title"].iloc[0] == "Untrained" and len(rows) == 3 * 6
 
 
 def break_image(folder):
@@ -509,7 +552,7 @@ def test_data_that_cannot_be_used_ends_before_any_compute(
     if spoil:
         spoil(tmp_path / "mine")
     made = mine(study, {**given, **entry}, **changes)
-    made = dataclasses.replace(made, results=str(tmp_path / "results"))
+    made = made.replaced(results=str(tmp_path / "results"))
     with pytest.raises(UserError) as error:
         prepare(made)
     for word in words:
@@ -524,7 +567,7 @@ def test_a_student_of_values_that_are_not_finite_is_refused(study, tmp_path):
     student.weights = tmp_path / "student.safetensors"
     save_file(state, student.weights)
     with pytest.raises(UserError, match=r"not finite in norm\.weight"):
-        student.network((1, 8, 8))
+        probes.network_of(student, (1, 8, 8))
 
 
 # ---- configuration ---------------------------------------------------------------------------
@@ -538,11 +581,11 @@ def test_a_student_of_values_that_are_not_finite_is_refused(study, tmp_path):
         ({"methods": ["soft_kd", "manifld"]}, ["transfer.methods", "'manifld'", "'manifold'"]),
         ({"methods": ["none", "manifold"]}, ["transfer.baseline", "'soft_kd'", "add it"]),
         ({"methods": ["soft_kd", "soft_kd"]}, ["transfer.methods", "once"]),
-        ({"epochs": 0}, ["transfer.epochs", "positive"]),
-        ({"draws": 0}, ["transfer.draws", "positive"]),
+        ({"epochs": 0}, ["transfer.epochs", "at least 1"]),
+        ({"draws": 0}, ["transfer.draws", "at least 1"]),
         ({"linear_probe": {"regularisation": []}}, ["linear_probe.regularisation", "choose", "[]"]),
         ({"linear_probe": {"regularisation": [0.0]}}, ["linear_probe.regularisation", "positive"]),
-        ({"linear_probe": {"iterations": 0}}, ["linear_probe.iterations", "positive"]),
+        ({"linear_probe": {"iterations": 0}}, ["linear_probe.iterations", "at least 1"]),
         ({"nearest_neighbours": {"neighbours": []}}, ["neighbours", "choose", "[]"]),
         ({"nearest_neighbours": {"temperature": 0}}, ["temperature", "positive"]),
         ({"data": {"textures": None, "faces": None}}, ["transfer.data", "at least one"]),
@@ -563,36 +606,36 @@ def test_a_student_of_values_that_are_not_finite_is_refused(study, tmp_path):
 )
 def test_a_bad_study_names_the_culprit(changes, words):
     with pytest.raises(UserError) as error:
-        config.resolve({"scale": "smoke", "transfer": changes})
+        resolve({"scale": "smoke", "transfer": changes})
     for word in words:
         assert word in str(error.value)
 
 
 def test_probes_are_not_measured_on_the_split_of_their_choices():
-    made = config.resolve({"scale": "smoke", "evaluation_split": "validation"})
+    made = resolve({"scale": "smoke", "evaluation_split": "validation"})
     with pytest.raises(UserError, match=r"transfer\.data\.textures\.protocols.*fine-tuning"):
         prepare(made)
 
 
 def test_the_study_trains_what_table_1_has_not_and_nothing_else():
     def cohorts(**transfer):
-        return config.resolve({"scale": "smoke", "transfer": transfer}).trainings()
+        return resolve({"scale": "smoke", "transfer": transfer}).trainings()
 
-    without = config.resolve({"scale": "smoke", "transfer": None}).trainings()
+    without = resolve({"scale": "smoke", "transfer": None}).trainings()
     assert cohorts() == without
     assert cohorts(methods=None) == without
     other = {"methods": ["none", "sp"], "table1": {"baseline": "none"}}
-    made = config.resolve({"scale": "smoke", "transfer": {"methods": None}, **other})
-    assert made.transfer_methods() == ["soft_kd", "none", "sp"]
+    made = resolve({"scale": "smoke", "transfer": {"methods": None}, **other})
+    assert made.studies["transfer"].methods == ["soft_kd", "none", "sp"]
     more = cohorts(epochs=3, methods=["soft_kd", "sp"])
     assert more.pop(("deit-cait", "A", 3)) == [["soft_kd", "sp"]]
     assert more == without
 
 
 def test_students_see_every_data_set_as_they_saw_their_own():
-    made = config.resolve({"scale": "folder"})
+    made = resolve({"scale": "folder"})
     for name, entry in made.transfer.data.items():
-        data = made.transfer_data(name)
+        data = made.studies["transfer"].data(name)
         for key in ("image_size", "channels", "mean", "std"):
             assert getattr(data, key) == getattr(made.data, key)
         assert (data.dataset, data.validation) == (entry.dataset, entry.validation)
@@ -645,17 +688,17 @@ def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):
 
 
 def test_the_table_is_written_with_every_row(study):
-    rows = pd.read_csv(study.directory / "transfer.csv")
+    rows = pd.read_csv(study.experiment.directory / "transfer.csv")
     kinds = rows.groupby(["data", "protocol", "shots"])["method"].agg(list)
     assert len(kinds) == 3 * (3 + 3 + 1)
     assert all(methods == ["untrained", *METHODS] for methods in kinds)
     assert (rows["n"] == 2).all() and rows["top1_mean"].between(0, 100).all()
-    seeds = pd.read_csv(study.directory / "transfer_seeds.csv")
+    seeds = pd.read_csv(study.experiment.directory / "transfer_seeds.csv")
     top1 = seeds.set_index(["data", "protocol", "shots", "method", "seed"])["top1"]
-    directory = study.transfer_directory("faces", "manifold", 1) / "fine-tuning"
+    directory = study.directory("faces", "manifold", 1) / "fine-tuning"
     tuned = json.loads((directory / "run.json").read_text())["result"]["top1"]
     assert top1["faces", "fine-tuning", "all", "manifold", 1] == pytest.approx(tuned)
-    text = (study.directory / "transfer.md").read_text()
+    text = (study.experiment.directory / "transfer.md").read_text()
     for part in (
         "Untrained",
         "## In words",
@@ -663,5 +706,6 @@ def test_the_table_is_written_with_every_row(study):
         "2 classes, 100 images",
     ):
         assert part in text
+    assert "Mixed:" not in text
     for suffix in ("tex", "png", "pdf"):
-        assert (study.directory / f"transfer.{suffix}").stat().st_size
+        assert (study.experiment.directory / f"transfer.{suffix}").stat().st_size

@@ -22,11 +22,22 @@ from torch.utils.data import DataLoader, DistributedSampler
 from baselines.fitnet import FitNet
 from baselines.soft_kd import SoftKD
 from baselines.sp import similarity_loss
-from benchmarks import cells, table1, teacher
-from manifold import cohort, config, records, train
-from manifold.cohort import Cohort, Member
-from manifold.config import Model, read_yaml
-from manifold.data import (
+from benchmarks.evidence import cells
+from benchmarks.table1 import figure, text
+from benchmarks.table1 import measure as table1
+from manifold.distiller import FrozenTeacher
+from manifold.errors import UserError
+from manifold.files import write_text
+from manifold.losses import decoupled_manifold_loss, full_manifold_loss, kl_divergence
+from manifold.models import create_model, save_weights
+from manifold.ranks import Ranks
+from manifold.seeds import derive
+from manifold.settings import ROOT, Model, read_yaml, resolve
+from manifold.tokens import forward_with_tokens
+from manifold.training import cohort, description, records, teacher, train
+from manifold.training.cells import Cell, student_model
+from manifold.training.cohort import Cohort, Member
+from manifold.training.data import (
     Mixer,
     TrainingBatches,
     evaluation_loader,
@@ -34,19 +45,11 @@ from manifold.data import (
     load_splits,
     own_shards,
 )
-from manifold.distiller import FrozenTeacher
-from manifold.errors import UserError
-from manifold.files import write_text
-from manifold.losses import decoupled_manifold_loss, full_manifold_loss, kl_divergence
-from manifold.models import create_model, save_weights
-from manifold.ranks import Ranks
-from manifold.runs import CPU, Cell, Setting, build_distiller, freeze, student_model
-from manifold.seeds import derive
-from manifold.tokens import forward_with_tokens
+from manifold.training.runs import CPU, Setting, build_distiller, freeze
 
 PAIR, RECIPE, CLASSES = "deit-cait", "A", 10
 SHAPE = (1, 8, 8)
-DEFINITIONS = list(read_yaml(config.ROOT / "config/methods.yaml"))
+DEFINITIONS = list(read_yaml(ROOT / "config/methods.yaml"))
 
 
 def recipe(**changes):
@@ -87,7 +90,7 @@ def make_distiller(chosen, method, kind=None, teacher=None):
     definition = chosen.experiment.method_definitions[method]
     if kind is not None:
         distiller = f"{kind.__module__}:{kind.__name__}"
-        definition = dataclasses.replace(definition, distiller=distiller)
+        definition = definition.replaced(distiller=distiller)
     student = student_model(chosen.pair, PAIR, method, definition)
     cell = Cell(method, definition, student, Path("unused"), {})
     return build_distiller(chosen, cell, teacher or make_teacher(chosen), CLASSES)
@@ -216,7 +219,7 @@ def test_a_parameter_that_is_optimised_twice_is_caught(setting, monkeypatch):
         return optimizer
 
     create = cohort._create_optimizer
-    monkeypatch.setattr("manifold.cohort._create_optimizer", create_with_a_double)
+    monkeypatch.setattr("manifold.training.cohort._create_optimizer", create_with_a_double)
     with pytest.raises(AssertionError, match="not each parameter once"):
         check_everything_trained_is_optimised(setting(**NO_DECAY), FitNet)
 
@@ -230,10 +233,10 @@ def training(tmp_path, tmp_path_factory):
 
     def make(kind=train.Training, epochs=1, **changes):
         weights = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
-        smoke = config.resolve({"scale": "smoke"})
+        smoke = resolve({"scale": "smoke"})
         torch.manual_seed(7)
         save_weights(create_model(smoke.pairs[PAIR].teacher.model, SHAPE, CLASSES), weights)
-        made = config.resolve(
+        made = resolve(
             {
                 "scale": "smoke",
                 "results": str(tmp_path),
@@ -251,7 +254,7 @@ def training(tmp_path, tmp_path_factory):
 def described(training):
     """What run.json says of the mixing."""
     (member,) = training.cohort.members
-    return records.describe_member(member, training.mixer, training.train_images.transform)
+    return description.describe_member(member, training.mixer, training.train_images.transform)
 
 
 def check_record_tells_the_mixing(training):
@@ -308,10 +311,10 @@ def test_a_record_of_flags_is_caught(training, monkeypatch):
         flags = {"mix_prob": made.setting.recipe.mixing.probability}
         return {**describe(member, mixer, transform), "mixing": flags}
 
-    describe = records.describe_member
+    describe = description.describe_member
     made = training(mixing=MIXED)
     made.mixer.mixup = None
-    monkeypatch.setattr(records, "describe_member", describe_flags)
+    monkeypatch.setattr(description, "describe_member", describe_flags)
     with pytest.raises(AssertionError, match="recorded as mixed"):
         check_record_tells_the_mixing(made)
 
@@ -388,7 +391,9 @@ def test_the_order_follows_the_seed():
 
 @pytest.mark.parametrize("order", [order_of_the_project, order_of_timm])
 def test_an_order_that_ignores_the_seed_is_caught(order, monkeypatch):
-    monkeypatch.setattr("manifold.data.derive", lambda _, *stream: derive(0, *stream))
+    monkeypatch.setattr(
+        "manifold.training.data.batches.derive", lambda _, *stream: derive(0, *stream)
+    )
     with pytest.raises(AssertionError, match="ignores the seed"):
         check_order_follows_the_seed(order)
 
@@ -569,10 +574,11 @@ def test_labels_that_are_dropped_silently_are_caught(setting):
 
 VIT = {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 2}
 NETWORKS = {
-    "cait": Model("cait_xxs24_224", {**VIT, "init_values": 0.1}),  # no class token in the trunk
-    "deit": Model("deit_tiny_patch16_224", VIT),
-    "distilled deit": Model("deit_tiny_distilled_patch16_224", VIT),
-    "registers": Model("vit_tiny_patch16_224", {**VIT, "reg_tokens": 4}),
+    # CaiT has no class token in its trunk.
+    "cait": Model(name="cait_xxs24_224", arguments={**VIT, "init_values": 0.1}),
+    "deit": Model(name="deit_tiny_patch16_224", arguments=VIT),
+    "distilled deit": Model(name="deit_tiny_distilled_patch16_224", arguments=VIT),
+    "registers": Model(name="vit_tiny_patch16_224", arguments={**VIT, "reg_tokens": 4}),
 }
 
 
@@ -717,11 +723,12 @@ def check_every_image_is_counted_once(loader_of, experiment, count):
     images = load_splits(experiment.data).validation
     decoded = []
 
-    def load(index):
-        decoded.append(index)
-        return images.load(index)
+    class Watched:
+        def load(self, index):
+            decoded.append(index)
+            return images.load(index)
 
-    watched, labels = dataclasses.replace(images, load=load), 0
+    watched, labels = dataclasses.replace(images, source=Watched()), 0
     for rank in range(count):
         loader = loader_of(watched, experiment.data, 32, 0, device=CPU, ranks=Ranks(rank, count))
         labels += sum(len(own) for _, own in loader)
@@ -869,13 +876,13 @@ class NoFigure:
 
 @pytest.fixture(autouse=True)
 def _no_figure(monkeypatch):
-    monkeypatch.setattr(table1, "draw_table1", lambda *_: NoFigure())
+    monkeypatch.setattr(figure, "draw", lambda *_: NoFigure())
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A table's cells, trained for one epoch, and one cell of two epochs that is none of them."""
-    made = config.resolve(
+    made = resolve(
         {
             "scale": "smoke",
             "results": str(tmp_path_factory.mktemp("results")),
@@ -896,7 +903,7 @@ def finished(tmp_path_factory):
 
 def check_rows_carry_their_provenance(experiment):
     """Every measured row has all of it, true of each of its runs, in the file and on the page."""
-    table1.write(table1.build(experiment), experiment)
+    experiment.studies["table1"].write()
     rows = pd.read_csv(experiment.directory / "table1.csv").set_index("method")
     assert list(rows.index) == [*TABLE, "teacher"]
     missing = [column for column in PROVENANCE if column not in rows or rows[column].isna().any()]
@@ -927,7 +934,7 @@ def test_a_row_without_provenance_is_caught(row, column, finished, monkeypatch):
 
     make_row = getattr(table1, row)
     monkeypatch.setattr(table1, row, row_without)
-    monkeypatch.setattr(table1, "_readable", lambda rows, _: rows)  # which cannot print None
+    monkeypatch.setattr(text, "readable", lambda rows, _: rows)  # which cannot print None
     with pytest.raises(AssertionError, match=f"rows lack .*{column}"):
         check_rows_carry_their_provenance(finished)
 
@@ -936,8 +943,8 @@ def test_a_page_without_provenance_is_caught(finished, monkeypatch):
     def readable_without(*arguments):
         return make_readable(*arguments).drop(columns="Images seen")
 
-    make_readable = table1._readable
-    monkeypatch.setattr(table1, "_readable", readable_without)
+    make_readable = text.readable
+    monkeypatch.setattr(text, "readable", readable_without)
     with pytest.raises(AssertionError, match="the page hides it"):
         check_rows_carry_their_provenance(finished)
 

@@ -19,24 +19,23 @@ import torchvision
 from timm.layers import resample_abs_pos_embed
 from torch import nn
 
-from manifold import config
-from manifold.config import Model, TeacherInput
 from manifold.errors import UserError
-from manifold.fetch import fetch
 from manifold.models import create_model, load_weights, save_weights
-from manifold.runs import Setting, build_teacher, freeze
+from manifold.settings import Model, TeacherInput, merge, resolve
+from manifold.training.fetch import fetch
+from manifold.training.runs import Setting, build_teacher, freeze
 
 PAIR, CLASSES, SHAPE = "deit-cait", 10, (3, 32, 32)
 VIT = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 NETWORKS = {
-    "deit": Model("deit_tiny_patch16_224", VIT),
-    "distilled": Model("deit_tiny_distilled_patch16_224", VIT),
-    "cait": Model("cait_xxs24_224", VIT),
+    "deit": Model(name="deit_tiny_patch16_224", arguments=VIT),
+    "distilled": Model(name="deit_tiny_distilled_patch16_224", arguments=VIT),
+    "cait": Model(name="cait_xxs24_224", arguments=VIT),
     "swin": Model(
-        "swin_tiny_patch4_window7_224",
-        {"embed_dim": 12, "depths": (2, 2, 2), "num_heads": (2, 2, 2), "window_size": 4},
+        name="swin_tiny_patch4_window7_224",
+        arguments={"embed_dim": 12, "depths": (2, 2, 2), "num_heads": (2, 2, 2), "window_size": 4},
     ),
-    "regnet": Model("regnety_002", {}),
+    "regnet": Model(name="regnety_002", arguments={}),
 }
 PREFIX_TOKENS = {"deit": 1, "distilled": 2, "cait": 0}
 FORMATS = {"zip": True, "legacy": False}  # of torch.save: since 1.6, and before
@@ -45,7 +44,7 @@ FORMATS = {"zip": True, "legacy": False}  # of torch.save: since 1.6, and before
 def make(kind="deit", seed=0, shape=SHAPE, classes=CLASSES, **changes):
     """A network in eval mode, of random weights so large that it tells images apart."""
     name, arguments = NETWORKS[kind].name, NETWORKS[kind].arguments
-    network = create_model(Model(name, {**arguments, **changes}), shape, classes)
+    network = create_model(Model(name=name, arguments={**arguments, **changes}), shape, classes)
     generator = torch.Generator().manual_seed(seed)
     for value in network.state_dict().values():
         if value.ndim > 1:
@@ -427,7 +426,7 @@ def test_the_original_swin_of_another_class_count_names_both(tmp_path):
 def test_torchvisions_names_of_regnet_are_translated(tmp_path):
     torch.manual_seed(1)
     network = torchvision.models.regnet_y_400mf(num_classes=CLASSES).eval()
-    target = create_model(Model("regnety_004", {}), SHAPE, CLASSES).eval()
+    target = create_model(Model(name="regnety_004", arguments={}), SHAPE, CLASSES).eval()
     load_weights(target, saved(network.state_dict(), tmp_path / "regnet.pth"), "the teacher")
     with torch.no_grad():
         torch.testing.assert_close(target(images()), network(images()))
@@ -518,7 +517,7 @@ def timm_gives(monkeypatch):
     """Stand in for timm's download; return the network and the calls."""
 
     def install(mean=(0.305,), std=(0.376,), classes=CLASSES):
-        teacher = config.resolve({"scale": "smoke"}).pairs[PAIR].teacher.model
+        teacher = resolve({"scale": "smoke"}).pairs[PAIR].teacher.model
         torch.manual_seed(4)
         network, calls = create_model(teacher, (1, 8, 8), classes), []
         own = {"mean": mean, "std": std, "tag": "tag_in1k", "license": "apache-2.0"}
@@ -528,7 +527,7 @@ def timm_gives(monkeypatch):
             calls.append((name, arguments))
             return network
 
-        monkeypatch.setattr("manifold.fetch.timm.create_model", create)
+        monkeypatch.setattr("manifold.training.fetch.timm.create_model", create)
         return network, calls
 
     return install
@@ -583,8 +582,10 @@ def test_another_normalisation_than_configured_names_both(
 
 def test_the_teachers_own_input_is_what_fetched_weights_are_held_to(timm_gives, experiment):
     timm_gives(mean=(0.5,), std=(0.25,))
-    made = experiment(pairs=config.merge(FETCHED, seen_by([0.5], [0.25])))
-    assert made.pairs[PAIR].teacher.input == TeacherInput([0.5], [0.25], 1.0, "bicubic")
+    made = experiment(pairs=merge(FETCHED, seen_by([0.5], [0.25])))
+    assert made.pairs[PAIR].teacher.input == TeacherInput(
+        mean=[0.5], std=[0.25], crop=1.0, interpolation="bicubic"
+    )
     fetch(made, PAIR)
     assert made.teacher_weights(PAIR).is_file()
     timm_gives()
@@ -601,7 +602,7 @@ def test_a_failure_of_the_network_says_what_to_do(error, experiment, monkeypatch
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("manifold.fetch.timm.create_model", fail)
+    monkeypatch.setattr("manifold.training.fetch.timm.create_model", fail)
     made = experiment(pairs=FETCHED)
     with pytest.raises(UserError) as caught:
         fetch(made, PAIR)

@@ -1,19 +1,276 @@
-"""Detectors on the students' backbones, by mmdet; nothing outside this package imports it."""
+"""Detectors on the students' backbones, by mmdet; no other package imports it."""
 
-from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, model_validator
+
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
+from manifold.settings import CELL_FILES, Section, Students, find
+from manifold.settings.section import Count, WholeNumber
 
-_missing = [
-    name for name in ("mmengine", "mmcv", "mmdet", "pycocotools") if find_spec(name) is None
-]
-if _missing:
-    raise UserError(
-        f"detection needs {', '.join(_missing)}, which cannot be imported; install what it needs "
-        "with: pip install '.[detection]'"
-    )
+RANDOM = "random"  # in the place of a method: a backbone with random weights
+DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
+DATA_FILES = ("train.json", "test.json", "data.json")
 
-# before anything here imports mmdet, which imports mmcv's operators
-from benchmarks.detection import operators  # noqa: E402
 
-operators.install()
+class Photographs(Section):
+    """Files that scikit-image and scikit-learn carry; none serves both splits."""
+
+    train: list[str]
+    """Backgrounds of the training scenes."""
+    test: list[str]
+    """Backgrounds of the test scenes."""
+
+    @model_validator(mode="after")
+    def _serve_one_split(self) -> Self:
+        for split in ("train", "test"):
+            if not getattr(self, split):
+                raise UserError(f"{split} must name at least one photograph")
+        both = sorted(set(self.train) & set(self.test))
+        if both:
+            raise UserError(
+                f"photographs: {', '.join(both)} would stand in training and in test scenes; take "
+                "it out of one"
+            )
+        return self
+
+
+class Scenes(Section):
+    """Scenes that are composed: items of the students' data set on photographs."""
+
+    seed: WholeNumber
+    """Of the composition."""
+    train: Count
+    """Scenes to train on."""
+    test: Count
+    """Scenes to test on."""
+    size: list[int]
+    """Width, height, in pixels."""
+    items: list[int]
+    """Fewest, most in a scene."""
+    sides: list[int]
+    """Smallest, largest side of an item, in pixels."""
+    least_visible: Annotated[float, Field(gt=0, le=1)]
+    """The share of every item that others leave uncovered."""
+    foreground: Annotated[float, Field(ge=0, lt=1)] | None
+    """An item is what is brighter (of 1); null: its whole rectangle."""
+    photographs: Photographs
+    """The backgrounds."""
+    brightness: Annotated[float, Field(gt=0, le=1)]
+    """Of the photographs: their grey values are multiplied by it."""
+    tries: Count
+    """Draws of an item before a scene is given up as too crowded."""
+
+    @model_validator(mode="after")
+    def _items_fit(self) -> Self:
+        for key in ("items", "sides"):
+            bounds = getattr(self, key)
+            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
+                raise UserError(
+                    f"{key} must be the smallest and the largest, at least 1; got {bounds}"
+                )
+        if len(self.size) != 2 or min(self.size) < self.sides[1]:
+            raise UserError(
+                "size must be a width and a height of at least the largest of sides, "
+                f"{self.sides[1]}; got {self.size}"
+            )
+        return self
+
+
+class CocoFolder(Section):
+    """Images with annotations in COCO's format."""
+
+    train_images: str
+    """Folder of the training images."""
+    train_annotations: str
+    """JSON file of their annotations."""
+    test_images: str
+    """Folder of the test images."""
+    test_annotations: str
+    """JSON file of their annotations."""
+    ignored: list[int]
+    """Ids of annotations that are known to be broken, and left out."""
+
+
+class DetectionData(Section):
+    """The images of the detectors: composed scenes, or a folder."""
+
+    scenes: Scenes | None
+    """Either these."""
+    folder: CocoFolder | None
+    """Or those."""
+    masks: bool
+    """false: boxes alone, and Mask R-CNN is trained without its mask branch."""
+    channels: Literal[1, 3]
+    """Of the images; a student of another number is adapted."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.scenes is None) == (self.folder is None):
+            raise UserError(
+                "data: give either scenes or folder, and null for the other; got "
+                f"{'neither' if self.scenes is None else 'both'}"
+            )
+        return self
+
+
+class DetectionSettings(StudySettings):
+    """Detectors on the students as backbones."""
+
+    pair: str
+    """Of the students."""
+    recipe: str
+    """Of the students."""
+    epochs: Count
+    """The students' budget."""
+    methods: list[str]
+    """Whose students are backbones; random weights are always there."""
+    baseline: str
+    """Gains are over this method's backbone."""
+    data: DetectionData
+    """What the detectors learn."""
+    detectors: dict[str, str]
+    """name: mmdet's configuration file."""
+    options: dict[str, Any]
+    """Laid over those, as by mmengine's --cfg-options."""
+    pictures: WholeNumber
+    """Test images that are drawn."""
+
+
+class Detection(Study):
+    """Do a method's students make better backbones?"""
+
+    name = "detection"
+    title = "Detection"
+    question = "Is a method's student ahead of soft KD's as the backbone of a detector?"
+    Settings = DetectionSettings
+
+    # ---- what it needs -----------------------------------------------------------------------
+
+    def check(self) -> None:
+        experiment, detection = self.experiment, self.settings
+        experiment.check_known("detection.pair", detection.pair, experiment.pairs)
+        experiment.check_known("detection.recipe", detection.recipe, experiment.recipes)
+        experiment.check_methods("detection.methods", detection.methods)
+        experiment.check_known("detection.baseline", detection.baseline, detection.methods)
+        if RANDOM in detection.methods:
+            raise UserError(
+                f"detection.methods: {RANDOM!r} stands for random weights, which are always "
+                "there; rename the method"
+            )
+        if not detection.detectors:
+            raise UserError(
+                "detection.detectors must name at least one detector and its configuration file"
+            )
+
+    def students(self) -> Students:
+        """The methods whose students become backbones."""
+        detection = self.settings
+        return {(detection.pair, detection.recipe, detection.epochs): detection.methods}
+
+    @property
+    def backbones(self) -> list[str]:
+        """What detectors are trained on: random weights, and the students of the methods."""
+        return [RANDOM, *self.settings.methods]
+
+    # ---- folders -----------------------------------------------------------------------------
+
+    @property
+    def data_folder(self) -> Path:
+        return self.experiment.directory / "detection" / "data"
+
+    def directory(self, detector: str, method: str, seed: int) -> Path:
+        of = self.settings
+        students = self.experiment.directory / "detection" / of.pair / of.recipe
+        return students / f"{of.epochs}-epochs" / detector / method / f"seed-{seed}"
+
+    def student(self, method: str, seed: int) -> Path | None:
+        """The weights that a backbone starts from; None for random ones."""
+        if method == RANDOM:
+            return None
+        of = self.settings
+        key = (of.pair, of.recipe, of.epochs, method, seed)
+        return self.experiment.cell_directory(*key) / CELL_FILES[0]
+
+    # ---- jobs --------------------------------------------------------------------------------
+
+    def jobs(self) -> list[Job]:
+        """A detector is a job: starting mmdet costs less than a killed detector's work."""
+        data = tuple(f"detection/data/{name}" for name in DATA_FILES)
+        of = self.settings
+        cell = f"detection/{of.pair}/{of.recipe}/{of.epochs}-epochs/{{detector}}/{{method}}"
+        return [
+            Job(
+                "prepare",
+                run="benchmarks.detection.prepare:prepare",
+                message="Preparing the images of the detectors",
+                outputs=data,
+                identity=lambda: [of.data, self.experiment.data if of.data.scenes else None],
+            ),
+            Job(
+                "train",
+                run="benchmarks.detection.train:run",
+                message="Training {wildcards.detector} on {wildcards.method}, seed"
+                " {wildcards.seed}",
+                outputs=tuple(f"{cell}/seed-{{seed}}/{file}" for file in DETECTOR_FILES),
+                inputs=self._inputs,
+                identity=lambda detector, method, seed: self.settings_of(detector),
+                processes="as trainings",
+            ),
+        ]
+
+    def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
+        student = self.student(method, seed)
+        data = [self.data_folder / name for name in DATA_FILES]
+        return data if student is None else [*data, student]
+
+    def configuration_file(self, detector: str) -> Path:
+        """mmdet's configuration of a detector.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        file = find(self.settings.detectors[detector])
+        if not file.is_file():
+            raise UserError(
+                f"detection.detectors.{detector}: no file {file}; give the path of a configuration "
+                "of mmdet, as those in config/detection/"
+            )
+        return file
+
+    def settings_of(self, detector: str) -> Any:
+        """What the scale's files say of a detector.
+
+        Raises:
+            UserError: its configuration is missing.
+        """
+        text = self.configuration_file(detector).read_text()
+        return [text, self.settings.options, self.settings.data]
+
+    def results(self) -> list[Path]:
+        return [
+            *(self.data_folder / name for name in DATA_FILES),
+            *(
+                self.directory(detector, method, seed) / file
+                for detector in self.settings.detectors
+                for method in self.backbones
+                for seed in self.experiment.seeds
+                for file in DETECTOR_FILES
+            ),
+        ]
+
+    def files(self) -> list[Path]:
+        pictures = [
+            self.experiment.directory / f"detection_pictures{suffix}" for suffix in FORMATS[-2:]
+        ]
+        return super().files() + (pictures if self.settings.pictures else [])
+
+    # ---- what it gives -----------------------------------------------------------------------
+
+    def build(self) -> Document:
+        from benchmarks.detection.table import build
+
+        return build(self)

@@ -4,6 +4,9 @@ A fault ends with an error that names the file and the entries. Images are not d
 headers alone are read, for their sizes.
 """
 
+from benchmarks.detection import requirements  # noqa: F401 (before pycocotools)
+
+# isort: split
 import json
 import math
 from collections.abc import Iterable
@@ -12,10 +15,10 @@ from typing import Any
 
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
-from manifold.config import CocoFolder
+from benchmarks.detection import CocoFolder
 from manifold.errors import UserError
+from manifold.training.progress import progress
 
 OVERHANG_PIXELS = 1  # of a box over the image's edge: coordinates that a tool has rounded
 SHOWN_FAULTS = 5
@@ -184,7 +187,7 @@ def _check_categories(categories: list[dict[str, Any]], faults: Faults) -> None:
 
 def _check_images(images: list[dict[str, Any]], folder: Path, split: str, faults: Faults) -> None:
     """Hold every image's file to its entry."""
-    for entry in tqdm(images, desc=f"check {split} images", unit="image", mininterval=5):
+    for entry in progress(images, what=f"check {split} images", unit="image"):
         name, size = entry.get("file_name"), [entry.get("width"), entry.get("height")]
         if not isinstance(name, str) or not name:
             faults.add(f"image {entry['id']}: file_name must be text, got {_short(name)}")
@@ -225,7 +228,7 @@ def _check_annotations(content: dict[str, Any], split: str, masks: bool, faults:
     names = {entry["id"]: entry["file_name"] for entry in content["images"]}
     categories = {entry["id"] for entry in content["categories"]}
     annotations = content["annotations"]
-    for entry in tqdm(annotations, desc=f"check {split} annotations", mininterval=5):
+    for entry in progress(annotations, what=f"check {split} annotations", unit="annotation"):
         fault = _fault_of(entry, sizes, categories, masks)
         if fault:
             name = names.get(entry.get("image_id"))

@@ -1,5 +1,8 @@
 """COCO's average precision of dumped predictions, unrounded."""
 
+from benchmarks.detection import requirements  # noqa: F401 (before pycocotools)
+
+# isort: split
 import contextlib
 import io
 import json

@@ -4,6 +4,9 @@ A backbone gives the maps that timm's own ``forward_intermediates`` gives: every
 hierarchical network (Swin, ConvNeXt), the last block of a plain one (DeiT).
 """
 
+from benchmarks.detection import mmdetection  # noqa: F401 (before mmdet)
+
+# isort: split
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ from timm.layers import LayerNorm2d, PatchEmbed
 from timm.models import SwinTransformer, VisionTransformer
 from torch import Tensor, nn
 
-from manifold.config import Model
 from manifold.errors import UserError
 from manifold.models import classes_of, create_model, load_weights, read_weights
+from manifold.settings import Model
 
 # What lets a network of timm read images of any size; convolutional networks need nothing.
 ANY_SIZE = {
@@ -61,7 +64,7 @@ class Student(BaseModule):
         drop_path: float = 0.0,
     ):
         super().__init__()
-        model, what = Model(name, dict(arguments)), f"the student {name!r}"
+        model, what = Model(name=name, arguments=dict(arguments)), f"the student {name!r}"
         classes = (classes_of(read_weights(Path(weights), what)) or 0) if weights else 0
         trained = create_model(model, tuple(image_shape), classes)
         if weights:
@@ -69,7 +72,7 @@ class Student(BaseModule):
         _check(trained, name)
         sizes = next((own for kind, own in ANY_SIZE.items() if isinstance(trained, kind)), {})
         self.network = create_model(
-            Model(name, {**model.arguments, **sizes}),
+            Model(name=name, arguments={**model.arguments, **sizes}),
             (channels, *image_shape[1:]),
             classes,
             drop_path,

@@ -1,5 +1,8 @@
 """What mmengine's own files need so that this project's rules hold for them."""
 
+from benchmarks.detection import mmdetection  # noqa: F401 (before mmengine)
+
+# isort: split
 from pathlib import Path
 from typing import Any
 

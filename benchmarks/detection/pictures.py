@@ -1,37 +1,43 @@
 """Detections drawn on a few test images, next to the ground truth, backbone by backbone."""
 
+from benchmarks.detection import requirements  # noqa: F401 (before pycocotools)
+
+# isort: split
 import json
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 from pycocotools import mask as rle
 
-from benchmarks.detection.prepare import annotation_file, image_folder, title_of
-from benchmarks.figures import BLUE, ORANGE, STYLE
-from manifold.config import Experiment
+from benchmarks.detection import Detection
+from benchmarks.detection.data import annotation_file, image_folder, title_of
+from benchmarks.evidence.style import BLUE, ORANGE, STYLE
 
 LEAST_SCORE = 0.2  # of a detection that is drawn
 OPACITY = 0.35
 
 
-def draw_pictures(experiment: Experiment) -> Figure:
+def draw_pictures(study: Detection) -> Figure:
     """The first test images, a row each: ground truth, then the first seed's detections.
 
     The first detector of the scale is drawn, with its masks where it has any; the images are the
     first ones of the test annotations, which no result has a say in.
     """
-    detection = experiment.detection
+    experiment, detection = study.experiment, study.settings
     detector, seed = next(iter(detection.detectors)), experiment.seeds[0]
     truth = json.loads(annotation_file(experiment, "test").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]
     columns = {"Ground truth": truth["annotations"]}
-    for method in experiment.detection_backbones():
+    for method in study.backbones:
         title = title_of(experiment, method)
-        directory = experiment.detector_directory(detector, method, seed)
+        directory = study.directory(detector, method, seed)
         columns[title] = [
             found for found in _detections(directory) if found["score"] >= LEAST_SCORE
         ]
@@ -60,15 +66,16 @@ def draw_pictures(experiment: Experiment) -> Figure:
     return figure
 
 
-def _detections(directory) -> list[dict]:
-    """The masks' file holds the boxes too."""
+def _detections(directory: Path) -> list[dict]:
+    """A detector's predictions: those of the masks, which hold boxes too, where it has any."""
     path = directory / "predictions.segm.json"
     if not path.is_file():
         path = directory / "predictions.bbox.json"
     return json.loads(path.read_text())
 
 
-def _draw(axis, pixels: np.ndarray, entries: list[dict], names: dict[int, str]) -> None:
+def _draw(axis: Axes, pixels: np.ndarray, entries: list[dict], names: dict[int, str]) -> None:
+    """An image with the boxes, masks and classes of annotations, or of detections."""
     axis.imshow(pixels, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     for entry in entries:
         colour = ORANGE if "score" in entry else BLUE
@@ -77,7 +84,7 @@ def _draw(axis, pixels: np.ndarray, entries: list[dict], names: dict[int, str]) 
         if isinstance(segmentation, dict):
             shown = np.zeros((*pixels.shape[:2], 4))
             inside = rle.decode(segmentation).astype(bool)
-            shown[inside] = [*plt.matplotlib.colors.to_rgb(colour), OPACITY]
+            shown[inside] = [*to_rgb(colour), OPACITY]
             axis.imshow(shown, interpolation="nearest")
         axis.add_patch(Rectangle((x, y), width, height, fill=False, edgecolor=colour, linewidth=1))
         words = names[entry["category_id"]]

@@ -1,6 +1,5 @@
 """Make, or check, the images and annotations that the detectors learn from.
 
-``python -m benchmarks.detection.prepare --config scale=mini`` writes
 ``detection/data/{train,test}.json`` in COCO's format, ``data.json`` about them, and where the
 scale composes scenes, their images. Images of a folder stay where they are.
 """
@@ -14,98 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.detection import annotations, scenes
-from manifold import command
-from manifold.config import RANDOM, ROOT, Experiment, fingerprint, to_plain
-from manifold.data import load_splits
-from manifold.errors import UserError
+from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder
 from manifold.files import sha256, write_directory
-
-SPLITS = ("train", "test")
-RECORD = "data.json"
-RANDOM_TITLE = "Random weights"
-
-
-# ---- what others read ------------------------------------------------------------------------
-
-
-def data_directory(experiment: Experiment) -> Path:
-    return experiment.directory / "detection" / "data"
-
-
-def annotation_file(experiment: Experiment, split: str) -> Path:
-    """COCO annotations of "train" or "test", checked."""
-    return data_directory(experiment) / f"{split}.json"
-
-
-def image_folder(experiment: Experiment, split: str) -> Path:
-    """Where the images of "train" or "test" are."""
-    folder = experiment.detection.data.folder
-    if folder is not None:
-        return Path(getattr(folder, f"{split}_images"))
-    return data_directory(experiment) / split
-
-
-def read_record(experiment: Experiment) -> dict[str, Any]:
-    """What ``prepare`` wrote about the data.
-
-    Raises:
-        UserError: it has not run.
-    """
-    path = data_directory(experiment) / RECORD
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing; run python -m benchmarks.detection.prepare first"
-        ) from None
-
-
-def categories(experiment: Experiment) -> list[str]:
-    """The classes' names, in the order of the annotation files.
-
-    Raises:
-        UserError: ``prepare`` has not run.
-    """
-    return read_record(experiment)["categories"]
-
-
-def title_of(experiment: Experiment, method: str) -> str:
-    """What a backbone is called in tables and figures."""
-    return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
-
-
-# ---- making it -------------------------------------------------------------------------------
+from manifold.settings import Experiment, fingerprint, to_plain
+from manifold.training.data import load_splits
 
 
 def prepare(experiment: Experiment) -> None:
     """Write the data's folder anew.
 
     Raises:
-        UserError: the scale has no detection, a detector's file is missing, a photograph is
-            unknown, or annotations are broken.
+        UserError: a detector's file is missing, a photograph is unknown, or annotations are broken.
     """
-    if experiment.detection is None:
-        raise UserError(
-            f"scale {experiment.scale!r} has no section 'detection'; give it one, as in "
-            "config/scales/mini.yaml"
-        )
-    check_detectors(experiment)
+    for detector in experiment.detection.detectors:
+        experiment.studies["detection"].configuration_file(detector)
     make = _make_scenes if experiment.detection.data.scenes is not None else _check_folder
     write_directory(data_directory(experiment), lambda partial: make(experiment, partial))
-
-
-def check_detectors(experiment: Experiment) -> None:
-    """Look for the detectors' configuration files.
-
-    Raises:
-        UserError: names the detector and the file that is missing.
-    """
-    for name, file in experiment.detection.detectors.items():
-        if not (ROOT / file).is_file():
-            raise UserError(
-                f"detection.detectors.{name}: no file {ROOT / file}; give the path of a "
-                "configuration of mmdet, as those in config/detection/"
-            )
 
 
 def _make_scenes(experiment: Experiment, partial: Path) -> None:
@@ -202,13 +125,3 @@ def _digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         together.update(part)
     return together.hexdigest()
-
-
-def main() -> None:
-    prepare(
-        command.experiment(command.parser("benchmarks.detection.prepare", __doc__).parse_args())
-    )
-
-
-if __name__ == "__main__":
-    command.run(main)

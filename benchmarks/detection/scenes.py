@@ -5,6 +5,9 @@ other photographs. Later items cover earlier ones; a mask is what stays visible 
 box is the tight one around it. Scene i follows from (seed, split, i) alone, however many are made.
 """
 
+from benchmarks.detection import requirements  # noqa: F401 (before pycocotools)
+
+# isort: split
 import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,12 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
-from manifold.config import DetectionData, Scenes, suggest
-from manifold.data import Images, Splits
+from benchmarks.detection import DetectionData, Scenes
 from manifold.errors import UserError
 from manifold.seeds import derive
+from manifold.settings import suggest
+from manifold.training.data import Images, Splits
+from manifold.training.progress import progress
 
 PHOTOGRAPH_SUFFIXES = (".png", ".jpg")
 
@@ -185,7 +189,8 @@ def write_scenes(
     folder.mkdir(parents=True)
     images, annotations, items = [], [], hashlib.sha256()
     width, height = data.scenes.size
-    for index in tqdm(range(getattr(data.scenes, split)), desc=f"{split} scenes", mininterval=5):
+    scenes = range(getattr(data.scenes, split))
+    for index in progress(scenes, what=f"make {split} scenes", unit="scene"):
         scene = composer.compose(index)
         name = f"{index:06d}.png"
         Image.fromarray(scene.image).save(folder / name)

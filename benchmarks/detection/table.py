@@ -1,46 +1,42 @@
-"""The detection table: box and mask AP of a detector on each method's backbone.
-
-``python -m benchmarks.detection.table --config scale=mini`` writes
-``detection.{md,csv,tex,png,pdf}``, ``detection_seeds.csv`` and ``detection_pictures.{png,pdf}``
-from the detectors that have been trained.
-"""
+"""The detection table: box and mask AP of a detector on each method's backbone."""
 
 from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.detection.pictures import draw_pictures
-from benchmarks.detection.prepare import (
+from benchmarks.detection import RANDOM, Detection
+from benchmarks.detection.data import (
     RANDOM_TITLE,
     SPLITS,
     annotation_file,
     read_record,
     title_of,
 )
-from benchmarks.figures import draw_detection
-from benchmarks.reporting import (
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.statistics import gains_over, holm, mean_interval
+from benchmarks.evidence.words import (
     MISSING,
     against,
     interval_columns,
-    latex,
     readable_interval,
     readable_p,
     sentence,
     verdicts,
-    write_figure,
 )
-from manifold import command
-from manifold.config import RANDOM, Experiment
 from manifold.errors import UserError
-from manifold.files import sha256, write_text
-from manifold.records import read_run
-from manifold.statistics import gains_over, holm, mean_interval
+from manifold.files import sha256
+from manifold.settings import Experiment
+from manifold.training.records import read_run
 
+NO_REPORT = (
+    "No box or mask AP of the paper is known with evidence, so nothing here stands next to a "
+    "reported number."
+)
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
 
 
 @dataclass
-class DetectionTable:
+class Measured:
     """The measured table.
 
     Attributes:
@@ -53,45 +49,80 @@ class DetectionTable:
     caption: str
 
 
-def collect(experiment: Experiment, detector: str) -> dict[str, dict[int, dict]]:
+def build(study: Detection) -> Document:
+    """The study's document.
+
+    Raises:
+        UserError: a run is missing, or is of another student or of other data.
+    """
+    from benchmarks.detection.figure import draw  # slow to import, as are the pictures
+
+    experiment = study.experiment
+    found = measure(study)
+    baseline = experiment.method_definitions[study.settings.baseline].title
+    shown = {
+        detector: _readable(own, baseline)
+        for detector, own in found.rows.groupby("detector", sort=False)
+    }
+    whole = pd.concat([own.assign(Detector=name) for name, own in shown.items()])
+    tables = [
+        block
+        for detector, rows in shown.items()
+        for block in (f"## {detector}", rows.to_markdown(index=False))
+    ]
+    figures = {"": lambda caption: draw(found.rows, found.seeds, baseline, caption)}
+    if study.settings.pictures:
+        from benchmarks.detection.pictures import draw_pictures
+
+        figures["_pictures"] = lambda _: draw_pictures(study)
+    return Document(
+        title=f"{study.title}, {experiment.name}",
+        caption=found.caption,
+        parts=[*tables, NO_REPORT, "## In words", "\n".join(_in_words(found.rows, baseline))],
+        csv={"": found.rows, "_seeds": found.seeds},
+        latex=[(whole.fillna(MISSING), "")],
+        figures=figures,
+    )
+
+
+def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
     """Return method → seed → run.json of a detector.
 
     Raises:
         UserError: a run is missing, or is of another student or of other data.
     """
+    experiment = study.experiment
     data = {split: sha256(annotation_file(experiment, split)) for split in SPLITS}
     records: dict[str, dict[int, dict]] = {}
-    for method in experiment.detection_backbones():
+    for method in study.backbones:
         for seed in experiment.seeds:
-            path = experiment.detector_directory(detector, method, seed) / "run.json"
+            path = study.directory(detector, method, seed) / "run.json"
             if not path.is_file():
                 raise UserError(f"{path}: this detector has not been trained; snakemake does it")
-            record = read_run(path)
-            student = experiment.backbone_student(method, seed)
+            record, student = read_run(path), study.student(method, seed)
             made_from = record["configuration"]
-            if (made_from["student_sha256"], made_from["data"]) != (
-                student and sha256(student),
-                data,
-            ):
+            expected = (student and sha256(student), data)
+            if (made_from["student_sha256"], made_from["data"]) != expected:
                 raise UserError(
                     f"{path} is of another student or of other scenes; delete its folder to run "
                     "it again"
                 )
+            study.sources.add_job(f"{detector} on {method}", "train", seed, record)
             records.setdefault(method, {})[seed] = record
     return records
 
 
-def build(experiment: Experiment) -> DetectionTable:
+def measure(study: Detection) -> Measured:
     """Read the runs and compute the table."""
     rows, seeds, epochs = [], [], {}
-    for detector in experiment.detection.detectors:
-        records = collect(experiment, detector)
+    for detector in study.settings.detectors:
+        records = collect(study, detector)
         first = next(iter(records[RANDOM].values()))
         epochs[detector] = first["epochs"]
         for kind in first["result"]:
-            rows += _rows(experiment, detector, kind, records)
+            rows += _rows(study.experiment, detector, kind, records)
             seeds += _seed_rows(detector, kind, records)
-    return DetectionTable(pd.DataFrame(rows), pd.DataFrame(seeds), _caption(experiment, epochs))
+    return Measured(pd.DataFrame(rows), pd.DataFrame(seeds), _caption(study.experiment, epochs))
 
 
 def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> list[dict]:
@@ -174,36 +205,7 @@ def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
     )
 
 
-# ---- writing ---------------------------------------------------------------------------------
-
-
-def write(table: DetectionTable, experiment: Experiment) -> None:
-    """Write every format, and the pictures, into the experiment's folder."""
-    directory = experiment.directory
-    baseline = title_of(experiment, experiment.detection.baseline)
-    readable = {
-        detector: _readable(rows, baseline)
-        for detector, rows in table.rows.groupby("detector", sort=False)
-    }
-    write_text(directory / "detection.csv", table.rows.to_csv(index=False))
-    write_text(directory / "detection_seeds.csv", table.seeds.to_csv(index=False))
-    whole = pd.concat([own.assign(Detector=name) for name, own in readable.items()])
-    write_text(directory / "detection.tex", latex(whole.fillna(MISSING), table.caption))
-    text = [f"# Detection, {experiment.name}", table.caption]
-    for detector, own in readable.items():
-        text += [f"## {detector}", own.to_markdown(index=False)]
-    text += [
-        "No box or mask AP of the paper is known with evidence, so nothing here stands next to a "
-        "reported number.",
-        "## In words",
-        "\n".join(_in_words(table.rows, baseline)),
-    ]
-    write_text(directory / "detection.md", "\n\n".join(text) + "\n")
-    figures = {"detection": draw_detection(table.rows, table.seeds, baseline, table.caption)}
-    if experiment.detection.pictures:
-        figures["detection_pictures"] = draw_pictures(experiment)
-    for name, figure in figures.items():
-        write_figure(figure, directory, name)
+# ---- as text --------------------------------------------------------------------------------
 
 
 def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
@@ -243,15 +245,3 @@ def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
             said |= verdicts(own, key, *against(other))
         lines.append(f"- {detector}, {KINDS[kind]}. {sentence(said)}")
     return lines
-
-
-def main() -> None:
-    parser = command.parser("benchmarks.detection.table", __doc__)
-    experiment = command.experiment(parser.parse_args())
-    if experiment.detection is None:
-        raise UserError(f"scale {experiment.scale!r} has no section 'detection'")
-    write(build(experiment), experiment)
-
-
-if __name__ == "__main__":
-    command.run(main)

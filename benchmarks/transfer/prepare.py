@@ -1,20 +1,16 @@
-"""Before transfer learning: check its data sets, and write the students that know nothing.
-
-``python -m benchmarks.transfer.prepare --config scale=mini`` writes ``transfer/data.json`` and each
-seed's ``transfer/seed-SEED/untrained.safetensors``.
-"""
+"""Before transfer learning: check its data sets, and write the students that know nothing."""
 
 import json
 
 import numpy as np
 
-from manifold import command
-from manifold.config import Data, Experiment
-from manifold.data import Splits, load_splits, verify
+from benchmarks.transfer import Transfer
 from manifold.errors import UserError
 from manifold.files import write_text
-from manifold.runs import steps_per_epoch
-from manifold.untrained import write_initialised
+from manifold.settings import Data, Experiment
+from manifold.training.data import Splits, load_splits, verify
+from manifold.training.runs import steps_per_epoch
+from manifold.training.untrained import write_initialised
 
 
 def open_data(name: str, data: Data) -> Splits:
@@ -29,21 +25,21 @@ def open_data(name: str, data: Data) -> Splits:
         raise UserError(f"transfer.data.{name}: {error}") from error
 
 
-def check_data(experiment: Experiment, name: str) -> dict:
+def check_data(study: Transfer, name: str) -> dict:
     """Hold a data set to what the study asks of it; return its sizes and classes.
 
     Raises:
         UserError: it cannot be read, has too few images for the shots, for k, or for a batch, or
             would be measured on the images that C and k are chosen on.
     """
-    entry = experiment.transfer.data[name]
+    experiment, entry = study.experiment, study.settings.data[name]
     where = f"transfer.data.{name}"
     if entry.protocols != ["fine-tuning"] and experiment.evaluation_split == "validation":
         raise UserError(
             f"{where}.protocols: with evaluation_split: validation only fine-tuning can be "
             "measured; the other protocols choose C and k on that split"
         )
-    splits = open_data(name, experiment.transfer_data(name))
+    splits = open_data(name, study.data(name))
     if entry.verify:
         try:
             verify(splits)
@@ -59,9 +55,9 @@ def check_data(experiment: Experiment, name: str) -> dict:
             f"{where}.shots or {where}.validation"
         )
     if "k-nn" in entry.protocols:
-        _check_neighbours(experiment, where, len(splits.train), len(splits.classes), entry.shots)
+        _check_neighbours(study, where, len(splits.train), len(splits.classes), entry.shots)
     if "fine-tuning" in entry.protocols:
-        tuned = open_data(name, experiment.fine_tuning_data(name))
+        tuned = open_data(name, study.fine_tuning_data(name))
         steps_per_epoch(len(tuned.train), experiment.recipes[entry.recipe], entry.recipe)
     sizes = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
     if not sizes["test"]:
@@ -70,9 +66,9 @@ def check_data(experiment: Experiment, name: str) -> dict:
 
 
 def _check_neighbours(
-    experiment: Experiment, where: str, images: int, classes: int, shots: list[int]
+    study: Transfer, where: str, images: int, classes: int, shots: list[int]
 ) -> None:
-    grid = experiment.transfer.nearest_neighbours.neighbours
+    grid = study.settings.nearest_neighbours.neighbours
     if max(grid) > images:
         raise UserError(
             f"transfer.nearest_neighbours.neighbours: k = {max(grid)} is more than the {images} "
@@ -95,22 +91,11 @@ def prepare(experiment: Experiment) -> dict:
     Raises:
         UserError: whatever would stop the study later.
     """
-    if experiment.transfer is None:
-        raise UserError(f"scale {experiment.scale!r} has no section 'transfer'")
-    found = {name: check_data(experiment, name) for name in experiment.transfer.data}
+    study = experiment.studies["transfer"]
+    found = {name: check_data(study, name) for name in study.settings.data}
     classes = len(load_splits(experiment.data).classes)
-    student = experiment.pairs[experiment.transfer.pair].student
+    student = experiment.pairs[study.settings.pair].student
     for seed in experiment.seeds:
-        path = experiment.untrained_student(seed)
-        write_initialised(experiment, student, classes, seed, path)
-    write_text(experiment.directory / "transfer/data.json", json.dumps(found, indent=2) + "\n")
+        write_initialised(experiment, student, classes, seed, study.untrained_student(seed))
+    write_text(study.found, json.dumps(found, indent=2) + "\n")
     return found
-
-
-def main() -> None:
-    parser = command.parser("benchmarks.transfer.prepare", __doc__)
-    prepare(command.experiment(parser.parse_args()))
-
-
-if __name__ == "__main__":
-    command.run(main)

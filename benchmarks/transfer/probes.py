@@ -1,8 +1,6 @@
 """Linear probe and k-nearest neighbours on the frozen features of every student of a seed.
 
-``python -m benchmarks.transfer.probes --config scale=mini --seed 0`` writes, for each data set and
-method, ``transfer/DATA/METHOD/seed-SEED/features.safetensors`` and ``probes.json``. What is
-complete is left alone.
+For each method ``transfer/DATA/METHOD/seed-SEED/features.safetensors`` and ``probes.json``.
 
 The features are timm's: ``forward_head(forward_features(images), pre_logits=True)``. The file holds
 those of the three splits with their labels, and which training images each few-shot draw took, so
@@ -12,7 +10,6 @@ C and k are chosen on the validation split, the smallest of equals. On all train
 classifier is then fitted anew with the validation split added; of a few shots, on the shots alone.
 """
 
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -26,26 +23,38 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from timm.data.loader import PrefetchLoader
 from torch import nn
-from tqdm import tqdm
 
+from benchmarks.evidence.kept import is_kept, keep
+from benchmarks.transfer import PROBE_FILES, LinearProbe, NearestNeighbours, Transfer
+from benchmarks.transfer.cells import ALL, probes_identity
 from benchmarks.transfer.prepare import open_data
 from benchmarks.transfer.students import Student, students_of
-from manifold import command, ranks, records
-from manifold.config import Experiment, LinearProbe, NearestNeighbours, fingerprint
-from manifold.data import evaluation_loader
+from manifold import ranks
 from manifold.errors import UserError
 from manifold.files import sha256, write_atomic
+from manifold.models import create_model, load_weights
 from manifold.seeds import derive
+from manifold.settings import Experiment, fingerprint
+from manifold.settings.sources import job_hash
+from manifold.training import description, records
+from manifold.training.data import evaluation_loader
+from manifold.training.progress import progress
 
-ALL = "all"  # the name of "all training images" where a number of shots stands
 SPLITS = ("train", "validation", "test")
-FEATURES, RECORD = "features.safetensors", "probes.json"
+FEATURES, RECORD = PROBE_FILES
 
 Examples = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels (N,)
 Fit = Callable[[float, Examples], ClassifierMixin]
 
 
 # ---- features --------------------------------------------------------------------------------
+
+
+def network_of(student: Student, image_shape: tuple[int, int, int]) -> nn.Module:
+    """The student's network with its weights, in eval mode."""
+    network = create_model(student.model, image_shape, student.classes)
+    load_weights(network, student.weights, f"the student of {student.method!r}")
+    return network.eval()
 
 
 @torch.no_grad()
@@ -58,7 +67,7 @@ def pooled_features(
     """
     features: list[list[np.ndarray]] = [[] for _ in networks]
     labels = []
-    for images, classes in tqdm(loader, desc=what, unit="batch", mininterval=5, disable=None):
+    for images, classes in progress(loader, what=what, unit="batch", disable=None):
         labels.append(classes.cpu().numpy())
         for network, own in zip(networks, features, strict=True):
             pooled = network.forward_head(network.forward_features(images), pre_logits=True)
@@ -152,14 +161,14 @@ def measure(
 # ---- a student on a data set -------------------------------------------------------------------
 
 
-def probe(experiment: Experiment, name: str, dump: dict[str, np.ndarray]) -> list[dict]:
+def probe(study: Transfer, name: str, dump: dict[str, np.ndarray]) -> list[dict]:
     """Both protocols, with all training images and with each number of shots.
 
     Args:
         dump: what ``features.safetensors`` holds: the features of each split, its labels under
             ``SPLIT_labels``, and the positions of each draw.
     """
-    transfer, entry = experiment.transfer, experiment.transfer.data[name]
+    transfer, entry = study.settings, study.settings.data[name]
     splits = [(dump[split].astype(np.float64), dump[f"{split}_labels"]) for split in SPLITS]
     train, validation, test = splits
     settings, near = transfer.linear_probe, transfer.nearest_neighbours
@@ -185,47 +194,34 @@ def probe(experiment: Experiment, name: str, dump: dict[str, np.ndarray]) -> lis
     return results
 
 
-def identity(experiment: Experiment, name: str, student: Student, seed: int) -> dict:
-    """What shapes a student's record."""
-    return {
-        **experiment.probe_identity(name, seed),
-        "method": student.method,
-        "student_sha256": student.sha256,
-    }
-
-
-def run(experiment: Experiment, seed: int) -> None:
-    """Write the features and records of a seed that are not complete.
+def run(experiment: Experiment, data: str, seed: int) -> None:
+    """Write the features and records of a seed that are not there, or not to stay.
 
     Raises:
         UserError: a student is missing or damaged, or features that are not finite.
     """
-    students = students_of(experiment, seed)
+    study = experiment.studies["transfer"]
     _, device = ranks.start(experiment.machine.device)
-    for name, entry in experiment.transfer.data.items():
-        if entry.protocols == ["fine-tuning"]:
-            continue
-        missing = []
-        for student in students:
-            directory = experiment.transfer_directory(name, student.method, seed)
-            expected = fingerprint(identity(experiment, name, student, seed))
-            if records.is_complete(directory, (FEATURES, RECORD), RECORD, expected):
-                print(f"{directory} is complete")
-                for file in (FEATURES, RECORD):
-                    os.utime(directory / file)  # up to date with a student that was only touched
-            else:
-                missing.append(student)
-        if missing:
-            _run_missing(experiment, name, missing, seed, device)
+    missing = []
+    for student in students_of(study, seed):
+        directory = study.directory(data, student.method, seed)
+        expected = fingerprint(probes_identity(study, data, student, seed))
+        if is_kept(experiment, __name__, directory, PROBE_FILES, expected):
+            keep(directory, PROBE_FILES)
+        else:
+            missing.append(student)
+    if missing:
+        _run_missing(study, data, missing, seed, device)
 
 
 def _run_missing(
-    experiment: Experiment, name: str, students: list[Student], seed: int, device: torch.device
+    study: Transfer, name: str, students: list[Student], seed: int, device: torch.device
 ) -> None:
-    data, entry = experiment.transfer_data(name), experiment.transfer.data[name]
+    experiment, data, entry = study.experiment, study.data(name), study.settings.data[name]
+    made_by = job_hash(__name__)  # of the sources that this process runs, before anyone edits them
     splits = open_data(name, data)
     shape = (data.channels, data.image_size, data.image_size)
-    networks = [student.network(shape).to(device) for student in students]
+    networks = [network_of(student, shape).to(device) for student in students]
     dumps: list[dict[str, np.ndarray]] = [{} for _ in students]
     for split in SPLITS:
         loader = evaluation_loader(
@@ -241,7 +237,7 @@ def _run_missing(
     draws = {
         draw_name(shots, draw): draw_shots(dumps[0]["train_labels"], shots, seed, name, draw)
         for shots in entry.shots
-        for draw in range(experiment.transfer.draws)
+        for draw in range(study.settings.draws)
     }
     for student, dump in zip(students, dumps, strict=True):
         if broken := [split for split in SPLITS if not np.isfinite(dump[split]).all()]:
@@ -251,13 +247,14 @@ def _run_missing(
             )
         started = time.monotonic()
         dump |= draws
-        directory = experiment.transfer_directory(name, student.method, seed)
-        shaped_by = identity(experiment, name, student, seed)
+        directory = study.directory(name, student.method, seed)
+        shaped_by = probes_identity(study, name, student, seed)
         write_atomic(directory / FEATURES, lambda partial, dump=dump: save_file(dump, partial))
-        results = probe(experiment, name, load_file(directory / FEATURES))
+        results = probe(study, name, load_file(directory / FEATURES))
         record = {
             "fingerprint": fingerprint(shaped_by),
             "configuration": shaped_by,
+            "source_hash": made_by,
             "data": name,
             "method": student.method,
             "seed": seed,
@@ -266,15 +263,7 @@ def _run_missing(
             "classes": splits.classes,
             "feature_size": dump["train"].shape[1],
             "wall_seconds": time.monotonic() - started,
-            "environment": records.describe_environment(device),
+            "environment": description.describe_environment(device),
             "files": {FEATURES: sha256(directory / FEATURES)},
         }
         records.write_run(directory / RECORD, record)
-
-
-def main() -> None:
-    command.for_seed("benchmarks.transfer.probes", __doc__, run)
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -1,33 +1,31 @@
-"""The transfer study: every student on other data sets, with gains over soft KD and intervals.
-
-``python -m benchmarks.transfer.table --config scale=mini`` writes ``transfer.{md,csv,tex,png,pdf}``
-and ``transfer_seeds.csv`` from the records of probes and fine-tuning.
-"""
+"""The transfer study: every student on other data sets, with gains over soft KD and intervals."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.figures import draw_transfer
-from benchmarks.reporting import (
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.statistics import gains_over, holm, mean_interval
+from benchmarks.evidence.words import (
     against,
     interval_columns,
-    latex,
     readable_interval,
     sentence,
     verdicts,
-    write_figure,
 )
-from benchmarks.transfer import fine_tuning, probes
-from benchmarks.transfer.probes import ALL
+from benchmarks.transfer import (
+    FINE_TUNING,
+    FINE_TUNING_METHOD,
+    MEAN,
+    PROBE_FILES,
+    Transfer,
+)
+from benchmarks.transfer.cells import ALL, fine_tuning_cell, probes_identity
 from benchmarks.transfer.students import Student, rows_of, students_of
-from manifold import command
-from manifold.config import TRANSFER_MEAN as MEAN
-from manifold.config import UNTRAINED, Experiment, fingerprint
 from manifold.errors import UserError
-from manifold.files import write_text
-from manifold.records import read_run
-from manifold.statistics import gains_over, holm, mean_interval
+from manifold.settings import UNTRAINED, fingerprint
+from manifold.training.records import read_run
 
 PROTOCOLS = {
     "linear-probe": "Linear probe",
@@ -38,7 +36,7 @@ KEY = ["data", "protocol", "shots"]  # what a comparison of the methods is made 
 
 
 @dataclass
-class TransferTable:
+class Measured:
     """The measured study.
 
     Attributes:
@@ -53,34 +51,52 @@ class TransferTable:
     caption: str
 
 
-def build(experiment: Experiment) -> TransferTable:
+def build(study: Transfer) -> Document:
+    """The study's document.
+
+    Raises:
+        UserError: a record is missing, damaged, or of another configuration or student.
+    """
+    from benchmarks.transfer.figure import draw  # slow to import
+
+    found = measure(study)
+    baseline = study.experiment.method_definitions[study.settings.baseline].title
+    return Document(
+        title=f"{study.title}, {study.experiment.name}",
+        caption=found.caption,
+        parts=_parts_of_text(found, study, baseline),
+        csv={"": found.rows, "_seeds": found.seeds},
+        latex=[
+            (_readable(rows, baseline), f"{_heading(found, name)}, {title}. ")
+            for name, title, rows in _parts(found)
+        ],
+        figures={"": lambda caption: draw(found.rows, found.seeds, baseline, PROTOCOLS, caption)},
+    )
+
+
+def measure(study: Transfer) -> Measured:
     """Read the records and compute the table.
 
     Raises:
         UserError: a record is missing, damaged, or of another configuration or student.
     """
     measured, sizes = [], {}
-    for seed in experiment.seeds:
-        for student in students_of(experiment, seed):
-            for name, entry in experiment.transfer.data.items():
-                if entry.protocols != ["fine-tuning"]:
-                    record = _read_probes(experiment, name, student, seed)
+    for seed in study.experiment.seeds:
+        for student in students_of(study, seed):
+            for name, entry in study.settings.data.items():
+                if entry.protocols != [FINE_TUNING]:
+                    record = _read_probes(study, name, student, seed)
                     measured += _probe_rows(record)
                     sizes[name] = _sizes(record)
-                if "fine-tuning" in entry.protocols:
-                    record = _read_fine_tuning(experiment, name, student, seed)
+                if FINE_TUNING in entry.protocols:
+                    record = _read_fine_tuning(study, name, student, seed)
                     measured.append(_fine_tuning_row(record, name))
                     sizes.setdefault(name, _sizes(record))
-    seeds = summarise_seeds(pd.DataFrame(measured), experiment)
-    return TransferTable(
-        rows=summarise(seeds, experiment),
-        seeds=seeds,
-        sizes=sizes,
-        caption=_caption(experiment),
-    )
+    seeds = summarise_seeds(pd.DataFrame(measured), study)
+    return Measured(summarise(seeds, study), seeds, sizes, _caption(study))
 
 
-def _read(path, expected: str) -> dict:
+def _read(path: Path, expected: str) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: this has not been run; snakemake makes it")
     record = read_run(path)
@@ -91,14 +107,19 @@ def _read(path, expected: str) -> dict:
     return record
 
 
-def _read_probes(experiment: Experiment, name: str, student: Student, seed: int) -> dict:
-    path = experiment.transfer_directory(name, student.method, seed) / probes.RECORD
-    return _read(path, fingerprint(probes.identity(experiment, name, student, seed)))
+def _read_probes(study: Transfer, name: str, student: Student, seed: int) -> dict:
+    path = study.directory(name, student.method, seed) / PROBE_FILES[-1]
+    record = _read(path, fingerprint(probes_identity(study, name, student, seed)))
+    study.sources.add_job(f"probes of {student.method} on {name}", "probes", seed, record)
+    return record
 
 
-def _read_fine_tuning(experiment: Experiment, name: str, student: Student, seed: int) -> dict:
-    cell = fine_tuning.cell(experiment, name, student, seed)
-    return _read(cell.directory / "run.json", cell.fingerprint)
+def _read_fine_tuning(study: Transfer, name: str, student: Student, seed: int) -> dict:
+    cell = fine_tuning_cell(study, name, student, seed)
+    record = _read(cell.directory / "run.json", cell.fingerprint)
+    row = f"{student.method}, fine-tuned on {name}"
+    study.sources.add(row, FINE_TUNING_METHOD, seed, record, name)
+    return record
 
 
 def _probe_rows(record: dict) -> list[dict]:
@@ -136,13 +157,13 @@ def _sizes(record: dict) -> dict:
 # ---- statistics ------------------------------------------------------------------------------
 
 
-def summarise_seeds(measured: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+def summarise_seeds(measured: pd.DataFrame, study: Transfer) -> pd.DataFrame:
     """Add the mean over the data sets, and the gain over the baseline, to every seed's numbers.
 
     The mean is over the data sets that have all of them: where one lacks a protocol or a number of
     shots, there is none.
     """
-    names = list(experiment.transfer.data)
+    names = list(study.settings.data)
     joined = [measured]
     if len(names) > 1:
         group = measured.groupby(["protocol", "shots", "method", "seed"], sort=False)
@@ -150,19 +171,19 @@ def summarise_seeds(measured: pd.DataFrame, experiment: Experiment) -> pd.DataFr
         means = means[means["size"] == len(names)].drop(columns="size")
         joined.append(means.rename(columns={"mean": "top1"}).assign(data=MEAN))
     seeds = pd.concat(joined, ignore_index=True)
-    baseline = seeds[seeds["method"] == experiment.transfer.baseline]
+    baseline = seeds[seeds["method"] == study.settings.baseline]
     baseline = baseline.set_index([*KEY, "seed"])["top1"]
     reference = baseline.reindex(pd.MultiIndex.from_frame(seeds[[*KEY, "seed"]])).to_numpy()
     return seeds.assign(gain=seeds["top1"] - reference)
 
 
-def summarise(seeds: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+def summarise(seeds: pd.DataFrame, study: Transfer) -> pd.DataFrame:
     """Means, paired gains and Holm's p, one family for each data set, protocol and shots.
 
     The untrained student is not of the family: it is no method.
     """
-    transfer, confidence = experiment.transfer, experiment.statistics.confidence
-    titles = rows_of(experiment)
+    transfer, confidence = study.settings, study.experiment.statistics.confidence
+    titles = rows_of(study)
     order = {name: place for place, name in enumerate([MEAN, *transfer.data])}
     rows = []
     for key, own in sorted(seeds.groupby(KEY, sort=False), key=lambda group: order[group[0][0]]):
@@ -188,8 +209,8 @@ def summarise(seeds: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _caption(experiment: Experiment) -> str:
-    transfer = experiment.transfer
+def _caption(study: Transfer) -> str:
+    experiment, transfer = study.experiment, study.settings
     used = {protocol for entry in transfer.data.values() for protocol in entry.protocols}
     tuned_on = "all training images"
     if experiment.evaluation_split == "validation":
@@ -218,26 +239,10 @@ def _caption(experiment: Experiment) -> str:
     )
 
 
-# ---- writing ---------------------------------------------------------------------------------
+# ---- as text --------------------------------------------------------------------------------
 
 
-def write(table: TransferTable, experiment: Experiment) -> None:
-    """Write every format into the experiment's folder."""
-    directory = experiment.directory
-    baseline = experiment.method_definitions[experiment.transfer.baseline].title
-    write_text(directory / "transfer.csv", table.rows.to_csv(index=False))
-    write_text(directory / "transfer_seeds.csv", table.seeds.to_csv(index=False))
-    write_text(directory / "transfer.md", _markdown(table, experiment, baseline))
-    parts = [
-        latex(_readable(rows, baseline), f"{_heading(table, name)}, {title}. {table.caption}")
-        for name, title, rows in _parts(table)
-    ]
-    write_text(directory / "transfer.tex", "\n".join(parts))
-    figure = draw_transfer(table.rows, table.seeds, baseline, PROTOCOLS, table.caption)
-    write_figure(figure, directory, "transfer")
-
-
-def _parts(table: TransferTable) -> list[tuple[str, str, pd.DataFrame]]:
+def _parts(table: Measured) -> list[tuple[str, str, pd.DataFrame]]:
     """The rows of each data set and protocol, with the data set's name and protocol's title."""
     return [
         (name, title, own[own["protocol"] == protocol])
@@ -247,7 +252,7 @@ def _parts(table: TransferTable) -> list[tuple[str, str, pd.DataFrame]]:
     ]
 
 
-def _heading(table: TransferTable, name: str) -> str:
+def _heading(table: Measured, name: str) -> str:
     if name == MEAN:
         return "Mean over the data sets"
     sizes = table.sizes[name]
@@ -276,13 +281,14 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> str:
-    sections = [f"# Transfer learning, {experiment.name}", table.caption]
-    sections.append(
+def _parts_of_text(table: Measured, study: Transfer, baseline: str) -> list[str]:
+    """The Markdown below the caption."""
+    experiment = study.experiment
+    sections = [
         "No number of the paper stands here: none of its transfer results is known with evidence. "
         "p follows a gain after Holm's correction over the methods of its column; the untrained "
         "student is not among them."
-    )
+    ]
     shown = None
     for name, title, rows in _parts(table):
         if name != shown:
@@ -300,9 +306,9 @@ def _markdown(table: TransferTable, experiment: Experiment, baseline: str) -> st
         if len(rows):
             words = "\n".join(in_words(rows, baseline))
             sections += [f"## In words{title}", warning, words]
-    if limit := _words_on_iterations(table.seeds, experiment):
+    if limit := _words_on_iterations(table.seeds, study):
         sections.append(limit)
-    return "\n\n".join(sections) + "\n"
+    return sections
 
 
 def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
@@ -315,8 +321,8 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     return lines
 
 
-def _words_on_iterations(seeds: pd.DataFrame, experiment: Experiment) -> str:
-    most = experiment.transfer.linear_probe.iterations
+def _words_on_iterations(seeds: pd.DataFrame, study: Transfer) -> str:
+    most = study.settings.linear_probe.iterations
     linear = seeds[(seeds["protocol"] == "linear-probe") & (seeds["data"] != MEAN)]
     stopped = int((linear["most_iterations"] >= most).sum())
     if not stopped:
@@ -325,13 +331,3 @@ def _words_on_iterations(seeds: pd.DataFrame, experiment: Experiment) -> str:
         f"{stopped} of {len(linear)} linear probes (a method, seed, data set and number of images) "
         f"hold a fit that ended at {most:,} iterations of L-BFGS, before its tolerance."
     )
-
-
-def main() -> None:
-    parser = command.parser("benchmarks.transfer.table", __doc__)
-    experiment = command.experiment(parser.parse_args())
-    write(build(experiment), experiment)
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -1,47 +1,82 @@
-"""Paths and functions that the rules share."""
+"""What the rules share: how a job is started, and what plans it again."""
 
-from pathlib import Path
+from benchmarks.evidence.checked import is_checked
+from benchmarks.evidence.study import typed
+from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
+from manifold.settings.files import let_jobs_run_these_sources
+from manifold.settings.sources import job_hash
+from manifold.settings.stale import planned_sources_of_cells, planned_sources_of_job
+from manifold.training.finished import forget_all, keep_all
+from manifold.training.launch import cpus, resources
 
-from manifold.config import (
-    CELL_FILES,
-    DETECTOR_FILES,
-    UNTRAINED,
-    fingerprint,
-)
-from manifold.launch import cpus, launcher, resources
-
-CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
 MACHINE = EXPERIMENT.machine
 
-# How a training is started: in one process, by torchrun, or by srun and torchrun on every node.
-LAUNCH = launcher(MACHINE)
+let_jobs_run_these_sources()
+if len(workflow.modifier_stack) > 1:  # a module, whose hooks Snakemake does not call
+    write_experiment(EXPERIMENT)
+
+# Only where stale cells are to be made anew are the data read to plan: that takes seconds.
+DATA_DIGEST = None
+if EXPERIMENT.stale == "retrain":
+    from manifold.training.data import data_digest, load_splits
+
+    try:
+        DATA_DIGEST = data_digest(load_splits(EXPERIMENT.data))
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
+
+CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
 
 
-def cells(table):
-    """The files of every method and seed that a table needs, by pair, recipe and budget."""
-    return [
-        path
-        for (pair, recipe, epochs), methods in table.items()
-        for path in expand(
-            CELL,
-            pair=pair,
-            recipe=recipe,
-            epochs=epochs,
-            method=methods,
-            seed=EXPERIMENT.seeds,
-            file=CELL_FILES,
+# The rules that read the experiment's own data; the jobs of other studies check theirs.
+TRAINS = {"train_teacher", "evaluate_teacher"}
+
+
+def is_forced():
+    """Whether --force, --forceall or --forcerun asks for what is there to be made again."""
+    asked = workflow.dag_settings
+    return bool(asked.forcetargets or asked.forceall or asked.forcerun)
+
+
+def check_before_compute():
+    """Look at data, networks and methods once, before any job: errors come before compute.
+
+    No rule, since whatever depended on one that runs again would run again too.
+    """
+    record = EXPERIMENT.directory / "preflight.json"
+    if is_checked(EXPERIMENT, record):
+        return
+    try:
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "benchmarks", "preflight"),
+                *("--experiment", EXPERIMENT.file, "--output", record),
+            ],
+            check=True,
         )
-    ]
+    except subprocess.CalledProcessError:
+        raise WorkflowError("Nothing was started: see the error above.") from None
+
+
+wildcard_constraints:
+    pair=r"[^/]+",
+    recipe=r"[^/]+",
+    method=r"[^/]+",
+    epochs=r"\d+",
+    seed=r"\d+",
 
 
 def identity_of(pair, recipe, epochs, methods):
     """A params function: what shapes the weights of a cohort of these methods."""
 
     def hashed(wildcards):
-        key = (pair, recipe, epochs)
+        key, seed = (pair, recipe, epochs), int(wildcards.seed)
         return fingerprint(
             [
-                EXPERIMENT.cell_identity(*key, method, int(wildcards.seed))
+                [
+                    EXPERIMENT.cell_identity(*key, method, seed),
+                    sources_of(*key, method, seed),
+                ]
                 for method in methods
             ]
         )
@@ -49,49 +84,127 @@ def identity_of(pair, recipe, epochs, methods):
     return hashed
 
 
-def settings_of(wildcards):
-    """A params function: what the scale's files say of a detector."""
-    detection = EXPERIMENT.detection
-    text = Path(detection.detectors[wildcards.detector]).read_text()
-    return fingerprint([text, detection.options])
+def sources_of(pair, recipe, epochs, method, seed):
+    """The code and data behind a cell, as far as they are to plan it again."""
+    record = EXPERIMENT.cell_directory(pair, recipe, epochs, method, seed) / "run.json"
+    return planned_sources_of_cells(EXPERIMENT, method, [record], DATA_DIGEST)
 
 
-def students_of(methods):
-    """An input function: the students of these methods, none of random weights."""
-
-    def found(wildcards):
-        students = [
-            EXPERIMENT.backbone_student(method, wildcards.seed) for method in methods
+def identity_of_teacher(wildcards):
+    """A params function: what shapes the weights of a pair's teacher."""
+    record = EXPERIMENT.teacher_directory(wildcards.pair) / "run.json"
+    return fingerprint(
+        [
+            EXPERIMENT.teacher_identity(wildcards.pair),
+            planned_sources_of_cells(EXPERIMENT, "none", [record], DATA_DIGEST),
         ]
-        return [str(student) for student in students if student is not None]
-
-    return found
-
-
-def transfer_students():
-    """The students of a seed, by wildcard: those of the cells, and the untrained one."""
-    (pair, recipe, epochs), methods = next(iter(EXPERIMENT.transfer_cells().items()))
-    return expand(
-        CELL,
-        pair=pair,
-        recipe=recipe,
-        epochs=epochs,
-        method=methods,
-        file=CELL_FILES,
-        allow_missing=True,
-    ) + [f"{RESULTS}/transfer/seed-{{seed}}/untrained.safetensors"]
-
-
-def transfer_files(protocols, files):
-    """The files of every row, of the data sets that ask for one of the protocols."""
-    return expand(
-        f"{RESULTS}/transfer/{{data}}/{{method}}/seed-{{seed}}/{{file}}",
-        data=[
-            name
-            for name, entry in EXPERIMENT.transfer.data.items()
-            if set(entry.protocols) & set(protocols)
-        ],
-        method=[UNTRAINED, *EXPERIMENT.transfer_methods()],
-        file=files,
-        allow_missing=True,
     )
+
+
+# How the jobs of a study are started, by what they ask for.
+STARTS = {
+    "as trainings": "python -m manifold start --experiment {params.experiment:q} --",
+    "one": "python -m manifold start --one --experiment {params.experiment:q} --",
+    "none on a GPU": "python",
+}
+COMMAND = (
+    "{start} -m benchmarks {{params.study:q}} {{params.job:q}} {{params.words:q}}"
+    " --experiment {{params.experiment:q}} 2>&1 | tee {{log:q}}"
+)
+COMMANDS = {kind: COMMAND.format(start=start) for kind, start in STARTS.items()}
+
+
+def threads_of(job):
+    return (
+        job.threads
+        or {
+            "as trainings": cpus(MACHINE),
+            "one": cpus(MACHINE, processes=1),
+            "none on a GPU": MACHINE.threads,
+        }[job.processes]
+    )
+
+
+def resources_of(job):
+    return {
+        "as trainings": resources(MACHINE),
+        "one": resources(MACHINE, processes=1),
+        "none on a GPU": {},
+    }[job.processes]
+
+
+def inputs_of(job):
+    return lambda wildcards: list(
+        map(str, job.inputs(**typed(dict(wildcards.items()))))
+    )
+
+
+def identity_of_job(job):
+    """A params function: what shapes a job's outputs, and the code behind them."""
+
+    def hashed(wildcards):
+        outputs = [
+            EXPERIMENT.directory / pattern.format(**dict(wildcards.items()))
+            for pattern in job.outputs
+        ]
+        code = job.run.partition(":")[0]
+        sources = planned_sources_of_job(EXPERIMENT, code, job.method, outputs)
+        return fingerprint([job.identity(**typed(dict(wildcards.items()))), sources])
+
+    return hashed
+
+
+def words_of(wildcards):
+    return [f"{name}={value}" for name, value in wildcards.items()]
+
+
+def outputs_of(job):
+    paths = [f"{RESULTS}/{pattern}" for pattern in job.outputs]
+    return [directory(path) for path in paths] if job.is_folder else paths
+
+
+def log_of(study, job):
+    names = dict.fromkeys(re.findall(r"{(\w+)}", job.outputs[0]))
+    marks = "".join(f"-{{{name}}}" for name in names)
+    return f"{RESULTS}/logs/{study.name}-{job.name}{marks}.txt"
+
+
+KINDS = {
+    ".md": "table",
+    ".csv": "rows",
+    ".tex": "LaTeX",
+    ".png": "figure",
+    ".pdf": "figure",
+}
+
+
+def in_report(study, path):
+    """A file of a study with its place in Snakemake's report."""
+    labels = {"file": path.name, "kind": KINDS[path.suffix]}
+    return report(
+        str(path),
+        caption="../report/study.rst",
+        category=study.title,
+        labels=labels,
+    )
+
+
+def needed_by(study):
+    """What a study shows, asked for by name, so that a cell that was deleted is made again."""
+    return list(map(str, study.files() + study.cells() + study.results()))
+
+
+onstart:
+    write_experiment(EXPERIMENT)
+    (
+        forget_all(EXPERIMENT.directory)
+        if is_forced()
+        else keep_all(EXPERIMENT.directory)
+    )
+    trains = any(job.rule.name in TRAINS for job in workflow.dag.needrun_jobs())
+    if trains and not workflow.touch:
+        check_before_compute()
+
+
+onsuccess:
+    forget_all(EXPERIMENT.directory)

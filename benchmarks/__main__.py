@@ -1,0 +1,27 @@
+"""The commands of the studies.
+
+``python -m benchmarks table1 --config scale=mini`` writes a study's tables and figures from what
+has been made; ``python -m benchmarks transfer probes data=digits seed=0`` does one of its jobs.
+``preflight``, ``publish`` and ``evaluate`` are of no study.
+"""
+
+import sys
+
+from manifold.__main__ import call
+
+COMMANDS = {
+    "preflight": "benchmarks.evidence.preflight",
+    "publish": "benchmarks.evidence.publish",
+    "evaluate": "benchmarks.evaluate",
+}
+STUDY = "benchmarks.evidence.make"
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(f"usage: python -m benchmarks {{{','.join(COMMANDS)},STUDY}} …\n\n{__doc__}")
+    call("benchmarks", sys.argv[1], COMMANDS.get(sys.argv[1], STUDY))
+
+
+if __name__ == "__main__":
+    main()

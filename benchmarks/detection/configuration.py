@@ -1,0 +1,167 @@
+"""mmdet's configuration of a detector, completed with what the student and the data decide."""
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from benchmarks.detection import RANDOM
+from benchmarks.detection.backbones import describe
+from benchmarks.detection.cells import DetectorCell
+from benchmarks.detection.data import annotation_file, categories, image_folder
+from manifold.errors import UserError
+from manifold.seeds import derive
+from manifold.settings import Experiment, find
+from manifold.training.cells import student_model
+from manifold.training.records import check_weights
+
+SECTIONS = ("model", "necks", "train_dataloader", "test_dataloader", "test_evaluator", "train_cfg")
+
+
+def configure(cell: DetectorCell) -> Config:
+    """mmdet's configuration of a detector, completed with what the student and the data decide.
+
+    These are the backbone, the pyramid for its kind, the strides, the classes, the images' channels
+    and normalisation, whether there are masks, the paths, and the seed.
+
+    Raises:
+        UserError: the configuration cannot be read, or has no pyramid for this kind of backbone;
+            the student's file is missing, damaged or of another network.
+    """
+    experiment, detection = cell.experiment, cell.experiment.detection
+    settings = read_settings(experiment, cell.detector)
+    settings.model.backbone = _backbone(cell, settings.model.get("backbone", {}))
+    strides, widths = describe(settings.model.backbone)
+    kind = "plain" if len(strides) == 1 else "hierarchical"
+    if not settings.necks.get(kind):
+        raise UserError(
+            f"{detection.detectors[cell.detector]}: 'necks' has no {kind!r}, which the student "
+            f"{settings.model.backbone.name!r} needs (strides {strides})"
+        )
+    settings.model.neck = ConfigDict(settings.necks[kind], in_channels=widths)
+    _set_strides(settings.model, strides)
+    names = categories(experiment)
+    for part in _parts(settings.model):
+        if "num_classes" in part:
+            part.num_classes = len(names)
+    if not detection.data.masks and settings.model.get("roi_head", {}).pop("mask_head", None):
+        settings.model.roi_head.pop("mask_roi_extractor")
+        settings.model.type = "FasterRCNN"
+    _set_images(cell, settings, names)
+    settings.randomness = dict(seed=derive(cell.seed, "detection"))
+    settings.experiment_name = f"{cell.detector}-{cell.method}-{cell.seed}"
+    return settings
+
+
+def read_settings(experiment: Experiment, detector: str) -> Config:
+    """A detector's configuration file with the scale's options, not yet completed.
+
+    Raises:
+        UserError: it cannot be read, or lacks a section.
+    """
+    detection = experiment.detection
+    path = Path(detection.detectors[detector])
+    try:
+        # mmengine formats the text of a configuration for seconds wherever it stores one.
+        read = Config.fromfile(find(path))
+        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
+        settings.merge_from_dict(detection.options, allow_list_keys=True)
+    except Exception as error:  # a configuration is Python, and may fail in any way
+        raise UserError(
+            f"detection.detectors.{detector}: {path} (with detection.options "
+            f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
+        ) from error
+    missing = [key for key in SECTIONS if not isinstance(settings.get(key), dict)]
+    if missing:
+        raise UserError(
+            f"detection.detectors.{detector}: {path} lacks {', '.join(missing)}; write it as "
+            "those in config/detection/ are"
+        )
+    return settings
+
+
+def _backbone(cell: DetectorCell, given: ConfigDict) -> ConfigDict:
+    experiment, detection = cell.experiment, cell.experiment.detection
+    pair = experiment.pairs[detection.pair]
+    if cell.method == RANDOM:
+        model = pair.student
+    else:
+        definition = experiment.method_definitions[cell.method]
+        model = student_model(pair, detection.pair, cell.method, definition)
+        if not cell.student.is_file():
+            raise UserError(f"{cell.student}: this student has not been trained; snakemake does it")
+        check_weights(cell.student)
+    data = experiment.data
+    return ConfigDict(
+        {
+            **given,
+            "type": "Student",
+            "name": model.name,
+            "arguments": model.arguments,
+            "image_shape": (data.channels, data.image_size, data.image_size),
+            "weights": cell.student and str(cell.student),
+            "channels": detection.data.channels,
+        }
+    )
+
+
+def _parts(settings: Any) -> list[ConfigDict]:
+    """Every mapping of a configuration, at any depth."""
+    if isinstance(settings, dict):
+        below = [part for value in settings.values() for part in _parts(value)]
+        return [settings, *below]
+    if isinstance(settings, (list, tuple)):
+        return [part for value in settings for part in _parts(value)]
+    return []
+
+
+def _set_strides(model: ConfigDict, strides: list[int]) -> None:
+    """Give anchors and regions the strides of the pyramid's levels, in pixels."""
+    neck = model.neck
+    if "scales" in neck:  # the levels of a plain network's one map
+        levels = [strides[0] / scale for scale in neck.scales]
+    else:
+        levels = list(strides[neck.get("start_level", 0) :])
+    model.data_preprocessor.pad_size_divisor = int(max(levels))
+    own = len(levels)
+    while len(levels) < neck.num_outs:
+        levels.append(levels[-1] * 2)
+    for part in _parts(model):
+        if "anchor_generator" in part:
+            part.anchor_generator.strides = levels
+        if "featmap_strides" in part:
+            part.featmap_strides = levels[:own]
+
+
+def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
+    """Paths, classes, colour, normalisation and masks of the images."""
+    experiment, data = cell.experiment, cell.experiment.detection.data
+    preprocessor = settings.model.data_preprocessor
+    mean, std = experiment.data.mean, experiment.data.std
+    if len(mean) != data.channels:
+        mean, std = ([sum(v) / len(v)] * data.channels for v in (mean, std))
+    preprocessor.mean, preprocessor.std = ([255 * v for v in values] for values in (mean, std))
+    preprocessor.bgr_to_rgb = data.channels == 3
+    preprocessor.pad_mask = _has_masks(settings)
+    for split, loader in (("train", settings.train_dataloader), ("test", settings.test_dataloader)):
+        loader.dataset.update(
+            data_root="",  # relative paths are this project's, not COCO's folder's
+            metainfo=dict(classes=tuple(names)),
+            ann_file=str(annotation_file(experiment, split)),
+            data_prefix=dict(img=f"{image_folder(experiment, split)}/"),
+        )
+        for step in loader.dataset.pipeline:
+            if isinstance(step.get("scale"), list):  # YAML has no tuples, and mmcv takes no lists
+                step["scale"] = tuple(step["scale"])
+            if step["type"] == "LoadImageFromFile":
+                step["color_type"] = "color" if data.channels == 3 else "grayscale"
+            if step["type"] == "LoadAnnotations":
+                step["with_mask"] = _has_masks(settings)
+    settings.test_evaluator.update(
+        ann_file=str(annotation_file(experiment, "test")),
+        metric=["bbox", "segm"] if _has_masks(settings) else ["bbox"],
+    )
+
+
+def _has_masks(settings: Config) -> bool:
+    return "mask_head" in settings.model.get("roi_head", {})

@@ -1,0 +1,1 @@
+"""What the studies share: statistics, claims, words, formats and publishing."""

@@ -1,0 +1,127 @@
+"""Keep a run: copy the files of its studies to ``results/published/NAME``.
+
+``python -m benchmarks publish --config scale=mini`` also writes ``docs/results.md`` from what is
+published of the default scale, and puts Table 1 between its markers in the README, so that no
+number there is typed by hand.
+"""
+
+import shutil
+from pathlib import Path
+
+from benchmarks.evidence.study import Study
+from manifold.errors import UserError
+from manifold.files import write_atomic, write_text
+from manifold.settings import ROOT, Experiment
+from manifold.training import command
+
+PUBLISHED = ROOT / "results" / "published"
+PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
+SHOWN_SCALE = "mini"  # the scale that the docs show: the default
+IN_README = "table1"  # the study that the README shows whole
+BESIDE = ("preflight.json", "experiment.yaml")  # of the run, kept with its tables
+
+
+def publish(experiment: Experiment) -> list[Path]:
+    """Copy what the run has made, study by study, and return the copies.
+
+    Raises:
+        UserError: there is nothing to publish.
+    """
+    complete = [
+        study for study in experiment.studies.values() if all(map(Path.is_file, study.files()))
+    ]
+    if not complete:
+        raise UserError(
+            f"{experiment.directory} holds no complete study; let snakemake make one first"
+        )
+    beside = [experiment.directory / name for name in BESIDE]
+    copies = []
+    for path in [*(p for study in complete for p in study.files()), *filter(Path.is_file, beside)]:
+        copy = PUBLISHED / experiment.name / path.name
+        write_atomic(copy, lambda partial, path=path: shutil.copyfile(path, partial))
+        copies.append(copy)
+    return copies
+
+
+# ---- what the docs show --------------------------------------------------------------------------
+
+
+def results_page(studies: list[Study], published: Path) -> str:
+    """The page of all studies that are published, from their declarations and their tables.
+
+    Args:
+        published: the folder of their files.
+    """
+    parts = [
+        "# Results",
+        f"What was published of the scale `{published.name}`, study by study, written by "
+        "`python -m benchmarks publish`: the question, the caption, and the words that the "
+        "intervals carry. The files hold every number; the folder's `*_seeds.csv` every run.",
+    ]
+    for study in studies:
+        table = published / f"{study.name}.md"
+        if not (study.is_evidence and table.is_file()):
+            continue
+        kept = [path.name for path in study.files() if (published / path.name).is_file()]
+        here = f"../results/published/{published.name}"
+        files = ", ".join(f"[{name}]({here}/{name})" for name in kept)
+        parts += [
+            f"## {study.title}",
+            f"*{study.question}*",
+            f"![{study.title}]({here}/{study.name}.png)",
+            block(table.read_text(), study.shown),
+            f"Files: {files}.",
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def block(table: str, sections: tuple[str, ...] | None = None) -> str:
+    """The part of a published table's .md that the docs show, headings two levels lower.
+
+    Args:
+        table: the file's text.
+        sections: what is shown below the caption; None: everything below the title.
+
+    Raises:
+        UserError: the file lacks a section.
+    """
+    title, _, body = table.strip().partition("\n\n")
+    if sections is not None:
+        lead, *parts = body.split("\n## ")
+        known = {part.partition("\n")[0]: part.strip() for part in parts}
+        for section in sections:
+            if section not in known:
+                raise UserError(f"{title.strip('# ')!r} has no section {section!r}")
+        caption = lead.partition("\n\n")[0]
+        body = "\n\n## ".join([caption, *(known[section] for section in sections)])
+    return body.replace("\n## ", "\n#### ")
+
+
+def markers(name: str) -> tuple[str, str]:
+    """The README's lines before and after what it shows of a table."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+
+
+def update_readme(readme: Path, name: str, shown: str) -> None:
+    """Put a block between the markers of its table.
+
+    Raises:
+        UserError: the markers are not there.
+    """
+    begin, end = markers(name)
+    before, found, rest = readme.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"{readme} lacks the markers {begin} and {end}")
+    write_text(readme, f"{before}{begin}\n{shown}\n{end}{after}")
+
+
+def main() -> None:
+    experiment = command.experiment(command.parser("benchmarks publish", __doc__).parse_args())
+    publish(experiment)
+    if experiment.name == SHOWN_SCALE:
+        studies, published = list(experiment.studies.values()), PUBLISHED / SHOWN_SCALE
+        write_text(PAGE, results_page(studies, published))
+        table = published / f"{IN_README}.md"
+        update_readme(README, IN_README, block(table.read_text()))

@@ -1,0 +1,235 @@
+"""What a study declares. Targets, rules, formats, publishing and docs follow from it alone.
+
+A study is one module or package with a class that derives from ``Study``, and one section of a
+scale whose key ``study`` names that class as ``module:Class``. The module may stand anywhere that
+Python finds it. Planning imports it, so what is slow to import (torch, mmdet, matplotlib) is
+imported by the functions that need it.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.provenance import Sources
+from manifold.errors import UserError
+from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
+from manifold.training.command import limit_threads
+
+FORMATS = (".md", ".csv", ".tex", ".png", ".pdf")
+
+
+class StudySettings(Section):
+    """The section of a study."""
+
+    study: str
+    """module:Class of the file that declares it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a study has done beside the training of its students.
+
+    Wildcards are what stands in braces in ``outputs``; functions get them by name, ``seed`` as an
+    integer.
+    """
+
+    name: str
+    run: str
+    """``module:function``, called with the experiment and the wildcards."""
+    message: str
+    outputs: tuple[str, ...]
+    """Patterns of files below the experiment's folder."""
+    identity: Callable[..., Any]
+    """What shapes the outputs beside the inputs' bytes: another one plans the job again."""
+    inputs: Callable[..., list[Path]] = lambda **_: []
+    processes: Literal["as trainings", "one", "none on a GPU"] = "none on a GPU"
+    method: str | None = None
+    """Of config/methods.yaml, where the job makes cells of it; by default ``run`` makes results."""
+    is_local: bool = False
+    """Done where Snakemake runs, and not submitted to a cluster."""
+    is_folder: bool = False
+    """The one output is a folder."""
+    priority: int = 0
+    threads: int | None = None
+    """Of the CPU; by default those of a process of the machine."""
+
+
+class Study:
+    """A question, the students that answer it, and how the answer is shown.
+
+    Args:
+        experiment: the whole configuration.
+        settings: the study's own section of it.
+    """
+
+    name: ClassVar[str]
+    """Of its files: ``NAME.md`` and so on."""
+    title: ClassVar[str]
+    question: ClassVar[str]
+    """What it claims to answer, in one sentence."""
+    Settings: ClassVar[Any] = StudySettings
+    suffixes: ClassVar[tuple[str, ...]] = (*FORMATS, "_seeds.csv")
+    """Of all files that ``build`` fills."""
+    shown: ClassVar[tuple[str, ...] | None] = ("In words",)
+    """Sections of ``NAME.md`` that the docs show below its caption; None: all."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Sections without which there is nothing to do; where one is null, the study falls away."""
+    is_evidence: ClassVar[bool] = True
+    """Whether ``all`` makes it; choices and rehearsals are asked for by name."""
+
+    def __init__(self, experiment: Experiment, settings: Any):
+        self.experiment = experiment
+        self.settings = settings
+        self.sources = Sources()
+
+    # ---- what it needs -----------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Refuse settings that the types allow and no run can use.
+
+        Raises:
+            UserError: names the key.
+        """
+
+    def preflight(self) -> None:
+        """Refuse, before any compute, what would stop the study at its end.
+
+        Raises:
+            UserError: names the file and the key.
+        """
+
+    def students(self) -> Students:
+        """The methods whose students it needs, by pair, recipe and budget."""
+        return {}
+
+    def teachers(self) -> list[str]:
+        """The pairs whose teacher's accuracy it shows."""
+        return []
+
+    def reads(self) -> list[Path]:
+        """Files that it reads beside cells and its jobs' results."""
+        return []
+
+    def jobs(self) -> list[Job]:
+        """What has to be done beside training."""
+        return []
+
+    def results(self) -> list[Path]:
+        """The files of its jobs that the table is made from."""
+        return []
+
+    def identity(self) -> Any:
+        """What shapes the table beside the files that it reads."""
+        experiment = self.experiment
+        methods = {m for methods in self.students().values() for m in methods}
+        return {
+            "settings": self.settings,
+            "seeds": experiment.seeds,
+            "statistics": experiment.statistics,
+            "description": experiment.description,
+            "reported_dataset": experiment.reported_dataset,
+            "methods": {m: experiment.method_definitions[m] for m in sorted(methods)},
+            "pairs": {pair: experiment.pairs[pair] for pair, _, _ in sorted(self.students())},
+        }
+
+    @classmethod
+    def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
+        """The section with the user's own methods in it, unless the user lists methods there.
+
+        Args:
+            section: as configured.
+            own: names of the user's own methods.
+            given: what of the section the user gave.
+        """
+        listed = section.get("methods")
+        if "methods" in given or not isinstance(listed, list):
+            return section
+        return {**section, "methods": [*listed, *(name for name in own if name not in listed)]}
+
+    # ---- what it gives -----------------------------------------------------------------------
+
+    def build(self) -> Document:
+        """Read what has been made, and compute the document.
+
+        Raises:
+            UserError: something is missing, damaged, or of another configuration.
+        """
+        raise NotImplementedError
+
+    def write(self) -> None:
+        """Write every format into the experiment's folder."""
+        document = self.build()
+        if mixed := self.sources.words():
+            document.caption += f" {mixed}"
+        document.write(self.experiment.directory, self.name)
+
+    def do(self, name: str, words: list[str]) -> None:
+        """Do one of the study's jobs.
+
+        Args:
+            words: the values of its wildcards, as ``name=value``.
+
+        Raises:
+            UserError: there is no such job, or its wildcards are others.
+        """
+        jobs = {job.name: job for job in self.jobs()}
+        if name not in jobs:
+            raise unknown(f"python -m benchmarks {self.name}", name, jobs)
+        given = dict(word.split("=", 1) for word in words if "=" in word)
+        wanted = re.findall(r"{(\w+)}", " ".join(jobs[name].outputs))
+        if set(given) != set(wanted):
+            raise UserError(
+                f"python -m benchmarks {self.name} {name} takes "
+                f"{' '.join(f'{key}=…' for key in dict.fromkeys(wanted)) or 'nothing'}, got "
+                f"{' '.join(words) or 'nothing'}"
+            )
+        module, _, function = jobs[name].run.partition(":")
+        work = getattr(import_module(module), function)
+        limit_threads(self.experiment)
+        work(self.experiment, **typed(given))
+
+    # ---- what follows ------------------------------------------------------------------------
+
+    @property
+    def target(self) -> str:
+        return f"reproduce_{self.name}"
+
+    def files(self) -> list[Path]:
+        """The files that ``build`` fills."""
+        return [self.experiment.directory / f"{self.name}{suffix}" for suffix in self.suffixes]
+
+    def cells(self) -> list[Path]:
+        """The files of every cell that it needs."""
+        return [
+            self.experiment.cell_directory(*key, method, seed) / name
+            for key, methods in self.students().items()
+            for method in methods
+            for seed in self.experiment.seeds
+            for name in CELL_FILES
+        ]
+
+    def collect(
+        self, pair: str, recipe: str, epochs: int, methods: list[str] | None = None
+    ) -> dict[str, dict[int, dict]]:
+        """The records of cells, by method and seed; their sources are remembered.
+
+        Raises:
+            UserError: a cell is missing, damaged, or of another configuration.
+        """
+        from benchmarks.evidence.cells import collect
+
+        records = collect(self.experiment, pair, recipe, epochs, methods)
+        for method, runs in records.items():
+            for seed, record in runs.items():
+                row = f"{method}, recipe {recipe}, {epochs} epochs"
+                self.sources.add(row, method, seed, record)
+        return records
+
+
+def typed(wildcards: dict[str, str]) -> dict[str, Any]:
+    """The values of wildcards, seeds as integers."""
+    return {key: int(text) if key == "seed" else text for key, text in wildcards.items()}

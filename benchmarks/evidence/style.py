@@ -1,0 +1,84 @@
+"""Figures in one style: colours for the colour-blind, every seed a dot, intervals as bars."""
+
+import textwrap
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinct for the colour-blind and in grey.
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6F6F6F"
+SERIES = (BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("s", "^", "v", "P", "X", "o")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 200,
+    "savefig.bbox": "tight",
+    "pdf.fonttype": 42,
+}
+WIDTH = 8.2  # inches, of a figure that spans the page
+CAPTION_WIDTH = 135  # characters of its caption's lines
+FAR = 12  # median absolute deviations; a row further from the median has no place on the axis
+
+
+def draw_row(axes, position: int, values: pd.Series, row: pd.Series, key: str, colour: str):
+    axes.plot(
+        [row[f"{key}_low"], row[f"{key}_high"]],
+        [position, position],
+        color=colour,
+        linewidth=2.2,
+        solid_capstyle="round",
+    )
+    axes.plot(row[f"{key}_mean"], position, "D", color=colour, markersize=5)
+    offsets = [position + 0.22] * len(values)
+    axes.plot(values, offsets, "o", markersize=3, color=colour, alpha=0.6, markeredgewidth=0)
+
+
+def leave_out_far_rows(axes, rows: pd.DataFrame, key: str, shown: float) -> None:
+    """Fit the axis to the other rows where some lie far off; arrows say where those are.
+
+    Args:
+        rows: drawn at the heights of their index.
+        shown: a value that stays on the axis.
+    """
+    means = rows[f"{key}_mean"]
+    distance = (means - means.median()).abs()
+    far = distance > FAR * distance.median()
+    near = rows[~far]
+    low = min(shown, near[f"{key}_low"].min())
+    high = max(shown, near[f"{key}_high"].max())
+    if not far.any() or low == high:
+        return
+    margin = 0.05 * (high - low)
+    axes.set_xlim(low - margin, high + margin)
+    for position, row in rows[far].iterrows():
+        mean, *ends = (row[f"{key}_{part}"] for part in ("mean", "low", "high"))
+        is_left = mean < low
+        axes.annotate(
+            f"{mean:.1f} [{ends[0]:.1f}, {ends[1]:.1f}]",
+            (0 if is_left else 1, position - 0.28),
+            xycoords=("axes fraction", "data"),
+            xytext=(16 if is_left else -16, 0),
+            textcoords="offset points",
+            ha="left" if is_left else "right",
+            va="center",
+            fontsize=7,
+            arrowprops={"arrowstyle": "->", "color": GREY},
+        )
+
+
+def write_caption(figure: Figure, caption: str) -> None:
+    """Set the caption below the panels, as wide as the figure."""
+    width = int(CAPTION_WIDTH * figure.get_figwidth() / WIDTH)
+    figure.supxlabel(textwrap.fill(caption, width), fontsize=6.5, x=0.01, ha="left")
+
+
+def rule_out(axes, along: str) -> None:
+    """A faint grid along one axis, behind what is drawn."""
+    axes.grid(axis=along, color="#E3E3E3", linewidth=0.6)
+    axes.set_axisbelow(True)

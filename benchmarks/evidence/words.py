@@ -1,0 +1,72 @@
+"""What the tables share: intervals as columns and as text, and verdicts in words."""
+
+import pandas as pd
+
+from benchmarks.evidence.statistics import Interval
+
+MISSING = "—"
+PARTS = ("mean", "low", "high")
+
+
+def interval_columns(key: str, interval: Interval | None) -> dict[str, float | None]:
+    """The columns ``key_mean``, ``key_low`` and ``key_high`` of a row; None where there is none."""
+    return {f"{key}_{part}": interval and getattr(interval, part) for part in PARTS}
+
+
+def readable_interval(row: pd.Series, key: str, sign: str = "") -> str:
+    """A row's mean and interval as text; a dash where there is none.
+
+    Args:
+        row: holds the columns of ``interval_columns``.
+        sign: "+" to show the sign of what is positive.
+    """
+    mean, low, high = (row[f"{key}_{part}"] for part in PARTS)
+    if pd.isna(mean):
+        return MISSING
+    if pd.isna(low):
+        return f"{mean:{sign}.2f}"
+    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def readable_number(value: float | None, form: str) -> str:
+    """A number in a format like ",.0f"; a dash where there is none."""
+    return MISSING if pd.isna(value) else f"{value:{form}}"
+
+
+def readable_p(p: float | None) -> str:
+    return readable_number(p, ".2g")
+
+
+def verdicts(
+    rows: pd.DataFrame, key: str, above: str, below: str, undecided: str, names: str = "title"
+) -> dict[str, list[str]]:
+    """The names of the rows whose interval lies above zero, below it, or holds it.
+
+    Args:
+        rows: hold the columns of ``interval_columns``; those without an interval are left out.
+        above, below, undecided: what each is called; one without rows is left out.
+        names: the column that rows are named by.
+    """
+    known = rows[rows[f"{key}_low"].notna()]
+    low, high = known[f"{key}_low"], known[f"{key}_high"]
+    chosen = {above: low > 0, below: high < 0, undecided: (low <= 0) & (high >= 0)}
+    return {words: list(known.loc[of, names]) for words, of in chosen.items() if of.any()}
+
+
+def against(other: str) -> tuple[str, str, str]:
+    """What ``verdicts`` calls rows whose interval is of a gain over another."""
+    return f"ahead of {other}", f"behind {other}", f"not told from {other}"
+
+
+def sentence(found: dict[str, list[str]]) -> str:
+    """Verdicts on one line. Names hold commas, so neither separator is one."""
+    return ". ".join(f"{words}: {'; '.join(names)}" for words, names in found.items())
+
+
+def after_correction(rows: pd.DataFrame, other: str, confidence: float, names: str) -> str:
+    """Say which rows are told from another even after Holm's correction over all of them."""
+    told = rows.loc[rows["p_holm"] < 1 - confidence, names]
+    return (
+        f"told from {other} after Holm's correction over all {len(rows)} comparisons, at "
+        f"p < {1 - confidence:.2g}: {'; '.join(told) if len(told) else 'none'}"
+    )

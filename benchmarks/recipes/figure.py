@@ -1,0 +1,102 @@
+"""The recipe study as a figure: the gain against the budget, a panel a method."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.evidence.style import (
+    GREY,
+    MARKERS,
+    SERIES,
+    STYLE,
+    rule_out,
+    write_caption,
+)
+
+
+def draw(
+    rows: pd.DataFrame,
+    seeds: pd.DataFrame,
+    public: pd.DataFrame,
+    baseline: str,
+    baseline_title: str,
+    caption: str,
+) -> Figure:
+    """The paired gain over the baseline against the budget: a panel a method, and public runs.
+
+    Args:
+        rows: as in recipes.csv.
+        seeds: as in recipes_seeds.csv.
+        public: epoch and lead over soft KD of public runs, as ``public_leads`` returns them.
+    """
+    methods = [name for name in rows["method"].unique() if name != baseline]
+    columns = min(3, len(methods) + 1)
+    lines = -(-(len(methods) + 1) // columns)
+    by_seed = seeds.pivot(index="seed", columns=["recipe", "epochs", "method"], values="top1")
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            lines,
+            columns,
+            figsize=(8.2 * columns / 3, 2.2 * lines + 0.8),
+            squeeze=False,
+            layout="constrained",
+        )
+        panels = axes.flatten()
+        for axis, method in zip(panels, methods, strict=False):
+            axis.sharey(panels[0])
+            _draw_gains(axis, rows[rows["method"] == method], by_seed, baseline)
+        panels[0].legend(frameon=False, fontsize=7.5)
+        for axis in panels[len(methods) + 1 :]:
+            axis.set_visible(False)
+        _draw_public_leads(panels[len(methods)], public)
+        figure.supylabel(f"Paired gain over {baseline_title} (points)", fontsize=9)
+        write_caption(figure, caption)
+    return figure
+
+
+def _draw_gains(axis, rows: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) -> None:
+    """One method's panel; recipes stand side by side at each budget.
+
+    Args:
+        by_seed: top-1, a row a seed, a column a recipe, budget and method.
+    """
+    budgets = sorted(rows["epochs"].unique())
+    recipes = list(rows["recipe"].unique())
+    for number, recipe in enumerate(recipes):
+        own = rows[rows["recipe"] == recipe].set_index("epochs").loc[budgets]
+        method, colour = own["method"].iloc[0], SERIES[number % len(SERIES)]
+        places = [place + 0.22 * (number - (len(recipes) - 1) / 2) for place in range(len(budgets))]
+        axis.plot(places, own["gain_mean"], color=colour, linewidth=1, alpha=0.6)
+        axis.vlines(places, own["gain_low"], own["gain_high"], color=colour, linewidth=2)
+        marker = MARKERS[number % len(MARKERS)]
+        axis.plot(
+            places, own["gain_mean"], marker, color=colour, markersize=5, label=f"Recipe {recipe}"
+        )
+        for place, budget in zip(places, budgets, strict=True):
+            gains = by_seed[recipe, budget, method] - by_seed[recipe, budget, baseline]
+            axis.plot(
+                [place + 0.07] * len(gains),
+                gains,
+                "o",
+                markersize=2.5,
+                color=colour,
+                alpha=0.6,
+                markeredgewidth=0,
+            )
+    axis.axhline(0, color=GREY, linewidth=1)
+    axis.set_title(rows["title"].iloc[0], loc="left", fontsize=9)
+    axis.set_xticks(range(len(budgets)), budgets)
+    axis.set_xlabel("Budget (epochs, own schedule)", fontsize=8)
+    rule_out(axis, "y")
+
+
+def _draw_public_leads(axis, public: pd.DataFrame) -> None:
+    """The panel of the public ImageNet runs."""
+    for (title, curve), line in zip(public.groupby("title"), ("--", "-"), strict=True):
+        axis.plot(curve["epoch"], curve["lead"], line, color="black", linewidth=1, label=title)
+    axis.axhline(0, color=GREY, linewidth=1)
+    axis.set_xscale("log")
+    axis.set_xlabel("Epoch of a 300-epoch schedule", fontsize=8)
+    axis.set_ylabel("Lead over Soft KD (points)", fontsize=8)
+    axis.set_title("Public ImageNet runs, n = 1", loc="left", fontsize=9)
+    axis.legend(frameon=False, fontsize=7.5)

@@ -1,0 +1,250 @@
+"""The recipe study's numbers: gains, how they move, and shares of the variance."""
+
+from dataclasses import dataclass
+from itertools import chain, combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.evidence.statistics import (
+    Interval,
+    gains_over,
+    holm,
+    mean_interval,
+    paired_difference,
+)
+from benchmarks.evidence.words import interval_columns
+from benchmarks.recipes import RecipeStudy
+from manifold.settings import Experiment, find
+
+FACTORS = ("method", "recipe", "epochs")
+PUBLIC_CAPTION = (
+    "Last panel: public ImageNet runs of DeiT-Ti ← CaiT-S24 under recipe B (thy960112/"
+    "Distillation-Dynamics), one run each; mid-points of one schedule, not budgets of their own."
+)
+# The runs that match the first and the last block; the others are in the same file.
+PUBLIC_METHODS = {
+    "spectralkd_first1_last1": "SpectralKD",
+    "projector_first1_last1": "Projected features",
+}
+
+
+@dataclass
+class Measured:
+    """The measured study.
+
+    Attributes:
+        rows: one a recipe, budget and method: top-1 and the paired gain over the baseline.
+        variance: one an effect: the share of the variance of top-1 that it explains.
+        changes: one a question: how a method's gain differs between budgets, or between recipes.
+        seeds: one a run.
+        public: one an epoch: the lead over soft KD in the public ImageNet runs.
+    """
+
+    rows: pd.DataFrame
+    variance: pd.DataFrame
+    changes: pd.DataFrame
+    seeds: pd.DataFrame
+    public: pd.DataFrame
+    caption: str
+
+
+def measure(study: RecipeStudy) -> Measured:
+    """Read the cells and compute the study."""
+    experiment, settings = study.experiment, study.settings
+    records = {
+        (recipe, epochs): study.collect(pair, recipe, epochs, methods)
+        for (pair, recipe, epochs), methods in study.students().items()
+    }
+    seeds = pd.DataFrame(
+        [
+            {
+                "recipe": recipe,
+                "epochs": epochs,
+                "method": method,
+                "seed": seed,
+                "top1": run["result"]["top1"],
+                "images_seen": run["images_seen"],
+                "steps": run["images_seen"] // experiment.recipes[recipe].batch_size,
+                "teacher_sha256": run["teacher_sha256"],
+                "git_commit": run["environment"]["git_commit"],
+                "fingerprint": run["fingerprint"],
+            }
+            for (recipe, epochs), runs_of in records.items()
+            for method, runs in runs_of.items()
+            for seed, run in runs.items()
+        ]
+    )
+    confidence = experiment.statistics.confidence
+    first = next(iter(records[settings.recipes[0], settings.epochs[0]][settings.baseline].values()))
+    return Measured(
+        rows=_rows(experiment, seeds),
+        variance=variance_shares(seeds, confidence),
+        changes=_changes(experiment, seeds),
+        seeds=seeds,
+        public=public_leads(find(settings.public_curves)),
+        caption=(
+            f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
+            f"{first['result']['images']:,} {first['result']['split']} images; pair "
+            f"{settings.pair}, recipes {', '.join(settings.recipes)}, budgets of "
+            f"{', '.join(map(str, settings.epochs))} epochs, each with its own full schedule. "
+            f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
+            f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
+            "budget, p after Holm over each recipe and budget."
+        ),
+    )
+
+
+def _by_seed(seeds: pd.DataFrame, recipe: str, epochs: int, method: str) -> dict[int, float]:
+    chosen = (seeds["recipe"] == recipe) & (seeds["epochs"] == epochs) & (seeds["method"] == method)
+    return dict(zip(seeds.loc[chosen, "seed"], seeds.loc[chosen, "top1"], strict=True))
+
+
+def _rows(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
+    study, confidence = experiment.recipe_study, experiment.statistics.confidence
+    rows = []
+    for recipe in study.recipes:
+        for epochs in study.epochs:
+            top1 = {method: _by_seed(seeds, recipe, epochs, method) for method in study.methods}
+            gains = gains_over(study.baseline, top1, confidence)
+            adjusted = holm({method: gain.p for method, gain in gains.items()})
+            runs = seeds[(seeds["recipe"] == recipe) & (seeds["epochs"] == epochs)].iloc[0]
+            for method, values in top1.items():
+                mean, gain = mean_interval(list(values.values()), confidence), gains.get(method)
+                rows.append(
+                    {
+                        "recipe": recipe,
+                        "epochs": epochs,
+                        "images_seen": runs["images_seen"],
+                        "steps": runs["steps"],
+                        "method": method,
+                        "title": experiment.method_definitions[method].title,
+                        "n": mean.n,
+                        **interval_columns("top1", mean),
+                        **interval_columns("gain", gain),
+                        "p_holm": adjusted.get(method),
+                        "teacher_sha256": runs["teacher_sha256"],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
+    """How each gain moves: longest against shortest budget, and recipe against recipe."""
+    study = experiment.recipe_study
+    short, long = min(study.epochs), max(study.epochs)
+    questions = [
+        (f"recipe {recipe}: {budget(long)} against {short}", (recipe, long), (recipe, short))
+        for recipe in study.recipes
+    ] + [
+        (f"{budget(epochs)}: recipe {other} against {study.recipes[0]}", (other, epochs), first)
+        for epochs in study.epochs
+        for first in [(study.recipes[0], epochs)]
+        for other in study.recipes[1:]
+    ]
+
+    def gain(where: tuple[str, int], method: str) -> dict[int, float]:
+        values = _by_seed(seeds, *where, method)
+        baseline = _by_seed(seeds, *where, study.baseline)
+        return {seed: value - baseline[seed] for seed, value in values.items()}
+
+    rows = []
+    for method in study.methods:
+        for question, one, other in questions if method != study.baseline else []:
+            change = paired_difference(
+                gain(one, method), gain(other, method), experiment.statistics.confidence
+            )
+            rows.append(
+                {
+                    "method": method,
+                    "title": experiment.method_definitions[method].title,
+                    "question": question,
+                    **interval_columns("change", change),
+                    "n": change.n,
+                    "gain": _movement(change),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def budget(epochs: int) -> str:
+    """A budget in words."""
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def _movement(change: Interval) -> str:
+    if change.low > 0:
+        return "larger"
+    return "smaller" if change.high < 0 else "undecided"
+
+
+def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """The share of the variance of top-1 that method, recipe and budget explain.
+
+    Within a seed the runs are a complete factorial design without replicates; its total sum of
+    squares is the sum over all effects, main effects and interactions, each orthogonal to the
+    others. The decomposition is made seed by seed, so that a share has an interval over seeds. The
+    interaction of all three factors also holds the noise of single runs.
+
+    Source: analysis of variance of a balanced design, eta squared = SS(effect) / SS(total).
+
+    Args:
+        seeds: columns seed, method, recipe, epochs and top1, one row a run.
+
+    Returns:
+        Columns effect, share_mean, share_low, share_high (in %), n; intervals are cut at 0 and 100.
+
+    Raises:
+        ValueError: the runs are not a complete design, or all have the same top-1.
+    """
+    effects = list(chain.from_iterable(combinations(FACTORS, size) for size in (1, 2, 3)))
+    shares: dict[tuple[str, ...], list[float]] = {effect: [] for effect in effects}
+    expected = np.prod([seeds[factor].nunique() for factor in FACTORS])
+    for seed, runs in seeds.groupby("seed"):
+        if len(runs) != expected or runs.duplicated(list(FACTORS)).any():
+            raise ValueError(f"seed {seed} has {len(runs)} runs, a complete design {expected}")
+        total = ((runs["top1"] - runs["top1"].mean()) ** 2).sum()
+        if total == 0:
+            raise ValueError(f"seed {seed}: every run has the same top-1, nothing to explain")
+        explained: dict[tuple[str, ...], pd.Series] = {(): runs["top1"] * 0 + runs["top1"].mean()}
+        for effect in effects:
+            cell_mean = runs.groupby(list(effect))["top1"].transform("mean")
+            below = [part for part in explained if set(part) < set(effect)]
+            explained[effect] = cell_mean - sum(explained[part] for part in below)
+            shares[effect].append(100 * float((explained[effect] ** 2).sum() / total))
+    rows = []
+    for effect, values in shares.items():
+        share = mean_interval(values, confidence)
+        rows.append(
+            {
+                "effect": " × ".join("budget" if part == "epochs" else part for part in effect),
+                "share_mean": share.mean,
+                "share_low": max(0.0, share.low),
+                "share_high": min(100.0, share.high),
+                "n": share.n,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def public_leads(path: Path) -> pd.DataFrame:
+    """The lead over soft KD at each epoch of the public 300-epoch runs, in points of top-1.
+
+    Source: thy960112/Distillation-Dynamics, logs at commit 5086c56.
+    """
+    curves = pd.read_csv(path)
+    curves = curves[curves["schedule_epochs"] == 300]
+    top1 = curves.pivot(index="epoch", columns="method", values="top1")
+    leads = [
+        pd.DataFrame(
+            {
+                "method": name,
+                "title": title,
+                "epoch": top1.index,
+                "lead": top1[name] - top1["soft_kd"],
+            }
+        )
+        for name, title in PUBLIC_METHODS.items()
+    ]
+    return pd.concat(leads, ignore_index=True).dropna()

@@ -1,0 +1,89 @@
+"""The recipe study as text."""
+
+import pandas as pd
+
+from benchmarks.evidence.words import (
+    after_correction,
+    readable_interval,
+    readable_p,
+    sentence,
+    verdicts,
+)
+from benchmarks.recipes.measure import Measured, budget
+from manifold.settings import Experiment
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows as text."""
+    return pd.DataFrame(
+        [
+            {
+                "Recipe": row["recipe"],
+                "Epochs": row["epochs"],
+                "Images seen": f"{row['images_seen']:,}",
+                "Steps": f"{row['steps']:,}",
+                "Method": row["title"],
+                "n": row["n"],
+                "Top-1 (%)": readable_interval(row, "top1"),
+                "Gain": readable_interval(row, "gain", "+"),
+                "p (Holm)": readable_p(row["p_holm"]),
+                "Teacher": row["teacher_sha256"][:8],
+            }
+            for _, row in rows.iterrows()
+        ]
+    )
+
+
+def parts(study: Measured, experiment: Experiment) -> list[str]:
+    """The Markdown below the caption."""
+    variance = pd.DataFrame(
+        [
+            {
+                "Effect": row["effect"],
+                "Share of the variance of top-1 (%)": f"{row['share_mean']:.1f} "
+                f"[{row['share_low']:.1f}, {row['share_high']:.1f}]",
+                "n": row["n"],
+            }
+            for _, row in study.variance.iterrows()
+        ]
+    )
+    changes = pd.DataFrame(
+        [
+            {
+                "Method": row["title"],
+                "Question": row["question"],
+                "Change of its gain (points)": readable_interval(row, "change", "+"),
+                "The gain is": row["gain"],
+            }
+            for _, row in study.changes.iterrows()
+        ]
+    )
+    return [
+        readable(study.rows).to_markdown(index=False),
+        "## How much is the method, how much the recipe, how much the budget?",
+        "Shares of the sum of squares within a seed, mean and interval over seeds (cut at 0 "
+        "and 100). They are shares of this grid: other methods, recipes or budgets would give "
+        "others. The interaction of all three also holds the noise of single runs.",
+        variance.to_markdown(index=False),
+        "## How the gain moves",
+        "Differences of gains, seed by seed, not corrected for their number.",
+        changes.to_markdown(index=False),
+        "## In words",
+        "\n".join(_in_words(study, experiment)),
+    ]
+
+
+def _in_words(study: Measured, experiment: Experiment) -> list[str]:
+    """Say what the intervals decide: a line a recipe and budget, then a question."""
+    baseline = experiment.method_definitions[experiment.recipe_study.baseline].title
+    gains = study.rows[study.rows["gain_mean"].notna()]
+    lines = []
+    for (recipe, epochs), own in gains.groupby(["recipe", "epochs"], sort=False):
+        said = verdicts(own, "gain", f"ahead of {baseline}", f"behind {baseline}", "undecided")
+        corrected = after_correction(own, baseline, experiment.statistics.confidence, "title")
+        lines.append(f"- Recipe {recipe}, {budget(epochs)}. {sentence(said)}. {corrected}")
+    for question, own in study.changes.groupby("question", sort=False):
+        said = verdicts(own, "change", "larger gain", "smaller gain", "undecided")
+        lines.append(f"- {question[0].upper()}{question[1:]}. {sentence(said)}")
+    largest = study.variance.loc[study.variance["share_mean"].idxmax(), "effect"]
+    return [*lines, f"- The largest share of the variance of top-1 in this grid: {largest}"]

@@ -1,0 +1,134 @@
+"""Table 1: every method next to the reported number, with intervals, gains and verdicts.
+
+The full bench is the same table of more methods.
+"""
+
+from pathlib import Path
+
+from benchmarks.evidence.claims import read_claims
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import FORMATS, Study, StudySettings
+from manifold.errors import UserError
+from manifold.settings import Students, find
+from manifold.settings.section import Count
+
+
+class Table1Settings(StudySettings):
+    """Table 1: its pairs, and the reported number next to each method."""
+
+    pairs: list[str]
+    """The pairs that it shows, one after another."""
+    recipe: str
+    """Of all its students."""
+    epochs: Count
+    """The budget of all its students."""
+    baseline: str
+    """Gains are over this method."""
+    claims: dict[str, dict[str, str]]
+    """pair: method: id of the row of claims.csv next to it."""
+
+    def claim_ids(self) -> list[str]:
+        return [claim for methods in self.claims.values() for claim in methods.values()]
+
+
+class Table1(Study):
+    """The methods of the key ``methods``, on every pair of the section."""
+
+    name = "table1"
+    title = "Table 1"
+    question = "Is a method's student ahead of soft KD's, under one recipe and budget?"
+    Settings = Table1Settings
+    suffixes = (*FORMATS, "_claims.csv", "_seeds.csv")
+    shown = None
+
+    @property
+    def table(self) -> Table1Settings:
+        """The settings that Table 1 and the bench share."""
+        return self.settings
+
+    @property
+    def methods(self) -> list[str]:
+        return self.experiment.methods
+
+    def check(self) -> None:
+        experiment, table = self.experiment, self.table
+        if not table.pairs:
+            raise UserError("table1.pairs must list at least one pair")
+        for pair in (*table.pairs, *table.claims):
+            experiment.check_known("table1.pairs", pair, experiment.pairs)
+        experiment.check_known("table1.recipe", table.recipe, experiment.recipes)
+        for pair in table.pairs:
+            methods = experiment.methods_of(pair)
+            if table.baseline not in methods:
+                raise UserError(
+                    f"table1.baseline {table.baseline!r} is not among the methods that run for "
+                    f"pair {pair!r} ({', '.join(methods)}); gains are taken over it, so add it"
+                )
+
+    def preflight(self) -> None:
+        read_claims(find(self.experiment.claims), self.table.claim_ids())
+
+    def students(self) -> Students:
+        table = self.table
+        return {
+            (pair, table.recipe, table.epochs): self.experiment.methods_of(pair, self.methods)
+            for pair in table.pairs
+        }
+
+    def teachers(self) -> list[str]:
+        return self.table.pairs
+
+    def reads(self) -> list[Path]:
+        return [find(self.experiment.claims)]
+
+    def identity(self):
+        return [super().identity(), self.table]
+
+    def build(self) -> Document:
+        from benchmarks.table1.figure import draw
+        from benchmarks.table1.measure import measure
+        from benchmarks.table1.text import parts, readable
+
+        found = measure(self)
+        baseline = self.table.baseline
+        return Document(
+            title=f"{self.title}, {self.experiment.name}",
+            caption=found.caption,
+            parts=parts(found, self.experiment),
+            csv={"": found.rows, "_claims": found.claims, "_seeds": found.seeds},
+            latex=[(readable(found.rows, self.experiment), "")],
+            figures={"": lambda caption: draw(found.rows, found.seeds, baseline, caption)},
+        )
+
+
+class BenchSettings(StudySettings):
+    """The full bench: what it shows beside Table 1."""
+
+    methods: list[str]
+    """Further methods, under Table 1's pairs, recipe and budget."""
+
+
+class Bench(Table1):
+    """Table 1 of every method that the scale names."""
+
+    name = "bench"
+    title = "The full bench"
+    question = "Which of all methods is ahead of soft KD, under one recipe and budget?"
+    Settings = BenchSettings
+    shown = ("In words",)
+
+    @property
+    def table(self) -> Table1Settings:
+        return self.experiment.table1
+
+    @property
+    def methods(self) -> list[str]:
+        own = self.experiment.methods
+        return [*own, *(method for method in self.settings.methods if method not in own)]
+
+    def check(self) -> None:
+        self.experiment.check_methods("bench.methods", self.settings.methods)
+
+    @classmethod
+    def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
+        return section  # they stand in the key `methods`, which is of this table too

@@ -1,0 +1,80 @@
+"""Table 1 as a figure: top-1 and the paired gain, a row a method."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmarks.evidence.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    STYLE,
+    draw_row,
+    leave_out_far_rows,
+    rule_out,
+    write_caption,
+)
+
+
+def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
+    """Top-1 of each method and its paired gain over the baseline.
+
+    Args:
+        rows: as in table1.csv, the teacher's row among them.
+        seeds: as in table1_seeds.csv.
+    """
+    pairs = list(rows["pair"].unique())
+    heights = [int((rows["pair"] == pair).sum()) - 1 for pair in pairs]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(pairs),
+            2,
+            figsize=(8.2, 0.42 * sum(heights) + 0.5 * len(pairs) + 0.8),
+            sharey="row",
+            squeeze=False,
+            height_ratios=heights,
+            layout="constrained",
+        )
+        for (left, right), pair in zip(axes, pairs, strict=True):
+            own_seeds = seeds[seeds["pair"] == pair]
+            _draw_pair(left, right, rows[rows["pair"] == pair], own_seeds, baseline)
+            if len(pairs) > 1:
+                left.set_title(pair, loc="left", fontsize=9)
+        write_caption(figure, caption)
+    return figure
+
+
+def _draw_pair(left, right, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str) -> None:
+    """The two panels of one pair: top-1, and the paired gain."""
+    teacher = rows[rows["method"] == "teacher"].iloc[0]
+    methods = rows[rows["method"] != "teacher"].reset_index(drop=True)
+    by_seed = seeds.pivot(index="seed", columns="method", values="top1")
+    for position, row in methods.iterrows():
+        name = row["method"]
+        colour = ORANGE if name.startswith("manifold") else BLUE
+        draw_row(left, position, by_seed[name], row, "top1", colour)
+        if name != baseline:
+            gains = by_seed[name] - by_seed[baseline]
+            draw_row(right, position, gains, row, "gain", colour)
+    leave_out_far_rows(left, methods, "top1", shown=teacher["top1_mean"])
+    leave_out_far_rows(right, methods, "gain", shown=0)
+    left.axvline(teacher["top1_mean"], color=GREY, linestyle="--", linewidth=1)
+    left.annotate(
+        f"teacher {teacher['top1_mean']:.1f}",
+        (teacher["top1_mean"], 1.0),
+        xycoords=("data", "axes fraction"),
+        xytext=(-3, 2),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=GREY,
+    )
+    right.axvline(0, color=GREY, linewidth=1)
+    left.set_yticks(range(len(methods)), methods["title"])
+    left.set_ylim(len(methods) - 0.5, -0.5)
+    left.set_xlabel("Top-1 (%)")
+    (title,) = methods.loc[methods["method"] == baseline, "title"]
+    right.set_xlabel(f"Paired gain over {title} (points)")
+    for panel in (left, right):
+        rule_out(panel, "x")
+        panel.tick_params(axis="y", length=0)

@@ -1,0 +1,260 @@
+"""One resolved experiment: its sections, its folders, and what tells its cells apart."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from manifold.errors import UserError
+from manifold.settings.data import Data, check_channels
+from manifold.settings.machine import CohortSettings, Machine
+from manifold.settings.messages import refuse_doubles, unknown
+from manifold.settings.method import Method
+from manifold.settings.networks import Pair, teacher_file
+from manifold.settings.plain import to_plain
+from manifold.settings.recipe import Recipe
+from manifold.settings.section import Section
+
+CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
+
+Training = tuple[str, str, int]  # pair, recipe, epochs
+Students = dict[Training, list[str]]  # the methods of each
+
+
+class Statistics(Section):
+    """Intervals."""
+
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    """Of every interval."""
+
+
+class Experiment(Section):
+    """A scale with what the user overrides, and a section for each study that it has.
+
+    The sections of the studies are fields of a class of their own, which ``resolve`` derives from
+    this one.
+    """
+
+    study_kinds: ClassVar[dict[str, Any]] = {}  # section: the class that declares the study
+
+    scale: str
+    """Name of the scale, or path of a .yaml file."""
+    description: str
+    """The scale in a few words, for captions."""
+    name: str
+    """The folder below results; null: the scale's name, and a hash of what is overridden."""
+    results: str
+    """Where the folders of results are."""
+    stale: Literal["keep", "retrain"]
+    """What happens to cells that other code or data made than now stand: reported, or made anew."""
+    claims: str
+    """What others report, with its evidence."""
+    networks: str
+    """Parameters, FLOPs and throughput that timm publishes."""
+    data: Data
+    """What students and teachers are trained on."""
+    pairs: dict[str, Pair]
+    """Students and teachers by the pair's name."""
+    recipes: dict[str, Recipe]
+    """Recipes by name: the path of a file, or a mapping that may extend one."""
+    method_definitions: dict[str, Method]
+    """Methods by name; those of config/methods.yaml are there already."""
+    methods: list[str]
+    """The methods of Table 1."""
+    seeds: list[Annotated[int, Field(ge=0)]]
+    """Of every training; paired across methods."""
+    evaluation_split: Literal["test", "validation"]
+    """What the accuracies of run.json are measured on."""
+    reported_dataset: str | None
+    """The data set of the claims that this scale runs on, if any."""
+    statistics: Statistics
+    """Intervals."""
+    cohort: CohortSettings
+    """Methods that are trained together."""
+    machine: Machine
+    """Where and how it runs."""
+
+    # ---- checks of what no section knows alone -----------------------------------------------
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._check_names()
+        self._check_pairs()
+        data = self.data
+        check_channels("data", data, data.channels)
+        if data.validation == 0 and self.evaluation_split == "validation":
+            raise UserError(
+                "data.validation is 0, and evaluation_split: validation needs some images"
+            )
+        for study in self.studies.values():
+            study.check()
+        return self
+
+    def _check_names(self) -> None:
+        if not self.methods:
+            raise UserError("methods must list at least one method")
+        self.check_methods("methods", self.methods)
+        refuse_doubles("seeds", self.seeds)
+        if len(self.seeds) < 2:
+            raise UserError(
+                f"seeds: {self.seeds} has {len(self.seeds)}; a table with intervals needs at least "
+                "two, for instance seeds=[0,1,2]"
+            )
+        for name in (self.name, *self.pairs, *self.recipes, *self.method_definitions):
+            check_folder_name(name)
+
+    def _check_pairs(self) -> None:
+        for name, pair in self.pairs.items():
+            where, teacher = f"pairs.{name}", pair.teacher
+            for method in pair.methods or []:
+                self.check_known(f"{where}.methods", method, self.method_definitions)
+            if teacher.recipe is not None:
+                self.check_known(f"{where}.teacher.recipe", teacher.recipe, self.recipes)
+            if teacher.input is not None:
+                check_channels(f"{where}.teacher.input", teacher.input, self.data.channels)
+
+    def check_known(self, key: str, name: str, known: Any) -> None:
+        """Refuse a name that nothing defines.
+
+        Raises:
+            UserError: names the key, and what is known.
+        """
+        if name not in known:
+            raise unknown(key, name, known)
+
+    def check_methods(self, key: str, methods: list[str]) -> None:
+        """Hold a list of methods to those that are defined, each once.
+
+        Raises:
+            UserError: names the key, and what is known.
+        """
+        for method in methods:
+            self.check_known(key, method, self.method_definitions)
+        refuse_doubles(key, methods)
+
+    # ---- studies and trainings ---------------------------------------------------------------
+
+    @cached_property
+    def studies(self) -> dict[str, Any]:
+        """The studies of this scale by name, in the order of their sections."""
+        made = [
+            kind(self, getattr(self, key))
+            for key, kind in self.study_kinds.items()
+            if all(getattr(self, needed, None) is not None for needed in (key, *kind.needs))
+        ]
+        names = [study.name for study in made]
+        refuse_doubles("the sections' studies: their name", names)
+        return dict(zip(names, made, strict=True))
+
+    def trainings(self) -> dict[Training, list[list[str]]]:
+        """The cohorts that the studies need under each pair, recipe and budget.
+
+        The first study's cohorts hold nothing else; what a later one asks for beyond the earlier
+        ones is trained in cohorts of its own.
+        """
+        trainings: dict[Training, list[list[str]]] = {}
+        for study in self.studies.values():
+            for key, methods in study.students().items():
+                cohorts = trainings.setdefault(key, [])
+                known = {method for cohort in cohorts for method in cohort}
+                cohorts += self.in_cohorts([method for method in methods if method not in known])
+        return trainings
+
+    def in_cohorts(self, methods: list[str]) -> list[list[str]]:
+        """Lists of methods that are trained together."""
+        size = self.cohort.size or max(1, len(methods))
+        return [methods[i : i + size] for i in range(0, len(methods), size)]
+
+    def methods_of(self, pair: str, methods: list[str] | None = None) -> list[str]:
+        """The methods, by default Table 1's, that a pair is for."""
+        own = self.pairs[pair].methods
+        methods = self.methods if methods is None else methods
+        return [method for method in methods if own is None or method in own]
+
+    # ---- folders -----------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.results) / self.name
+
+    @property
+    def file(self) -> Path:
+        """Where the resolved experiment stands, for every job to read."""
+        return self.directory / "experiment.yaml"
+
+    def teacher_directory(self, pair: str) -> Path:
+        return self.directory / "teachers" / pair
+
+    def teacher_weights(self, pair: str) -> Path:
+        return teacher_file(self.pairs[pair].teacher.weights, self.teacher_directory(pair))
+
+    def cell_directory(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> Path:
+        return (
+            self.directory / "cells" / pair / recipe / f"{epochs}-epochs" / method / f"seed-{seed}"
+        )
+
+    # ---- identities --------------------------------------------------------------------------
+
+    def preflight_identity(self) -> dict[str, Any]:
+        """What the check before all compute looks at."""
+        trained = {
+            method
+            for cohorts in self.trainings().values()
+            for cohort in cohorts
+            for method in cohort
+        }
+        looked_at = {
+            "data": self.data,
+            "pairs": self.pairs,
+            "recipes": self.recipes,
+            "methods": {name: self.method_definitions[name] for name in sorted(trained)},
+            "claims": self.claims,
+        }
+        return to_plain(looked_at)
+
+    def teacher_identity(self, pair: str) -> dict[str, Any]:
+        """What shapes the weights of a pair's teacher, where the workflow trains it."""
+        teacher = self.pairs[pair].teacher
+        shaping = {
+            "data": self.data,
+            "model": teacher.model,
+            "recipe": teacher.recipe and self.recipes[teacher.recipe],
+            "epochs": teacher.epochs,
+            "seed": teacher.seed,
+            "evaluation_split": self.evaluation_split,
+        }
+        return to_plain(shaping)
+
+    def cell_identity(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> dict:
+        """What shapes the weights of a cell, except the bytes of the teacher's file."""
+        section, definition = self.pairs[pair], self.method_definitions[method]
+        shaping = {
+            "data": self.data,
+            "pair": {
+                key: getattr(section, key)
+                for key in ("student", "distilled_student", "layers", "most_tokens")
+            },
+            "teacher": {"model": section.teacher.model, "input": section.teacher.input},
+            "recipe": self.recipes[recipe],
+            "epochs": epochs,
+            "method": method,
+            "distiller": definition.distiller,
+            "arguments": definition.arguments,
+            "student": definition.student,
+            "seed": seed,
+            "evaluation_split": self.evaluation_split,
+        }
+        return to_plain(shaping)
+
+
+def check_folder_name(name: str) -> None:
+    """Refuse a name that cannot be a folder of the results.
+
+    Raises:
+        UserError: says which characters can.
+    """
+    if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+        raise UserError(
+            f"{name!r} names a folder of the results: use letters, digits, '-', '_' and '.'"
+        )

@@ -1,0 +1,71 @@
+"""Where configuration files are, and how they are read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from manifold.errors import UserError
+
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def find(path: str | Path) -> Path:
+    """The file of that name in the working directory, or else in the clone.
+
+    So the files that ship with the suite are found from any working directory, and one's own
+    come first.
+    """
+    path = Path(path)
+    return path if path.exists() or not (ROOT / path).exists() else ROOT / path
+
+
+def let_jobs_run_these_sources() -> None:
+    """Put the packages that plan a workflow first for every process that is started from it.
+
+    So a workflow runs what stands beside its Snakefile, also from another working directory; on a
+    node of a cluster the Snakefile is read again, and this with it.
+    """
+    others = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    if str(ROOT) not in os.pathsep.join(others).split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: there is no such file, or it is not a YAML mapping.
+    """
+    try:
+        return read_yaml_text(path.read_text(), str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+
+
+def read_yaml_text(text: str, name: str) -> dict[str, Any]:
+    """Read a YAML mapping that ``name`` gave.
+
+    Raises:
+        UserError: it is not a YAML mapping.
+    """
+    try:
+        content = yaml.load(text, Loader)  # safe, and ten times as fast where libyaml is there
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{name} must hold a mapping, got {type(content).__name__}")
+    return content
+
+
+def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with ``overrides`` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in overrides.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

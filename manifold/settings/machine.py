@@ -1,0 +1,41 @@
+"""The settings of where and how it runs; none of it changes a result beyond rounding."""
+
+from manifold.settings.section import Count, NotNegative, Section, WholeNumber
+
+
+class CohortSettings(Section):
+    """Methods that are trained together."""
+
+    size: Count | None
+    """Methods in one job; null: all of them."""
+
+
+class Machine(Section):
+    """Devices, processes and memory."""
+
+    device: str
+    """cpu or cuda."""
+    nodes: Count
+    """Machines of one training."""
+    processes: Count
+    """On a node, each with a GPU of its own where the device is cuda."""
+    jobs_per_gpu: Count
+    """Jobs that share one GPU."""
+    gres: str | None
+    """Slurm's name of a GPU where the cluster knows --gres alone, gpu or gpu:TYPE; null: --gpus."""
+    shards_per_pass: Count | None
+    """null: all of a process; fewer: gradient accumulation."""
+    compile: str | None
+    """A backend of torch.compile."""
+    channels_last: bool
+    """Memory layout of convolutions."""
+    fused_optimizer: bool
+    """The optimizer's fused kernels."""
+    threads: Count
+    """CPU threads of a process."""
+    workers: WholeNumber
+    """Processes that load images, for each process."""
+    evaluation_batch_size: Count
+    """Images of a pass at evaluation."""
+    checkpoint_seconds: NotNegative
+    """At most this much work is lost by a kill."""

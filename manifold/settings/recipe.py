@@ -1,0 +1,139 @@
+"""The settings of a recipe: all that shapes the weights of every method alike."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from manifold.errors import UserError
+from manifold.settings.section import Count, NotNegative, Positive, Section, Share
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Section):
+    """A timm optimizer; parameters of one dimension are never decayed."""
+
+    name: str
+    """timm's name."""
+    learning_rate: Positive
+    """Peak rate of the batch size that stands above; nothing rescales it."""
+    weight_decay: NotNegative
+    """Of all parameters with two dimensions or more, position and class tokens excepted."""
+    epsilon: float | None
+    """null, as betas: of an optimizer that has none."""
+    betas: list[float] | None
+    """Decay rates of the moments."""
+    clip_norm: Positive | None
+    """Largest norm of the gradient; null: not clipped."""
+
+
+class Schedule(Section):
+    """A timm schedule of the learning rate."""
+
+    name: Literal["cosine", "constant"]
+    """timm's name."""
+    warmup_epochs: NotNegative
+    """Epochs of linear warm-up; may be a fraction."""
+    warmup_learning_rate: NotNegative
+    """Where the warm-up starts."""
+    minimum_learning_rate: NotNegative
+    """Where the schedule ends."""
+    per: Literal["step", "epoch"]
+    """How often the rate moves."""
+    lags_one_epoch: bool
+    """An epoch runs at the rate of the one before, as in the reference code."""
+
+    @model_validator(mode="after")
+    def _lag_is_of_epochs(self) -> Self:
+        if self.lags_one_epoch and self.per != "epoch":
+            raise UserError("lags_one_epoch needs per: epoch")
+        return self
+
+
+class Augmentation(Section):
+    """timm's training transform."""
+
+    scale: list[float]
+    """Smallest and largest share of the image's area that a crop takes."""
+    ratio: list[float]
+    """Smallest and largest aspect of a crop."""
+    horizontal_flip: Share
+    """Probability of a flip."""
+    color_jitter: NotNegative
+    """Strength; 0: none."""
+    auto_augment: str | None
+    """timm's description of a policy, for instance rand-m9-mstd0.5-inc1."""
+    random_erasing: Share
+    """Probability that a rectangle is erased."""
+
+
+class Mixing(Section):
+    """timm's mixup and cutmix."""
+
+    mixup: NotNegative
+    """Alpha of mixup."""
+    cutmix: NotNegative
+    """Alpha of cutmix."""
+    probability: Share
+    """That a batch is mixed at all."""
+    switch_probability: Share
+    """That it is cutmix where both are on."""
+    mode: Literal["batch", "pair", "elem"]
+    """What a draw is made for."""
+
+
+class SoftLabels(Section):
+    """The part of a recipe that the distillation loss reads: (1−α)·CE + α·T²·KL."""
+
+    alpha: Share
+    """Weight of the teacher's soft labels; 1: the student never sees a label."""
+    temperature: Positive
+    """T of both softmaxes."""
+
+
+class Recipe(Section):
+    """A recipe: all that shapes the weights of every method alike, on any number of processes.
+
+    A batch is drawn in ``shards`` of equal size (the reference code: one a GPU), each with a mixing
+    of its own. How many processes share them out, and in how many passes, changes no number.
+    """
+
+    batch_size: Count
+    """Images of one optimizer step, over all processes."""
+    shards: Count
+    """Equal parts that a batch is drawn and mixed in."""
+    relational_batch: Literal["shard", "batch"]
+    """The images that relations are taken between."""
+    repeats: Count
+    """Repeated augmentation: copies of each image that stand in a row."""
+    precision: Literal["float32", "bfloat16", "float16"]
+    """Of autocast."""
+    optimizer: Optimizer
+    """The optimizer."""
+    schedule: Schedule
+    """The learning rate over the epochs."""
+    augmentation: Augmentation
+    """What is done to each image."""
+    mixing: Mixing | None
+    """What is done to each batch; null: nothing."""
+    label_smoothing: Rate
+    """Probability that is spread over all classes."""
+    drop_path: Rate
+    """Rate of stochastic depth of the student."""
+    ema_decay: Share
+    """Decay of the running mean of the weights, which a table shows beside them."""
+    distillation: SoftLabels
+    """Labels and soft labels."""
+
+    @model_validator(mode="after")
+    def _shards_are_equal(self) -> Self:
+        if self.batch_size % self.shards:
+            raise UserError(
+                f"batch_size {self.batch_size} cannot be drawn in {self.shards} equal shards"
+            )
+        if self.mixing and self.batch_size // self.shards % 2:
+            raise UserError(
+                f"batch_size must give each of the {self.shards} shard(s) an even number of images "
+                f"for mixup, got {self.batch_size // self.shards}"
+            )
+        return self

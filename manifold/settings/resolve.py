@@ -1,0 +1,203 @@
+"""From a scale's file and what the user overrides to one resolved experiment."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, create_model
+
+from manifold.errors import UserError
+from manifold.files import write_text
+from manifold.settings.experiment import Experiment
+from manifold.settings.files import ROOT, find, merge, read_yaml
+from manifold.settings.messages import Origin, suggest, teaching_error
+from manifold.settings.plain import fingerprint, to_plain
+
+# What a cell's weights depend on: a run that overrides any of these gets a folder of its own.
+SHAPING_SECTIONS = ("data", "pairs", "recipes", "method_definitions")
+STUDY = "study"  # the key of a study's section that names the class that declares it
+RESOLVED = "resolved"  # the key of a file that holds a whole experiment
+
+
+def resolve(overrides: dict[str, Any]) -> Experiment:
+    """Merge the named scale with ``overrides`` (the content of ``--config`` and config files).
+
+    Raises:
+        UserError: an unknown or missing key, a value of the wrong type, a name that nothing
+            defines, or a combination that cannot be run.
+    """
+    overrides = dict(overrides)
+    scale = overrides.pop("scale", None)
+    if not isinstance(scale, str):
+        raise UserError(
+            f"'scale' must be one of {', '.join(known_scales())} or a .yaml file, got {scale!r}"
+        )
+    origin = Origin(overrides, scale)
+    if overrides.pop(RESOLVED, False):
+        return _build({**overrides, "scale": scale}, origin, known=overrides)
+    base, name = load_scale(scale), Path(scale).stem
+    merged = _join_own_methods(merge(base, overrides), base, overrides)
+    if merged.get("name") is not None:
+        return _build({**merged, "scale": name}, origin, known=base)
+    experiment = _build({**merged, "scale": name, "name": name}, origin, known=base)
+    own = _build({**base, "scale": name, "name": name}, Origin({}, scale), known=base)
+    return experiment.replaced(name=_experiment_name(experiment, own))
+
+
+def derived(experiment: Experiment, overrides: dict[str, Any]) -> Experiment:
+    """Lay ``overrides`` over a whole experiment; its name stays, unless they hold another.
+
+    Raises:
+        UserError: as ``resolve`` raises it.
+    """
+    return resolve(merge(_whole(experiment), overrides))
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Read a resolved experiment, as ``write_experiment`` wrote it.
+
+    Raises:
+        UserError: it is missing, damaged, or of another version of the suite.
+    """
+    return resolve(read_yaml(path))
+
+
+def write_experiment(experiment: Experiment) -> Path:
+    """Write ``experiment.yaml``: complete, and usable again as ``--configfile``."""
+    text = (
+        "# Every setting of the runs in this folder, written by the workflow. Usable again:\n"
+        f"#   snakemake --cores all reproduce_table1 --configfile {experiment.file}\n"
+        + yaml.safe_dump(_whole(experiment), sort_keys=False, allow_unicode=True, width=100)
+    )
+    if not experiment.file.is_file() or experiment.file.read_text() != text:
+        write_text(experiment.file, text)
+    return experiment.file
+
+
+def _whole(experiment: Experiment) -> dict[str, Any]:
+    """What ``resolve`` makes the same experiment of."""
+    return {"scale": experiment.scale, RESOLVED: True, **to_plain(experiment)}
+
+
+def known_scales() -> list[str]:
+    return sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml"))
+
+
+def load_scale(scale: str) -> dict[str, Any]:
+    """Read a scale's file over the one that it extends, recipe files and methods filled in."""
+    if scale.endswith((".yaml", ".yml")):
+        content = read_yaml(Path(scale))
+    else:
+        path = ROOT / "config/scales" / f"{scale}.yaml"
+        if not path.is_file():
+            raise UserError(
+                f"unknown scale {scale!r}.{suggest(scale, known_scales())} "
+                f"Known: {', '.join(known_scales())}, or the path of a .yaml file"
+            )
+        content = read_yaml(path)
+    recipes = content.get("recipes")
+    if isinstance(recipes, dict):
+        content["recipes"] = {name: _load_recipe(recipe) for name, recipe in recipes.items()}
+    extended = content.pop("extends", None)
+    if extended is None:
+        below = {"method_definitions": read_yaml(ROOT / "config/methods.yaml")}
+    else:
+        below = load_scale(extended)
+    return merge(below, content)
+
+
+def _load_recipe(recipe: Any) -> Any:
+    """Read a recipe: the path of its file, or a mapping that may extend such a file."""
+    if isinstance(recipe, str):
+        return _load_recipe(read_yaml(find(recipe)))
+    if isinstance(recipe, dict) and "extends" in recipe:
+        changes = {key: value for key, value in recipe.items() if key != "extends"}
+        return merge(_load_recipe(recipe["extends"]), changes)
+    return recipe
+
+
+# ---- studies -----------------------------------------------------------------------------------
+
+
+def _build(content: dict[str, Any], origin: Origin, known: Iterable[str] = ()) -> Experiment:
+    """Check a whole experiment; its class has the sections of its studies as fields.
+
+    Args:
+        known: keys that may be null without being fields: sections of studies that are taken away.
+    """
+    sections = {
+        key: section[STUDY]
+        for key, section in content.items()
+        if isinstance(section, dict) and STUDY in section
+    }
+    absent = [key for key in known if key not in Experiment.model_fields and content[key] is None]
+    kind = _experiment_kind(tuple(sections.items()), tuple(absent))
+    try:
+        return kind(**content)
+    except ValidationError as error:
+        raise teaching_error(error, kind, origin) from None
+
+
+@lru_cache
+def _experiment_kind(
+    sections: tuple[tuple[str, Any], ...], absent: tuple[str, ...]
+) -> type[Experiment]:
+    studies = {key: find_study(key, declared) for key, declared in sections}
+    fields = {key: (study.Settings, ...) for key, study in studies.items()}
+    fields |= {key: (type(None), None) for key in absent}
+    kind = create_model("Experiment", __base__=Experiment, **fields)
+    kind.study_kinds = studies
+    return kind
+
+
+def find_study(section: str, declared: Any) -> Any:
+    """Return the class that declares a study, named ``module:Class``.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    module, _, name = str(declared).partition(":")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{section}.{STUDY}: there is no {declared!r} ({error}); it is module:Class of the "
+            "file that declares the study"
+        ) from error
+    if not all(hasattr(kind, needed) for needed in ("Settings", "students", "build")):
+        raise UserError(f"{section}.{STUDY}: {declared} is not a benchmarks.evidence.study.Study")
+    return kind
+
+
+def _join_own_methods(merged: dict, base: dict, overrides: dict) -> dict:
+    """Put methods that the user defines into every table that the user does not list otherwise."""
+    given = overrides.get("method_definitions")
+    if not isinstance(given, dict):
+        return merged
+    own = [name for name in given if name not in base["method_definitions"]]
+    if not own:
+        return merged
+    joined = dict(merged)
+    if "methods" not in overrides:
+        joined["methods"] = [*base["methods"], *own]
+    for key, section in merged.items():
+        if isinstance(section, dict) and STUDY in section:
+            study, theirs = find_study(key, section[STUDY]), overrides.get(key)
+            listed = theirs if isinstance(theirs, dict) else {}
+            joined[key] = study.with_methods(section, own, listed)
+    return joined
+
+
+def _experiment_name(experiment: Experiment, own: Experiment) -> str:
+    """The scale's name; with a hash of what shapes the weights, where the user overrides that."""
+    changed = {}
+    for section in SHAPING_SECTIONS:
+        mine, theirs = getattr(experiment, section), getattr(own, section)
+        if isinstance(theirs, dict):  # a new entry shapes no cells but its own
+            mine = {name: mine[name] for name in theirs}
+        if mine != theirs:
+            changed[section] = mine
+    return experiment.scale + (f"-{fingerprint(changed)[:8]}" if changed else "")

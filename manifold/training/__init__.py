@@ -1,0 +1,1 @@
+"""The machine above the methods: cohorts, data, checkpoints, records, launching."""

@@ -1,0 +1,51 @@
+"""What a run is called, what shapes it, and where it is kept; nothing here needs torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifold.errors import UserError
+from manifold.settings import CELL_FILES, Method, Model, Pair, fingerprint
+from manifold.training import records
+
+
+@dataclass
+class Start:
+    """Weights that a student starts from; its classifier is drawn anew."""
+
+    weights: Path
+    classes: int  # that they were trained for
+
+
+@dataclass
+class Cell:
+    """One run: a method under a recipe, a budget and a seed, and the folder of its results."""
+
+    method: str
+    definition: Method
+    student: Model
+    directory: Path
+    identity: dict
+    start: Start | None = None  # None: as initialised
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.identity)
+
+    def is_complete(self) -> bool:
+        """Whether the folder holds the files of this very configuration, unharmed."""
+        return records.is_complete(self.directory, CELL_FILES, "run.json", self.fingerprint)
+
+
+def student_model(pair: Pair, pair_name: str, method: str, definition: Method) -> Model:
+    """The pair's student that the method asks for.
+
+    Raises:
+        UserError: the pair has none of that kind.
+    """
+    student = getattr(pair, definition.student)
+    if student is None:
+        raise UserError(
+            f"method {method!r} needs a student with a distillation token: set "
+            f"pairs.{pair_name}.distilled_student or leave the method out"
+        )
+    return student

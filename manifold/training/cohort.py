@@ -1,0 +1,266 @@
+"""Several distillers on one stream of batches and one teacher pass."""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from manifold.distiller import Distiller, FrozenTeacher
+from manifold.errors import UserError
+from manifold.ranks import ALONE, Ranks
+from manifold.seeds import derive
+from manifold.settings import Optimizer, Recipe
+
+PRECISIONS = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class Member:
+    """A distiller with the optimizer, schedule, EMA and totals that are its own.
+
+    A member draws from streams that follow from (seed, step, shard) and its name alone, so its
+    weights do not depend on the company that it is trained in.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        distiller: Distiller,
+        recipe: Recipe,
+        *,
+        seed: int,
+        epochs: int,
+        steps_per_epoch: int,
+        ranks: Ranks = ALONE,
+        fused_optimizer: bool = False,
+    ):
+        self.name = name
+        self.distiller = distiller
+        self.seed = seed
+        self.ranks = ranks
+        self.steps_per_epoch = steps_per_epoch
+        self.precision = PRECISIONS[recipe.precision]
+        self.relational_batch = recipe.relational_batch
+        self.clip_norm = recipe.optimizer.clip_norm
+        self.optimizer = _create_optimizer(distiller, recipe.optimizer, fused_optimizer)
+        self.scaler = torch.amp.GradScaler(
+            distiller.device.type, enabled=recipe.precision == "float16"
+        )
+        self.per_step = recipe.schedule.per == "step"
+        self.lag = int(recipe.schedule.lags_one_epoch)
+        self.scheduler, _ = create_scheduler_v2(
+            self.optimizer,
+            sched=recipe.schedule.name,
+            num_epochs=epochs,
+            warmup_epochs=recipe.schedule.warmup_epochs,
+            warmup_lr=recipe.schedule.warmup_learning_rate,
+            min_lr=recipe.schedule.minimum_learning_rate,
+            step_on_epochs=not self.per_step,
+            updates_per_epoch=steps_per_epoch,
+        )
+        # Student and auxiliary modules are inside, the teacher is not a submodule; before the EMA,
+        # which follows the student on each rank by itself.
+        self.network = distiller
+        if ranks.count > 1:
+            self.network = DistributedDataParallel(
+                distiller, forward_sync_buffers=False, gradient_as_bucket_view=True
+            )
+        distiller.setup_ema(decay=recipe.ema_decay).requires_grad_(False)
+        self.totals: dict[str, float] = {}
+        self.seconds = 0.0
+        self._terms: dict[str, Tensor] = {}
+
+    @property
+    def learning_rate(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def backward(
+        self, images: Tensor, targets: Tensor, step: int, shards: Sequence[int], share: float
+    ) -> None:
+        """Add the gradient of one pass, of these shards, which are ``share`` of the batch here."""
+        started = time.perf_counter()
+        torch.manual_seed(derive(self.seed, "forward", step, shards[0]))
+        drawn = shards if self.relational_batch == "shard" else [0]
+        seeds = [derive(self.seed, "sampling", self.name, step, shard) for shard in drawn]
+        self.distiller.train()
+        with autocast(images.device, self.precision):
+            losses = self.network(images, targets, seeds)
+        losses.pop("output")
+        for term, value in losses.items():
+            self._terms[term] = self._terms.get(term, 0.0) + share * value.detach()
+        self.scaler.scale(share * losses["loss"]).backward()
+        self.seconds += time.perf_counter() - started
+
+    def update(self, step: int) -> None:
+        """One optimizer step with the gradients of all passes."""
+        started = time.perf_counter()
+        self._set_learning_rate(step)
+        if self.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self._trained_parameters(), self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.distiller.update_ema()
+        self._accumulate(step)
+        self.seconds += time.perf_counter() - started
+
+    def waits(self, is_last_pass: bool) -> AbstractContextManager:
+        """A context that leaves the averaging over the ranks to the last pass."""
+        has_ranks = self.network is not self.distiller
+        return self.network.no_sync() if has_ranks and not is_last_pass else nullcontext()
+
+    def _set_learning_rate(self, step: int) -> None:
+        if self.per_step:
+            self.scheduler.step_update(step)
+        else:
+            self.scheduler.step(max(0, step // self.steps_per_epoch - self.lag))
+
+    def _trained_parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _accumulate(self, step: int) -> None:
+        """Add the step's terms, the mean over all ranks, to the epoch's totals.
+
+        Raises:
+            UserError: a term is not finite; names method, epoch, step and term.
+        """
+        terms = sorted(self._terms, key="loss".__eq__)  # the sum last: a term is the culprit
+        local = torch.stack([self._terms[term].double() for term in terms])
+        values = (self.ranks.sum(local) / self.ranks.count).tolist()  # waits for the device, once
+        self._terms = {}
+        for term, value in zip(terms, values, strict=True):
+            if not math.isfinite(value):
+                epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+                raise UserError(
+                    f"method {self.name!r}: term {term!r} is {value} at epoch {epoch + 1}, step "
+                    f"{step_in_epoch + 1} of {self.steps_per_epoch} (seed {self.seed}); lower the "
+                    "learning rate or the term's weight, or clip gradients (optimizer.clip_norm)"
+                )
+            self.totals[term] = self.totals.get(term, 0.0) + value
+
+    def state(self) -> dict:
+        return {
+            "distiller": self.distiller.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "totals": self.totals,
+            "seconds": self.seconds,
+        }
+
+    def load_state(self, state: dict) -> None:
+        self.distiller.load_state_dict(state["distiller"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.totals = state["totals"]
+        self.seconds = state["seconds"]
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """The autocast of a recipe's precision; none for float32."""
+    enabled = precision != torch.float32
+    return torch.autocast(device.type, dtype=precision if enabled else None, enabled=enabled)
+
+
+def _create_optimizer(
+    distiller: Distiller, optimizer: Optimizer, fused: bool
+) -> torch.optim.Optimizer:
+    """timm's optimizer over everything that the method trains, 1-D parameters undecayed.
+
+    Raises:
+        UserError: timm does not know it, or refuses the numbers.
+    """
+    further = {
+        **({} if optimizer.epsilon is None else {"eps": optimizer.epsilon}),
+        **({} if optimizer.betas is None else {"betas": tuple(optimizer.betas)}),
+        **({"fused": True} if fused else {}),
+    }
+    try:
+        return create_optimizer_v2(
+            distiller,
+            opt=optimizer.name,
+            lr=optimizer.learning_rate,
+            weight_decay=optimizer.weight_decay,
+            **further,
+        )
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        raise UserError(f"the recipe's optimizer {vars(optimizer)} is refused: {error}") from error
+
+
+def cohort_name(methods: list[str]) -> str:
+    """A cohort in few words: its first method, and how many others there are."""
+    first, *others = methods
+    return f"{first} +{len(others)}" if others else first
+
+
+class Cohort:
+    """Members that share batches and the teacher's outputs, and nothing else.
+
+    The teacher runs once a pass for all of them; they go forward and backward one after another,
+    so that memory holds the graph of one. What a member learns is bit-identical to what it learns
+    alone with the same seed.
+    """
+
+    def __init__(self, members: list[Member], teacher: FrozenTeacher | None):
+        self.members = members
+        self.teacher = teacher
+        self.teacher_seconds = 0.0
+
+    def step(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        step: int,
+        shards: Sequence[int] = (0,),
+        passes: int = 1,
+    ) -> None:
+        """Train every member on one batch: images (B, C, H, W), targets (B, classes).
+
+        Args:
+            shards: the numbers of the shards that the images are, one after another.
+            passes: gradients are accumulated over this many passes of equally many shards.
+        """
+        own = len(shards) // passes
+        parts = zip(images.chunk(passes), targets.chunk(passes), strict=True)
+        for number, (part, part_targets) in enumerate(parts):
+            if any(member.distiller.uses_teacher for member in self.members):
+                self._run_teacher(part)  # kept: every member that asks with these images shares it
+            for member in self.members:
+                with member.waits(is_last_pass=number == passes - 1):
+                    member.backward(
+                        part,
+                        part_targets,
+                        step,
+                        shards[number * own : (number + 1) * own],
+                        share=1 / passes,
+                    )
+        for member in self.members:
+            member.update(step)
+
+    def _run_teacher(self, images: Tensor) -> None:
+        started = time.perf_counter()
+        with autocast(images.device, self.members[0].precision):
+            self.teacher(images)
+        if images.device.type == "cuda":
+            torch.cuda.synchronize(images.device)  # or its time would be counted as a member's
+        self.teacher_seconds += time.perf_counter() - started
+
+    def state(self) -> dict:
+        return {
+            "members": {member.name: member.state() for member in self.members},
+            "teacher_seconds": self.teacher_seconds,
+        }
+
+    def load_state(self, state: dict) -> None:
+        self.teacher_seconds = state["teacher_seconds"]
+        for member in self.members:
+            member.load_state(state["members"][member.name])

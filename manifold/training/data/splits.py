@@ -1,0 +1,68 @@
+"""Three splits of every data set.
+
+The training split loses its last images to a validation split, for every choice that anyone makes;
+the test split is for the final evaluation alone.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from manifold.errors import UserError
+from manifold.settings import Data
+from manifold.training.data.images import Splits
+from manifold.training.data.readers import READERS
+from manifold.training.progress import progress
+
+
+def load_splits(data: Data) -> Splits:
+    """Find, check and open a data set.
+
+    Raises:
+        UserError: it is missing or corrupt; names the file and the layout that is expected.
+    """
+    train, test, classes = READERS[data.dataset].open(data)
+    held_out = _held_out(train.labels, data)
+    return Splits(
+        train=replace(train, indices=train.indices[~held_out]),
+        validation=replace(train, indices=train.indices[held_out]),
+        test=test,
+        classes=classes,
+    )
+
+
+def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
+    """The last images of the training split; where that is sorted by class, of each class."""
+    held_out = np.zeros(len(labels), dtype=bool)
+    if data.validation == 0:
+        return held_out
+    if data.validation >= len(labels):
+        raise UserError(
+            f"data.validation {data.validation} leaves nothing of {len(labels)} training images"
+        )
+    if READERS[data.dataset].by_class:
+        for label in np.unique(labels):
+            own = np.flatnonzero(labels == label)
+            count = round(data.validation * len(own) / len(labels))
+            if not 0 < count < len(own):
+                raise UserError(
+                    f"data.validation {data.validation} takes {count} of the {len(own)} training "
+                    f"images of class {label}; choose a number that takes some and leaves some of "
+                    "every class"
+                )
+            held_out[own[len(own) - count :]] = True
+    else:
+        held_out[-data.validation :] = True
+    return held_out
+
+
+def verify(splits: Splits) -> None:
+    """Decode every image once.
+
+    Raises:
+        UserError: names the first file that cannot be read.
+    """
+    for name in ("train", "validation", "test"):
+        split = getattr(splits, name)
+        for index in progress(split.indices, what=f"verify {name}", unit="image"):
+            split.load(int(index))

@@ -1,0 +1,114 @@
+"""What a study's jobs have made stays, or is made anew, by the code that made it."""
+
+import json
+
+import pytest
+
+from benchmarks.evidence.kept import is_kept, keep
+from manifold.files import sha256
+from manifold.settings import sources
+from manifold.settings.sources import job_hash
+
+FILES = ("weights.bin", "run.json")
+JOB = "benchmarks.transfer.probes"
+
+
+@pytest.fixture
+def result(tmp_path):
+    """A function that writes a job's result as code of some hash has made it."""
+
+    def write(source_hash):
+        (tmp_path / "weights.bin").write_text("weights")
+        files = {"weights.bin": sha256(tmp_path / "weights.bin")}
+        record = {"fingerprint": "this", "source_hash": source_hash, "files": files}
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("made_by", "stale", "expected"),
+    [
+        ("now", "keep", True),
+        ("now", "retrain", True),
+        ("earlier", "keep", True),
+        ("earlier", "retrain", False),
+    ],
+)
+def test_a_result_stays_unless_its_code_is_followed(
+    made_by, stale, expected, experiment, result, capsys
+):
+    folder = result(job_hash(JOB) if made_by == "now" else made_by)
+    assert is_kept(experiment(stale=stale), JOB, folder, FILES, "this") is expected
+    said = capsys.readouterr().err
+    is_told = "was made by other code than now stands" in said
+    assert is_told == ((made_by, stale) == ("earlier", "keep"))
+
+
+def test_a_result_of_a_users_own_job_is_always_followed(experiment, result, tmp_path, monkeypatch):
+    (tmp_path / "job_of_a_user.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for made_by, expected in ((job_hash("job_of_a_user"), True), ("earlier", False)):
+        assert is_kept(experiment(), "job_of_a_user", result(made_by), FILES, "this") is expected
+
+
+def test_a_result_that_is_damaged_or_of_another_configuration_does_not_stay(experiment, result):
+    folder = result(job_hash(JOB))
+    assert not is_kept(experiment(), JOB, folder, FILES, "other")
+    (folder / "weights.bin").write_text("others")
+    assert not is_kept(experiment(), JOB, folder, FILES, "this")
+
+
+def test_what_stays_is_dated_anew(result, capsys):
+    folder = result("now")
+    old = folder / "old"
+    old.write_text("")
+    keep(folder, FILES)
+    assert all((folder / name).stat().st_mtime >= old.stat().st_mtime for name in FILES)
+    assert capsys.readouterr().err == f"{folder} is complete\n"
+
+
+# ---- what a job's hash covers ----------------------------------------------------------------
+
+DECLARATION = """
+from benchmarks.evidence.study import Study
+
+class Mine(Study):
+    def build(self):
+        from mine.table import build
+        return build(self)
+"""
+PACKAGE = {
+    "__init__.py": DECLARATION,
+    "table.py": "WIDTH = 1\n",
+    "work.py": "from mine import Mine\nfrom mine.steps import STEPS\n",
+    "steps.py": "STEPS = 1\n",
+}
+
+
+@pytest.fixture
+def hashes(tmp_path, monkeypatch):
+    """A function that gives the hashes of a study's job and table, with some files changed."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine").mkdir()
+
+    def compute(**changes):
+        for name, text in (PACKAGE | {f"{key}.py": text for key, text in changes.items()}).items():
+            (tmp_path / "mine" / name).write_text(text)
+        sources._shared_modules.cache_clear()
+        job_hash.cache_clear()
+        return job_hash("mine.work"), job_hash("mine")
+
+    yield compute
+    sources._shared_modules.cache_clear()
+    job_hash.cache_clear()
+
+
+def test_a_table_is_not_of_the_job_and_what_the_job_imports_is(hashes):
+    job, table = hashes()
+    assert hashes(table="WIDTH = 2\n") == (job, hashes(table="WIDTH = 2\n")[1])
+    assert hashes(table="WIDTH = 2\n")[1] != table
+    assert hashes(steps="STEPS = 2\n")[0] != job
+    assert hashes(__init__=f"{DECLARATION}\nSEEDS = 3\n")[0] == job
+    assert hashes() == (job, table)

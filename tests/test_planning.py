@@ -1,0 +1,220 @@
+"""What `snakemake -n` plans: exactly what a change touches, from anywhere, and never torch.
+
+The files of a whole run are made empty, and Snakemake told that they are done; so every study is
+planned in seconds.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from manifold.settings import CELL_FILES, ROOT, resolve
+
+pytestmark = pytest.mark.slow
+
+SCALE = "scale=smoke"
+COPIED = ("Snakefile", "workflow", "config", "profiles", "manifold", "baselines", "benchmarks")
+
+
+def snakemake(folder, *arguments, environment=None):
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def planned(folder, *arguments):
+    """The rules that a dry run plans, and how many jobs of each."""
+    done = snakemake(folder, "-n", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    jobs = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, re.MULTILINE)
+    return {rule: int(count) for rule, count in jobs if rule != "total"}
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory):
+    """A folder in which every study stands as finished, its name with a space."""
+    folder = tmp_path_factory.mktemp("a folder")
+    for name in (*COPIED, "results/reported", "results/published"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        os.symlink(ROOT / name, folder / name)
+    experiment = resolve({"scale": "smoke"})
+    paths = [experiment.directory / "preflight.json"]
+    for pair in ("deit-cait", "untrained-teacher"):
+        teacher = experiment.teacher_directory(pair)
+        paths += [teacher / name for name in (*CELL_FILES, "evaluation.json")]
+        paths += [teacher / f"untrained.{suffix}" for suffix in ("safetensors", "json")]
+    for study in experiment.studies.values():
+        if study.is_evidence:
+            paths += [*study.files(), *study.cells(), *study.results()]
+    paths.append(experiment.studies["transfer"].found)
+    for seed in experiment.seeds:
+        student = experiment.studies["transfer"].untrained_student(seed)
+        paths += [student, student.with_suffix(".json")]
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    done = snakemake(folder, "all", "--touch", "--config", SCALE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_what_is_done_is_not_planned_again(touched):
+    assert planned(touched, "all", "figures", "--config", SCALE) == {}
+
+
+@pytest.mark.parametrize(
+    ("word", "rules"),
+    [
+        ("table1={claims: {deit-cait: {sp: headline}}}", {"table1", "bench"}),
+        ("bench={methods: [nkd]}", {"bench"}),
+        ("bench={methods: [nkd, cka, rkd]}", {"bench", "train_deit_cait_A_4_2"}),
+        ("recipe_study={epochs: [1, 3]}", {"recipes", "train_deit_cait_A_3_0"}),
+        ("recipe_study={public_curves: config/config.yaml}", {"recipes"}),
+        ("ablation={epochs: 3}", {"ablation", "train_deit_cait_A_3_0"}),
+        ("ablation={groups: {Teacher: []}}", {"ablation"}),
+        ("transfer={draws: 3}", {"transfer", "transfer_probes"}),
+        ("transfer={data: {faces: {epochs: 2}}}", {"transfer", "transfer_fine_tuning"}),
+        ("transfer={data: {faces: null}}", {"transfer"}),
+        ("detection={pictures: 1}", {"detection"}),
+        ("detection={options: {train_cfg.max_epochs: 2}}", {"detection", "detection_train"}),
+        ("detection={data: {masks: false}}", {"detection", "detection_train"}),
+        ("rehearsal={steps: 4}", set()),
+        ("detection_rehearsal={objects: 7}", set()),
+        ("machine={threads: 2, workers: 1}", set()),
+        ("machine={device: cuda, processes: 2}", set()),
+        ("description=others", {"table1", "bench", "recipes", "ablation", "transfer", "detection"}),
+        ("seeds=[0, 1]", set()),
+        ("results=results", set()),
+    ],
+)
+def test_a_change_plans_what_it_touches(touched, word, rules):
+    found = set(planned(touched, "all", "--config", SCALE, word)) - {"all"}
+    # Of the trainings that a budget of its own asks for, one stands for all; and what a study's
+    # data are prepared by is the study's.
+    own = {"transfer_prepare", "detection_prepare"}
+    trainings = {rule for rule in found if rule.startswith("train_")}
+    wanted = {rule for rule in rules if rule.startswith("train_")}
+    assert found - trainings - own == rules - wanted
+    assert bool(trainings) == bool(wanted) and wanted <= trainings
+
+
+def test_a_change_of_ones_data_plans_one_data_sets_jobs(touched):
+    jobs = planned(touched, "all", "--config", SCALE, "transfer={data: {faces: {validation: 20}}}")
+    seeds = len(resolve({"scale": "smoke"}).seeds)
+    assert (jobs["transfer_probes"], jobs["transfer"]) == (seeds, 1)
+    assert not any(rule.startswith("train_") for rule in jobs)
+
+
+def test_a_second_config_is_refused_and_what_would_be_lost_is_named(touched):
+    done = snakemake(touched, "-n", "--config", "scale=imagenet", "--config", "seeds=[0, 1]")
+    assert done.returncode != 0
+    assert "'--config scale=imagenet' would be ignored" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("word", ["detction={pictures: 8}", "table1={epoch: 3}", "seeds"])
+def test_a_word_that_nothing_reads_is_refused(touched, word):
+    done = snakemake(touched, "-n", "--config", SCALE, word)
+    assert done.returncode != 0 and "results/smoke" not in done.stdout
+
+
+def test_the_default_is_table_1(touched):
+    jobs = planned(touched, "--config", SCALE, "seeds=[0, 1, 2]")
+    assert jobs["reproduce_table1"] == jobs["table1"] == 1 and "ablation" not in jobs
+
+
+def test_it_runs_from_another_folder_with_a_space_in_its_name(tmp_path):
+    elsewhere = tmp_path / "else where"
+    done = snakemake(
+        tmp_path, "-n", "-s", ROOT / "Snakefile", "-d", elsewhere, "all", "--config", SCALE
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    assert "results/smoke/table1.md" in output and "total" in output
+
+
+def test_it_is_a_module_of_another_workflow(tmp_path):
+    (tmp_path / "Snakefile").write_text(
+        "module distillation:\n"
+        f"    snakefile: {str(ROOT / 'Snakefile')!r}\n"
+        "    config: {'scale': 'smoke'}\n"
+        "use rule * from distillation as distillation_*\n"
+        "rule mine:\n"
+        "    default_target: True\n"
+        "    input: 'results/smoke/table1.csv'\n"
+        "    output: 'mine.txt'\n"
+        "    shell: 'cp {input} {output}'\n"
+    )
+    jobs = planned(tmp_path)
+    assert jobs["distillation_table1"] == jobs["mine"] == 1
+    assert jobs["distillation_train_teacher"] == 1
+
+
+OWN_STUDY = '''
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import Study, StudySettings
+
+
+class SpreadSettings(StudySettings):
+    """How far apart seeds are."""
+
+    epochs: int
+    """The budget."""
+
+
+class Spread(Study):
+    name = "spread"
+    title = "Spread"
+    question = "How far apart are the seeds?"
+    Settings = SpreadSettings
+
+    def students(self):
+        return {("deit-cait", "A", self.settings.epochs): ["soft_kd", "sp"]}
+
+    def build(self):
+        raise NotImplementedError
+'''
+
+
+def test_a_study_of_ones_own_is_planned_like_the_others(touched):
+    (touched / "own.py").write_text(OWN_STUDY)
+    section = {"spread": {"study": "own:Spread", "epochs": 4}}
+    (touched / "own.yaml").write_text(yaml.safe_dump(section))
+    words = ("--configfile", "own.yaml", "--config", SCALE)
+    assert planned(touched, "all", *words) == {"spread": 1, "all": 1}
+    assert planned(touched, "reproduce_spread", *words) == {"spread": 1, "reproduce_spread": 1}
+    assert planned(touched, "figures", *words) == {"spread": 1, "figures": 1}
+    misspelt = snakemake(touched, "-n", *words, "spread={epoch: 4}")
+    assert "Did you mean 'epochs'?" in misspelt.stdout + misspelt.stderr
+    gone = snakemake(touched, "-n", "--config", SCALE, "spread={study: 'own:Spred', epochs: 4}")
+    assert "spread.study: there is no 'own:Spred'" in gone.stdout + gone.stderr
+
+
+@pytest.mark.parametrize("scale", ["smoke", "mini", "imagenet"])
+def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path):
+    # What cannot be imported stands in front of the real ones.
+    for name in ("torch", "matplotlib", "scipy", "timm", "mmdet"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    done = snakemake(touched, "-n", "all", "--config", f"scale={scale}", environment=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_catalogues_requirements_are_met():
+    """https://snakemake.github.io/snakemake-workflow-catalog: what a standardised workflow has."""
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["mandatory-flags"].keys() == {"desc", "flags"}
+    assert set(usage["software-stack-deployment"]) == {"conda"} and usage["report"] is True
+    assert (ROOT / "Snakefile").is_file() and (ROOT / "README.md").is_file()
+    assert (ROOT / "LICENSE").is_file() and (ROOT / "config/README.md").is_file()
+    assert list(Path(ROOT / "workflow/envs").glob("*.yaml"))
+    assert list(Path(ROOT / "workflow/report").glob("*.rst"))

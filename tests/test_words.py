@@ -1,0 +1,75 @@
+"""What the tables share: columns and text of intervals, verdicts, and figures to compare."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+
+from benchmarks.evidence import words
+from benchmarks.evidence.document import write_figure
+from benchmarks.evidence.statistics import Interval
+
+ROWS = pd.DataFrame(
+    [
+        {"title": title, **words.interval_columns("gain", interval)}
+        for title, interval in {
+            "Baseline": None,
+            "Ahead, far": Interval(2.0, 0.5, 3.5, 3),
+            "Touches": Interval(1.0, 0.0, 2.0, 3),
+            "Holds": Interval(-0.25, -1.0, 0.5, 3),
+            "Behind": Interval(-2.0, -3.0, -1.0, 3),
+            "Ahead": Interval(0.2, 0.1, 0.3, 3),
+        }.items()
+    ]
+)
+
+
+def test_verdicts_name_every_row_with_an_interval_once():
+    found = words.verdicts(ROWS, "gain", "above", "below", "open")
+    assert found == {
+        "above": ["Ahead, far", "Ahead"],
+        "below": ["Behind"],
+        "open": ["Touches", "Holds"],
+    }
+    sentence = words.sentence(found)
+    assert sentence == "above: Ahead, far; Ahead. below: Behind. open: Touches; Holds"
+
+
+def test_a_verdict_that_no_row_has_is_not_said():
+    assert words.verdicts(ROWS.iloc[:1], "gain", "above", "below", "open") == {}
+    assert words.verdicts(ROWS.iloc[4:5], "gain", "above", "below", "open") == {"below": ["Behind"]}
+
+
+@pytest.mark.parametrize(
+    ("place", "sign", "text"),
+    [
+        (0, "+", "—"),
+        (1, "+", "+2.00 [+0.50, +3.50]"),
+        (3, "", "-0.25 [-1.00, 0.50]"),
+    ],
+)
+def test_intervals_as_text(place, sign, text):
+    assert words.readable_interval(ROWS.iloc[place], "gain", sign) == text
+
+
+def test_a_mean_without_an_interval_stands_alone():
+    row = pd.Series({"top1_mean": 88.987, "top1_low": None, "top1_high": None})
+    assert words.readable_interval(row, "top1") == "88.99"
+
+
+def test_after_correction_counts_the_family_and_names_what_is_left():
+    rows = pd.DataFrame({"title": ["a", "b"], "p_holm": [0.02, 0.06]})
+    said = words.after_correction(rows, "soft KD", 0.95, "title")
+    assert "all 2 comparisons" in said and said.endswith("p < 0.05: a")
+    assert words.after_correction(rows, "soft KD", 0.99, "title").endswith("p < 0.01: none")
+
+
+def test_the_same_figure_gives_the_same_bytes(tmp_path, monkeypatch):
+    figure, axis = plt.subplots()
+    axis.plot([0, 1])
+    written = []
+    for moment in ("1000000000", "1100000000"):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", moment)  # what matplotlib takes for the date
+        write_figure(figure, tmp_path, "figure")
+        written.append([(tmp_path / f"figure.{suffix}").read_bytes() for suffix in ("png", "pdf")])
+    plt.close(figure)
+    assert written[0] == written[1]

@@ -1,0 +1,88 @@
+"""The rules of every study, from what it declares; its target stands in the Snakefile."""
+
+STUDIES = EXPERIMENT.studies
+
+
+for study in STUDIES.values():
+    for job in study.jobs():
+
+        rule:
+            name:
+                re.sub(r"\W", "_", f"{study.name}_{job.name}")
+            input:
+                inputs_of(job),
+            output:
+                outputs_of(job),
+            log:
+                log_of(study, job),
+            priority: job.priority
+            localrule: job.is_local
+            conda:
+                "../envs/suite.yaml"
+            threads: threads_of(job)
+            resources:
+                **resources_of(job),
+            params:
+                experiment=str(EXPERIMENT.file),
+                study=study.name,
+                job=job.name,
+                words=words_of,
+                fingerprint=identity_of_job(job),
+            message:
+                f"{job.message}; log: {{log}}"
+            shell:
+                COMMANDS[job.processes]
+
+
+for study in STUDIES.values():
+
+    rule:
+        name:
+            study.name
+        input:
+            list(map(str, study.cells() + study.results() + study.reads())),
+            expand(
+                f"{RESULTS}/teachers/{{pair}}/evaluation.json", pair=study.teachers()
+            ),
+        output:
+            [in_report(study, path) for path in study.files()],
+        log:
+            f"{RESULTS}/logs/{study.name}.txt",
+        localrule: True
+        conda:
+            "../envs/suite.yaml"
+        params:
+            experiment=str(EXPERIMENT.file),
+            study=study.name,
+            question=study.question,
+            scale=EXPERIMENT.name,
+            fingerprint=fingerprint(
+                [study.identity(), job_hash(type(study).__module__)]
+            ),
+        message:
+            f"Writing {RESULTS}/{study.name}.*"
+        shell:
+            "python -m benchmarks {params.study:q} --experiment {params.experiment:q}"
+            " 2>&1 | tee {log:q}"
+
+
+EVIDENCE = [study for study in STUDIES.values() if study.is_evidence]
+
+
+rule figures:
+    """Every figure of every study, in both formats."""
+    input:
+        [
+            str(path)
+            for study in EVIDENCE
+            for path in study.files()
+            if path.suffix in (".png", ".pdf")
+        ],
+    localrule: True
+
+
+rule all:
+    """Every study that answers a question; choices and rehearsals are asked for by name."""
+    input:
+        [path for study in EVIDENCE for path in needed_by(study)],
+    localrule: True
