@@ -31,10 +31,24 @@ def _one_thread():
 
 
 @pytest.fixture(scope="session")
-def warm_python():
-    """A folder for PATH, with a ``python`` whose processes have imported everything."""
+def cold_path():
+    """PATH with the interpreter of every day."""
+    return os.environ["PATH"]
+
+
+@pytest.fixture(scope="session")
+def warm_python(cold_path):
+    """PATH whose ``python`` has imported everything."""
     with warm.started() as folder:
-        yield folder
+        yield os.pathsep.join([str(folder), cold_path])
+
+
+@pytest.fixture(scope="module")
+def on_path(warm_python):
+    """Let what the tests of a module start by the name ``python`` be warm."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", warm_python)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

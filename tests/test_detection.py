@@ -307,7 +307,7 @@ def test_what_earlier_code_began_goes_on_or_is_thrown_away(prepared, stale, made
     assert is_told == (stale == "retrain")
 
 
-def test_a_killed_detector_goes_on_to_the_same_weights(trained, warm_python):
+def test_a_killed_detector_goes_on_to_the_same_weights(trained, on_path):
     """Killed in its second epoch, after the checkpoint of the first."""
     uninterrupted = sha256(trained.directory / "detector.safetensors")
     (trained.directory / "run.json").unlink()
@@ -322,7 +322,7 @@ def test_a_killed_detector_goes_on_to_the_same_weights(trained, warm_python):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (trained.directory / "run.json").exists()
-    command = [warm_python / "python", *words]
+    command = ["python", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "resuming retinanet-none-0 at step 3\n" in done.stderr  # of 6: the second epoch alone

@@ -7,7 +7,6 @@ planned in seconds.
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,13 @@ SCALE = "scale=smoke"
 COPIED = ("Snakefile", "workflow", "config", "profiles", "manifold", "baselines", "benchmarks")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _warm(on_path):
+    """Let every Snakemake start at once."""
+
+
 def snakemake(folder, *arguments, environment=None):
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    command = ["python", "-m", "snakemake", "--cores", "1", *arguments]
     return subprocess.run(
         command,
         cwd=folder,
@@ -200,11 +204,11 @@ def test_a_study_of_ones_own_is_planned_like_the_others(touched):
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "imagenet"])
-def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path):
+def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path, cold_path):
     # What cannot be imported stands in front of the real ones.
     for name in ("torch", "matplotlib", "scipy", "timm", "mmdet"):
         (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
-    environment = {"PYTHONPATH": str(tmp_path)}
+    environment = {"PYTHONPATH": str(tmp_path), "PATH": cold_path}
     done = snakemake(touched, "-n", "all", "--config", f"scale={scale}", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
 

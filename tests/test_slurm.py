@@ -24,10 +24,8 @@ TEACHER, MEASURED = "student.safetensors", "evaluation.json"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _warm(warm_python):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", str(warm_python), prepend=os.pathsep)
-        yield
+def _warm(on_path):
+    """Let every Snakemake start at once."""
 
 
 def snakemake(*arguments, path="", profile=PROFILE):

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -26,26 +25,26 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone whose sources can be edited, with a finished table."""
+def clone(tmp_path_factory, on_path, cold_path):
+    """A clone whose sources can be edited, with a table made as a user would: all is cold."""
     folder = tmp_path_factory.mktemp("clone")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", folder)
     shutil.copytree(ROOT / "results/reported", folder / "results/reported")
-    make(folder)
+    make(folder, PATH=cold_path)
     return folder
 
 
-def make(folder, *words, force=()):
+def make(folder, *words, force=(), **environment):
     """Run Table 1 with the clone's own sources; return all that was said."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "reproduce_table1"]
+    command = ["python", "-m", "snakemake", "--cores", "1", "reproduce_table1"]
     done = subprocess.run(
         [*command, *force, "--config", *WORDS, *words],
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -242,7 +242,7 @@ def training(tmp_path, tmp_path_factory):
                 "results": str(tmp_path),
                 "data": {"validation": 1100},  # leaves 337 images, ten steps an epoch
                 "pairs": {PAIR: {"teacher": {"weights": str(weights)}}},
-                **recipe(**changes),
+                **recipe(**{"batch_size": 32, **changes}),
             }
         )
         chosen, cells = train.student_setting(made, PAIR, RECIPE, epochs, ["none"], 0)

@@ -2,9 +2,10 @@
 
 A workflow of short jobs spends its time importing torch. Where a test is about the workflow and not
 about fresh processes, the folder that ``started`` gives stands first on PATH. The ``python`` in it
-hands ``-m manifold``, ``-m benchmarks`` and ``-m snakemake`` to a server, with its own arguments,
+hands modules of the suite, Snakemake and torchrun to a server, with its own arguments,
 environment, working folder and standard streams; anything else it leaves to the real one. It ends
-as the forked process does, and that process is killed when it is.
+as the forked process does, and that process is killed when it is. Where the working folder or
+PYTHONPATH holds other sources of the suite, it runs those.
 
 ``python warm_python.py SOCKET`` is the server.
 """
@@ -24,18 +25,21 @@ import tempfile
 from multiprocessing.connection import wait
 from pathlib import Path
 
-WARM = ("manifold", "benchmarks", "snakemake")
+OWN = ("manifold", "baselines", "benchmarks")
+WARM = (*OWN, "snakemake", "torch")
 PRELOADED = (
     *("snakemake.cli", "matplotlib.pyplot", "sklearn.linear_model"),
     *("manifold.training.train", "benchmarks.evidence.preflight", "benchmarks.table1.text"),
+    *("torch.distributed.run", "benchmarks.rehearsal.training"),
 )
 EXTRA = "benchmarks.detection.train"  # where what it needs is installed
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
 
-if sys.argv[1:2] != ["-m"] or sys.argv[2] not in {warm}:
+words = sys.argv[2:] if sys.argv[1:2] == ["-u"] else sys.argv[1:]  # as torchrun starts workers
+if words[:1] != ["-m"] or words[1].partition(".")[0] not in {warm}:
     os.execv({python!r}, [{python!r}, *sys.argv[1:]])
-request = json.dumps([sys.argv[2:], os.getcwd(), dict(os.environ)]).encode()
+request = json.dumps([words[1:], os.getcwd(), dict(os.environ)]).encode()
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])
@@ -45,6 +49,8 @@ if status < 0:
     os.kill(os.getpid(), -status)
 sys.exit(status)
 """
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ROOT / OWN[0]
 FORKS = multiprocessing.get_context("fork")
 
 
@@ -93,18 +99,37 @@ def run(streams, arguments, folder, environment):
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[0] = folder
+    paths = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    sys.path[:1] = paths
+    found = (Path(path, OWN[0]).resolve() for path in paths)
+    if next((path for path in found if path.is_dir()), OURS) != OURS:
+        for name in [name for name in sys.modules if name.partition(".")[0] in OWN]:
+            del sys.modules[name]
     sys.argv = arguments
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
+def hash_own_sources():
+    """Keep what every workflow asks of the suite's own sources; those of others are read anew."""
+    from manifold.settings import resolve
+    from manifold.settings.sources import job_hash, source_hash
+
+    experiment = resolve({"scale": "smoke"})
+    for study in experiment.studies.values():
+        job_hash(type(study).__module__)
+    for definition in experiment.method_definitions.values():
+        source_hash(definition.distiller)
+
+
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).parents[1])
+    sys.path[0] = str(ROOT)
     for module in PRELOADED:
         importlib.import_module(module)
     with contextlib.suppress(ValueError):  # a UserError: what it needs is missing
         importlib.import_module(EXTRA)
+    hash_own_sources()
     gc.freeze()
+    sys.executable = str(Path(sys.argv[1]).parent / "python")  # what they start is warm too
     with Server(sys.argv[1], Request) as listening:
         print("listening", flush=True)
         listening.serve_forever()
