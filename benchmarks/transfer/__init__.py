@@ -20,7 +20,7 @@ from manifold.settings import (
 )
 from manifold.settings.data import Crop, DataSet
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.section import Count, Interpolation, Positive, WholeNumber
+from manifold.settings.section import Count, ImagesOrShare, Interpolation, Positive
 
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
@@ -39,8 +39,8 @@ class TransferData(Section):
     """Which one."""
     folder: str | None
     """Where the files are; null for data that a package carries."""
-    validation: WholeNumber
-    """Training images held out to choose C and k."""
+    validation: ImagesOrShare
+    """Training images held out to choose C and k; below 1: a share."""
     crop: Crop
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
@@ -62,10 +62,9 @@ class TransferData(Section):
             refuse_doubles(key, getattr(self, key))
         if not self.protocols:
             raise UserError("protocols must list at least one protocol")
-        if self.protocols != [FINE_TUNING] and self.validation < 1:
+        if self.protocols != [FINE_TUNING] and not self.validation:
             raise UserError(
-                f"validation must be at least 1, got {self.validation}: C and k are chosen on "
-                "these images"
+                "validation must be positive, got 0: C and k are chosen on these images"
             )
         return self
 
