@@ -1,8 +1,16 @@
 """The one error that a user can cause, and how several of them are told at once."""
 
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_THE_USERS = (
+    *(ROOT / package for package in ("manifold", "baselines", "benchmarks")),
+    *(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib")),
+)
 
 
 class UserError(ValueError):
@@ -10,14 +18,13 @@ class UserError(ValueError):
 
 
 def told(error: BaseException) -> str:
-    """An error that is not this project's in a few words: its kind, and where it was raised."""
+    """An error that is not this project's in few words: its kind, and the user's line, if any."""
     words = f"{type(error).__name__}: {error}"
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.line and "site-packages" not in frame.filename
-    ]
-    return f"{words} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else words
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).resolve()
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in NOT_THE_USERS):
+            return f"{words} ({frame.filename}, line {frame.lineno})"
+    return words
 
 
 class Faults:

@@ -160,6 +160,11 @@ class Detection(Study):
                 "detection.detectors must name at least one detector and its configuration file"
             )
 
+    def preflight(self) -> None:
+        from benchmarks.detection.prepare import check
+
+        check(self.experiment)
+
     def students(self) -> Students:
         """The methods whose students become backbones."""
         detection = self.settings

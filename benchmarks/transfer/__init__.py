@@ -41,6 +41,8 @@ class TransferData(Section):
     """Where the files are; null for data that a package carries."""
     validation: ImagesOrShare
     """Training images held out to choose C and k; below 1: a share."""
+    least_images_per_epoch: Count | None
+    """Of fine-tuning: fewer training images are gone through again in an epoch; null: never."""
     crop: Crop
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
@@ -178,6 +180,11 @@ class Transfer(Study):
                 )
             experiment.check_known(f"{where}.recipe", entry.recipe, experiment.recipes)
 
+    def preflight(self) -> dict[str, Any]:
+        from benchmarks.transfer.check import check
+
+        return check(self)
+
     @property
     def methods(self) -> list[str]:
         """The methods whose students are carried over to other data sets."""
@@ -195,7 +202,7 @@ class Transfer(Study):
     def data(self, name: str) -> Data:
         """A data set, in the form in which the students see images."""
         entry, own = self.settings.data[name], self.experiment.data
-        keys = ("dataset", "folder", "validation", "crop", "interpolation", "verify")
+        keys = TransferData.model_fields.keys() & Data.model_fields.keys()
         return own.replaced(**{key: getattr(entry, key) for key in keys})
 
     def fine_tuning_data(self, name: str) -> Data:

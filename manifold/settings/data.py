@@ -39,6 +39,8 @@ class Data(Section):
     """Of each channel, on the scale of 0 to 1."""
     validation: ImagesOrShare
     """Training images held out for every choice that anyone makes; below 1: a share; 0: none."""
+    least_images_per_epoch: Count | None
+    """An epoch of fewer training images goes through them again, in another order; null: never."""
     crop: Crop
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
@@ -58,6 +60,11 @@ class TeacherInput(Section):
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
     """How images are resized."""
+
+
+def epoch_of(images: int, data: Data) -> int:
+    """How many images an epoch shows of a training split of ``images``."""
+    return max(images, data.least_images_per_epoch or 0)
 
 
 def check_channels(path: str, section: Data | TeacherInput, channels: int) -> None:

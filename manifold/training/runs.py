@@ -14,6 +14,7 @@ from manifold.models import create_model, load_weights
 from manifold.ranks import ALONE, Ranks
 from manifold.seeds import derive, reseed
 from manifold.settings import (
+    Data,
     Experiment,
     LayerMap,
     Pair,
@@ -21,6 +22,7 @@ from manifold.settings import (
     fingerprint,
     suggest,
 )
+from manifold.settings.data import epoch_of
 from manifold.training import records
 from manifold.training.arguments import checked_arguments, find_distiller
 from manifold.training.cells import Cell, student_model
@@ -47,8 +49,12 @@ class Setting:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        data = self.experiment.data
-        return (data.channels, data.image_size, data.image_size)
+        return image_shape(self.experiment.data)
+
+
+def image_shape(data: Data) -> tuple[int, int, int]:
+    """(channels, height, width) of what the networks see."""
+    return (data.channels, data.image_size, data.image_size)
 
 
 def student_setting(
@@ -261,15 +267,17 @@ def passes_per_step(setting: Setting) -> int:
     return own // together
 
 
-def steps_per_epoch(images: int, recipe: Recipe, name: str) -> int:
-    """Full batches in an epoch.
+def steps_per_epoch(images: int, data: Data, recipe: Recipe, name: str) -> int:
+    """Full batches in an epoch of a training split of ``images``.
 
     Raises:
         UserError: there is not one.
     """
-    if images < recipe.batch_size:
+    shown = epoch_of(images, data)
+    if shown < recipe.batch_size:
         raise UserError(
             f"recipes.{name}.batch_size {recipe.batch_size} is larger than the training split of "
-            f"{images} images"
+            f"{images} images; lower it, or set least_images_per_epoch of the data (as scale "
+            "'folder' does), so that an epoch goes through them several times"
         )
-    return images // recipe.batch_size
+    return shown // recipe.batch_size
