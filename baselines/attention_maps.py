@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifold.distiller import Distiller
 from manifold.losses import at_least_float32, check_same_shape
+from manifold.settings.section import NotNegative
 
 
 class AttentionMaps(Distiller):
@@ -25,7 +26,7 @@ class AttentionMaps(Distiller):
 
     uses_attention = True
 
-    def __init__(self, *networks, weight: float, **common):
+    def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weight = weight
 

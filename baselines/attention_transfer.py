@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifold.distiller import Distiller
 from manifold.losses import at_least_float32
+from manifold.settings.section import NotNegative
 
 
 class AttentionTransfer(Distiller):
@@ -21,7 +22,7 @@ class AttentionTransfer(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, weight: float, **common):
+    def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weight = weight
 

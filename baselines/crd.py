@@ -4,10 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.logits import check_temperature
 from manifold.distiller import Distiller
-from manifold.errors import UserError
 from manifold.losses import at_least_float32
+from manifold.settings.section import Count, NotNegative, Positive
 
 
 class ContrastiveRepresentation(Distiller):
@@ -26,10 +25,7 @@ class ContrastiveRepresentation(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, weight: float, dimensions: int, tau: float, **common):
-        check_temperature(tau)
-        if dimensions < 1:
-            raise UserError(f"'dimensions' must be at least 1, got {dimensions}")
+    def __init__(self, *networks, weight: NotNegative, dimensions: Count, tau: Positive, **common):
         super().__init__(*networks, **common)
         self.weight = weight
         self.tau = tau

@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.logits import check_logits, check_temperature
+from baselines.logits import check_logits
 from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32
+from manifold.settings.section import NotNegative, Positive
 
 
 class DIST(Distiller):
@@ -39,13 +40,12 @@ class DIST(Distiller):
     def __init__(
         self,
         *networks,
-        inter_class: float,
-        intra_class: float,
-        tau: float,
+        inter_class: NotNegative,
+        intra_class: NotNegative,
+        tau: Positive,
         standardise: bool,
         **common,
     ):
-        check_temperature(tau)
         if not isinstance(standardise, bool):
             raise UserError(f"'standardise' must be true or false, got {standardise!r}")
         super().__init__(*networks, **common)

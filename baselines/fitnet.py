@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from manifold.distiller import Distiller
 from manifold.losses import at_least_float32, check_same_shape
+from manifold.settings.section import NotNegative
 
 
 class FitNet(Distiller):
@@ -19,7 +20,7 @@ class FitNet(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, weight: float, **common):
+    def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weight = weight
         self.auxiliary["projectors"] = nn.ModuleList(

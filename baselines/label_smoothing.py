@@ -6,6 +6,7 @@ from torch import Tensor
 from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_targets
+from manifold.settings.section import Rate
 
 
 class LabelSmoothing(Distiller):
@@ -35,9 +36,7 @@ class LabelSmoothing(Distiller):
 
     uses_teacher = False
 
-    def __init__(self, *networks, smoothing: float, **common):
-        if not 0 <= smoothing < 1:
-            raise UserError(f"'smoothing' must be at least 0 and below 1, got {smoothing}")
+    def __init__(self, *networks, smoothing: Rate, **common):
         super().__init__(*networks, **common)
         self.smoothing = smoothing
 

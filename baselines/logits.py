@@ -5,15 +5,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manifold.distiller import Distiller
-from manifold.errors import UserError
 from manifold.losses import check_targets
+from manifold.settings.section import NotNegative, Positive
 
 
 class TargetAndOthers(Distiller):
     """CE(student, targets) + target·L_target + non_target·L_non_target, for DKD and NKD."""
 
-    def __init__(self, *networks, target: float, non_target: float, tau: float, **common):
-        check_temperature(tau)
+    def __init__(
+        self, *networks, target: NotNegative, non_target: NotNegative, tau: Positive, **common
+    ):
         super().__init__(*networks, **common)
         self.weights = {"target": target, "non_target": non_target}
         self.tau = tau
@@ -43,16 +44,6 @@ def check_logits(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(f"logits must be (B, classes), the same for both networks, got {shapes}")
     if student.shape[0] < 1 or student.shape[1] < 2:
         raise ValueError(f"logits must be of an image or more and of two classes or more: {shapes}")
-
-
-def check_temperature(tau: float) -> None:
-    """Refuse a temperature that is not positive.
-
-    Raises:
-        UserError: names the value.
-    """
-    if not tau > 0:
-        raise UserError(f"'tau', a temperature, must be above 0, got {tau}")
 
 
 def target_classes(targets: Tensor, logits: Tensor) -> Tensor:

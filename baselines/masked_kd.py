@@ -4,8 +4,8 @@ import torch
 
 from manifold.attention import check_tokens_can_be_dropped, logits_of_kept, patch_grid
 from manifold.distiller import Distiller
-from manifold.errors import UserError
 from manifold.settings import LayerMap
+from manifold.settings.section import PositiveShare
 from manifold.tokens import Outputs, check_grids
 
 
@@ -33,9 +33,7 @@ class MaskedKD(Distiller):
     uses_teacher = False  # not the shared pass
     uses_attention = True
 
-    def __init__(self, student, teacher, *, keep: float, **common):
-        if not 0 < keep <= 1:
-            raise UserError(f"'keep' must be above 0 and at most 1, got {keep}")
+    def __init__(self, student, teacher, *, keep: PositiveShare, **common):
         check_tokens_can_be_dropped(teacher.model)
         super().__init__(student, teacher, **common)
         check_grids(

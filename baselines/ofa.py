@@ -14,6 +14,7 @@ from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_targets
 from manifold.settings import LayerMap
+from manifold.settings.section import NotNegative, Positive
 
 STAGES = 4
 HEADS = 4
@@ -44,9 +45,9 @@ class OneForAll(Distiller):
         student,
         teacher,
         *,
-        logits: float,
-        branches: float,
-        exponent: float,
+        logits: NotNegative,
+        branches: NotNegative,
+        exponent: Positive,
         layers: LayerMap | None = None,
         **common,
     ):

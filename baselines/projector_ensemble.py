@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from baselines.vkd import pooled_tokens
 from manifold.distiller import Distiller
-from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_same_shape
+from manifold.settings.section import Count, NotNegative
 
 
 class ProjectorEnsemble(Distiller):
@@ -27,9 +27,7 @@ class ProjectorEnsemble(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, weight: float, projectors: int, **common):
-        if projectors < 1:
-            raise UserError(f"'projectors' must be at least 1, got {projectors}")
+    def __init__(self, *networks, weight: NotNegative, projectors: Count, **common):
         super().__init__(*networks, **common)
         self.weight = weight
         own = self.student_layouts[self.layers.student[-1]]

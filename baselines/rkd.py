@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifold.distiller import Distiller
 from manifold.losses import at_least_float32
+from manifold.settings.section import NotNegative
 
 
 class RelationalKD(Distiller):
@@ -24,7 +25,7 @@ class RelationalKD(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, distance: float, angle: float, **common):
+    def __init__(self, *networks, distance: NotNegative, angle: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weights = {"distance": distance, "angle": angle}
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from manifold.distiller import Distiller
 from manifold.losses import at_least_float32, check_same_batch
+from manifold.settings.section import NotNegative
 
 
 class SimilarityPreserving(Distiller):
@@ -16,7 +17,7 @@ class SimilarityPreserving(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, weight: float, **common):
+    def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weight = weight
 

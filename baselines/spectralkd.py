@@ -8,6 +8,7 @@ from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32
 from manifold.settings import LayerMap
+from manifold.settings.section import Count, NotNegative
 
 
 class SpectralKD(Distiller):
@@ -31,10 +32,8 @@ class SpectralKD(Distiller):
     uses_layers = True
 
     def __init__(
-        self, *networks, weight: float, ends: int, layers: LayerMap | None = None, **common
+        self, *networks, weight: NotNegative, ends: Count, layers: LayerMap | None = None, **common
     ):
-        if ends < 1:
-            raise UserError(f"'ends' must be at least 1, got {ends}")
         if layers is not None and 2 * ends < len(layers.student):
             layers = LayerMap(
                 student=layers.student[:ends] + layers.student[-ends:],

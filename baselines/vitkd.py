@@ -8,6 +8,7 @@ from manifold.distiller import Distiller
 from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_same_shape
 from manifold.settings import LayerMap
+from manifold.settings.section import NotNegative, PositiveShare
 from manifold.tokens import Layout, after_final_norm
 
 
@@ -41,14 +42,12 @@ class ViTKD(Distiller):
     def __init__(
         self,
         *networks,
-        mimicking: float,
-        generation: float,
-        mask_ratio: float,
+        mimicking: NotNegative,
+        generation: NotNegative,
+        mask_ratio: PositiveShare,
         layers: LayerMap | None = None,
         **common,
     ):
-        if not 0 < mask_ratio <= 1:
-            raise UserError(f"'mask_ratio' must be above 0 and at most 1, got {mask_ratio}")
         if layers is not None:
             layers = LayerMap(
                 student=_shallow_and_deep(layers.student), teacher=_shallow_and_deep(layers.teacher)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from manifold.distiller import Distiller
 from manifold.losses import at_least_float32, check_same_shape, kl_divergence
+from manifold.settings.section import NotNegative
 from manifold.tokens import Outputs, after_final_norm
 
 
@@ -32,7 +33,7 @@ class VkD(Distiller):
 
     uses_layers = True
 
-    def __init__(self, *networks, projection: float, kl: float, **common):
+    def __init__(self, *networks, projection: NotNegative, kl: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weights = {"projection": projection, "kl": kl}
         own = self.student_layouts[self.layers.student[-1]]

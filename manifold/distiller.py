@@ -13,6 +13,7 @@ from manifold.errors import UserError
 from manifold.losses import check_targets, kl_divergence
 from manifold.ranks import ALONE, Ranks
 from manifold.settings.networks import NO_LAYERS, LayerMap
+from manifold.settings.section import Count, Positive, Share
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
 
 
@@ -122,9 +123,9 @@ class Distiller(TrainingTask):
         teacher: FrozenTeacher | None,
         *,
         image_shape: tuple[int, int, int],
-        most_tokens: int,
-        alpha: float,
-        temperature: float,
+        most_tokens: Count,
+        alpha: Share,
+        temperature: Positive,
         layers: LayerMap | None = None,
         relational_ranks: Ranks = ALONE,
     ):

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from manifold.distiller import Distiller
-from manifold.errors import UserError
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
+from manifold.settings.section import Count, NotNegative
 
 
 class Manifold(Distiller):
@@ -22,10 +22,14 @@ class Manifold(Distiller):
     uses_layers = True
 
     def __init__(
-        self, *networks, intra: float, inter: float, random: float, samples: int, **common
+        self,
+        *networks,
+        intra: NotNegative,
+        inter: NotNegative,
+        random: NotNegative,
+        samples: Count,
+        **common,
     ):
-        if samples < 1:
-            raise UserError(f"'samples' must be at least 1, got {samples}")
         super().__init__(*networks, **common)
         self.weights = {"intra": intra, "inter": inter, "random": random}
         self.samples = samples
@@ -57,7 +61,7 @@ class ManifoldFull(Distiller):
     uses_layers = True
     gathers = False  # D×D sums cross the ranks instead of tokens
 
-    def __init__(self, *networks, weight: float, **common):
+    def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
         self.weight = weight
 

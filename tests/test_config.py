@@ -128,11 +128,11 @@ def test_every_scale_resolves(scale):
         (detection(data={"folder": FOLDER}), ["detection.data", "scenes or folder", "both"]),
         (detection(data={"channels": 2}), ["detection.data.channels", "1, 3"]),
         (scenes(item=[1, 2]), ["detection.data.scenes", "'item'", "'items'"]),
-        (scenes(items=[0, 2]), ["scenes.items", "at least 1", "[0, 2]"]),
-        (scenes(items=[3]), ["scenes.items", "[3]"]),
+        (scenes(items=[0, 2]), ["scenes.items[0]", "at least 1", "0"]),
+        (scenes(items=[3]), ["scenes.items", "2 values", "[3]"]),
         (scenes(sides=[16, 8]), ["scenes.sides", "smallest", "[16, 8]"]),
         (scenes(size=[64, 11]), ["scenes.size", "sides, 12", "[64, 11]"]),
-        (scenes(size=[64]), ["scenes.size", "width and a height", "[64]"]),
+        (scenes(size=[64]), ["scenes.size", "2 values", "[64]"]),
         (scenes(train=0), ["scenes.train", "at least 1"]),
         (scenes(test=0), ["scenes.test", "at least 1"]),
         (scenes(tries=0), ["scenes.tries", "at least 1"]),
@@ -212,14 +212,14 @@ def test_a_bad_configuration_names_the_culprit(overrides, words):
 )
 def test_preflight_refuses_what_cannot_run(experiment, tmp_path, overrides, words):
     with pytest.raises(UserError) as error:
-        preflight(experiment(**overrides))
+        preflight(experiment(**overrides), ["table1"])
     for word in words:
         assert word in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_preflight_finds_sizes_and_tokens(experiment):
-    found = preflight(experiment())
+    found = preflight(experiment(), ["table1"])
     assert found["splits"] == {"train": 1237, "validation": 200, "test": 360}
     methods = found["pairs"]["deit-cait"]["methods"]
     assert methods["manifold"]["student_tokens"][0] == "16 = 4×4"
@@ -334,8 +334,9 @@ def test_a_method_of_layers_without_layers_is_refused(experiment, distiller):
         "student": "student",
         "source": "none",
     }
+    made = experiment(methods=["soft_kd", "mine"], method_definitions={"mine": mine})
     with pytest.raises(UserError, match=r"'mine'.*needs the argument 'layers'"):
-        preflight(experiment(methods=["soft_kd", "mine"], method_definitions={"mine": mine}))
+        preflight(made, ["table1"])
 
 
 def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experiment):
@@ -362,7 +363,7 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
     )
     # The smoke scale's own pairs would have 12,544 tokens at this size.
     alone = {"pairs": {"paper": made.pairs["paper"]}, "transfer": None, "ablation": None}
-    found = preflight(made.replaced(**alone))
+    found = preflight(made.replaced(**alone), ["table1"])
     method = found["pairs"]["paper"]["methods"]["manifold"]
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes
     assert set(method["student_tokens"].values()) == {"196 = 14×14"}

@@ -26,7 +26,7 @@ def test_the_digest_is_the_same_on_every_machine(digits):
 
 
 def test_preflight_finds_the_digest(digits, experiment):
-    assert preflight(experiment())["data_digest"] == data_digest(digits)
+    assert preflight(experiment(), ["table1"])["data_digest"] == data_digest(digits)
 
 
 def with_array(images, array):

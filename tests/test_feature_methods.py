@@ -23,6 +23,7 @@ from manifold.errors import UserError
 from manifold.models import create_model
 from manifold.settings import ROOT, LayerMap, Model, read_yaml
 from manifold.tokens import Outputs, after_final_norm, forward_with_tokens
+from manifold.training.arguments import checked_arguments
 
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 METHODS = ["vitkd", "vkd", "projector_ensemble", "attention_maps", "masked_kd"]
@@ -109,14 +110,15 @@ def build(method, student, teacher, rescale=None, alpha=0.3, temperature=2.0, **
     if "layers" in arguments:
         blocks = [0, 1, 2] if arguments["layers"] == "paper" else [2]
         arguments["layers"] = LayerMap(student=blocks, teacher=blocks)
-    return getattr(import_module(module), name)(
+    kind = getattr(import_module(module), name)
+    return kind(
         student,
         FrozenTeacher(teacher, most_tokens=196, rescale=rescale),
         image_shape=(3, 16, 16),
         most_tokens=196,
         alpha=alpha,
         temperature=temperature,
-        **{**arguments, **given},
+        **checked_arguments(kind, {**arguments, **given}),
     )
 
 

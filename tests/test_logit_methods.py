@@ -21,6 +21,7 @@ from manifold.distiller import FrozenTeacher
 from manifold.errors import UserError
 from manifold.settings import ROOT, read_yaml
 from manifold.tokens import Outputs
+from manifold.training.arguments import checked_arguments
 
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 # (student logits, teacher logits, targets, tau) → unweighted losses
@@ -63,14 +64,15 @@ def build(method, **arguments):
     """
     definition = DEFINITIONS[method]
     module, _, name = definition["distiller"].partition(":")
-    return getattr(import_module(module), name)(
+    kind = getattr(import_module(module), name)
+    return kind(
         nn.Linear(1, 1),
         FrozenTeacher(nn.Linear(1, 1), most_tokens=196),
         image_shape=(1, 8, 8),
         most_tokens=196,
         alpha=0.3,
         temperature=7.0,
-        **{**definition["arguments"], **arguments},
+        **checked_arguments(kind, {**definition["arguments"], **arguments}),
     )
 
 

@@ -554,7 +554,7 @@ def test_data_that_cannot_be_used_ends_before_any_compute(
     made = mine(study, {**given, **entry}, **changes)
     made = made.replaced(results=str(tmp_path / "results"))
     with pytest.raises(UserError) as error:
-        prepare(made)
+        made.studies["transfer"].preflight()
     for word in words:
         assert word in str(error.value)
     assert not (tmp_path / "results").exists()

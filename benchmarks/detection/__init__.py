@@ -1,15 +1,15 @@
 """Detectors on the students' backbones, by mmdet; no other package imports it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Section, Students, find
-from manifold.settings.section import Count, WholeNumber
+from manifold.settings.section import Count, CountRange, PositiveShare, Rate, Size, WholeNumber
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
@@ -47,32 +47,26 @@ class Scenes(Section):
     """Scenes to train on."""
     test: Count
     """Scenes to test on."""
-    size: list[int]
+    size: Size
     """Width, height, in pixels."""
-    items: list[int]
+    items: CountRange
     """Fewest, most in a scene."""
-    sides: list[int]
+    sides: CountRange
     """Smallest, largest side of an item, in pixels."""
-    least_visible: Annotated[float, Field(gt=0, le=1)]
+    least_visible: PositiveShare
     """The share of every item that others leave uncovered."""
-    foreground: Annotated[float, Field(ge=0, lt=1)] | None
+    foreground: Rate | None
     """An item is what is brighter (of 1); null: its whole rectangle."""
     photographs: Photographs
     """The backgrounds."""
-    brightness: Annotated[float, Field(gt=0, le=1)]
+    brightness: PositiveShare
     """Of the photographs: their grey values are multiplied by it."""
     tries: Count
     """Draws of an item before a scene is given up as too crowded."""
 
     @model_validator(mode="after")
     def _items_fit(self) -> Self:
-        for key in ("items", "sides"):
-            bounds = getattr(self, key)
-            if len(bounds) != 2 or not 1 <= bounds[0] <= bounds[1]:
-                raise UserError(
-                    f"{key} must be the smallest and the largest, at least 1; got {bounds}"
-                )
-        if len(self.size) != 2 or min(self.size) < self.sides[1]:
+        if min(self.size) < self.sides[1]:
             raise UserError(
                 "size must be a width and a height of at least the largest of sides, "
                 f"{self.sides[1]}; got {self.size}"
@@ -91,7 +85,7 @@ class CocoFolder(Section):
     """Folder of the test images."""
     test_annotations: str
     """JSON file of their annotations."""
-    ignored: list[int]
+    ignored: list[WholeNumber]
     """Ids of annotations that are known to be broken, and left out."""
 
 
@@ -165,6 +159,11 @@ class Detection(Study):
             raise UserError(
                 "detection.detectors must name at least one detector and its configuration file"
             )
+
+    def preflight(self) -> None:
+        from benchmarks.detection.prepare import check
+
+        check(self.experiment)
 
     def students(self) -> Students:
         """The methods whose students become backbones."""

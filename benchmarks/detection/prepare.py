@@ -19,11 +19,27 @@ from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.data import load_splits
 
 
+def check(experiment: Experiment) -> None:
+    """Look at what the detectors need, before anything is trained.
+
+    Raises:
+        UserError: a detector's file is missing, a photograph is unknown, or annotations are broken.
+    """
+    data = experiment.detection.data
+    for detector in experiment.detection.detectors:
+        experiment.studies["detection"].configuration_file(detector)
+    if data.folder is not None:
+        annotations.read_folder(data.folder, data.masks)
+        return
+    for split in SPLITS:
+        scenes.find_photographs(getattr(data.scenes.photographs, split))
+
+
 def prepare(experiment: Experiment) -> None:
     """Write the data's folder anew.
 
     Raises:
-        UserError: a detector's file is missing, a photograph is unknown, or annotations are broken.
+        UserError: as ``check`` raises it.
     """
     for detector in experiment.detection.detectors:
         experiment.studies["detection"].configuration_file(detector)

@@ -95,8 +95,11 @@ class Study:
             UserError: names the key.
         """
 
-    def preflight(self) -> None:
-        """Refuse, before any compute, what would stop the study at its end.
+    def preflight(self) -> Any:
+        """Refuse, before any compute, what would stop the study at its end: data of its own first.
+
+        Returns:
+            What was found, as plain types; ``preflight.json`` keeps it.
 
         Raises:
             UserError: names the file and the key.

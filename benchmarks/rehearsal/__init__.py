@@ -13,7 +13,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import find
-from manifold.settings.section import Count, WholeNumber
+from manifold.settings.section import Count, Size, WholeNumber
 
 
 class RehearsalSettings(StudySettings):
@@ -23,7 +23,7 @@ class RehearsalSettings(StudySettings):
     """An epoch of the run that is projected."""
     classes: Count
     """Of the images that are made."""
-    jpeg_size: list[Count]
+    jpeg_size: Size
     """Width, height of the images that are made."""
     batch_size: Count
     """Images of a step, in place of the recipe's."""

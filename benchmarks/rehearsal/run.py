@@ -60,7 +60,12 @@ def rehearsed(experiment: Experiment, pair: str, recipe: str) -> Experiment:
     is_enough = not has_gpus or torch.cuda.device_count() >= small.processes
     processes = small.processes if is_enough else 1
     overrides = {
-        "data": {"dataset": "folder", "folder": str(study.images), "validation": 0},
+        "data": {
+            "dataset": "folder",
+            "folder": str(study.images),
+            "validation": 0,
+            "least_images_per_epoch": None,
+        },
         "pairs": {pair: {"teacher": {"weights": str(teacher)}}},
         "recipes": {recipe: {"batch_size": small.batch_size, "shards": small.shards}},
         "machine": {

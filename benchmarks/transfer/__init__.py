@@ -20,7 +20,7 @@ from manifold.settings import (
 )
 from manifold.settings.data import Crop, DataSet
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.section import Count, Interpolation, Positive, WholeNumber
+from manifold.settings.section import Count, ImagesOrShare, Interpolation, Positive
 
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
@@ -39,8 +39,10 @@ class TransferData(Section):
     """Which one."""
     folder: str | None
     """Where the files are; null for data that a package carries."""
-    validation: WholeNumber
-    """Training images held out to choose C and k."""
+    validation: ImagesOrShare
+    """Training images held out to choose C and k; below 1: a share."""
+    least_images_per_epoch: Count | None
+    """Of fine-tuning: fewer training images are gone through again in an epoch; null: never."""
     crop: Crop
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
@@ -62,10 +64,9 @@ class TransferData(Section):
             refuse_doubles(key, getattr(self, key))
         if not self.protocols:
             raise UserError("protocols must list at least one protocol")
-        if self.protocols != [FINE_TUNING] and self.validation < 1:
+        if self.protocols != [FINE_TUNING] and not self.validation:
             raise UserError(
-                f"validation must be at least 1, got {self.validation}: C and k are chosen on "
-                "these images"
+                "validation must be positive, got 0: C and k are chosen on these images"
             )
         return self
 
@@ -179,6 +180,11 @@ class Transfer(Study):
                 )
             experiment.check_known(f"{where}.recipe", entry.recipe, experiment.recipes)
 
+    def preflight(self) -> dict[str, Any]:
+        from benchmarks.transfer.check import check
+
+        return check(self)
+
     @property
     def methods(self) -> list[str]:
         """The methods whose students are carried over to other data sets."""
@@ -196,7 +202,7 @@ class Transfer(Study):
     def data(self, name: str) -> Data:
         """A data set, in the form in which the students see images."""
         entry, own = self.settings.data[name], self.experiment.data
-        keys = ("dataset", "folder", "validation", "crop", "interpolation", "verify")
+        keys = TransferData.model_fields.keys() & Data.model_fields.keys()
         return own.replaced(**{key: getattr(entry, key) for key in keys})
 
     def fine_tuning_data(self, name: str) -> Data:

@@ -8,7 +8,7 @@ from benchmarks.transfer import Transfer
 from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.settings import Data, Experiment
-from manifold.training.data import Splits, load_splits, verify
+from manifold.training.data import Splits, load_splits
 from manifold.training.runs import steps_per_epoch
 from manifold.training.untrained import write_initialised
 
@@ -40,11 +40,6 @@ def check_data(study: Transfer, name: str) -> dict:
             "measured; the other protocols choose C and k on that split"
         )
     splits = open_data(name, study.data(name))
-    if entry.verify:
-        try:
-            verify(splits)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
     counts = np.bincount(splits.train.labels[splits.train.indices], minlength=len(splits.classes))
     smallest = int(counts.argmin())
     needed = max([1, *entry.shots])
@@ -57,8 +52,12 @@ def check_data(study: Transfer, name: str) -> dict:
     if "k-nn" in entry.protocols:
         _check_neighbours(study, where, len(splits.train), len(splits.classes), entry.shots)
     if "fine-tuning" in entry.protocols:
-        tuned = open_data(name, study.fine_tuning_data(name))
-        steps_per_epoch(len(tuned.train), experiment.recipes[entry.recipe], entry.recipe)
+        data = study.fine_tuning_data(name)
+        images = len(open_data(name, data).train)
+        try:
+            steps_per_epoch(images, data, experiment.recipes[entry.recipe], entry.recipe)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     sizes = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
     if not sizes["test"]:
         raise UserError(f"{where}: the test split is empty")
@@ -83,13 +82,15 @@ def _check_neighbours(
 
 
 def prepare(experiment: Experiment) -> dict:
-    """Check every data set, then initialise the untrained student of every seed.
+    """Open every data set, then initialise the untrained student of every seed.
+
+    Their images were decoded by ``benchmarks.transfer.check``, where that is asked for.
 
     Returns:
         What ``transfer/data.json`` holds: the sizes and classes of every data set.
 
     Raises:
-        UserError: whatever would stop the study later.
+        UserError: a data set is not what the study asks for.
     """
     study = experiment.studies["transfer"]
     found = {name: check_data(study, name) for name in study.settings.data}

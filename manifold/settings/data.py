@@ -5,14 +5,21 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from manifold.errors import UserError
-from manifold.settings.section import Count, Interpolation, Section, WholeNumber
+from manifold.settings.section import (
+    Count,
+    ImagesOrShare,
+    Interpolation,
+    PositiveShare,
+    Section,
+    Share,
+)
 
 DataSet = Literal[
     *("fashion_mnist", "digits", "cifar10", "cifar100", "folder"),
     *("mnist_5k", "textures", "faces"),
     *("flowers102", "oxford_pets", "stanford_cars", "inaturalist"),
 ]
-Crop = Annotated[float, Field(gt=0)]
+Crop = Annotated[float, Field(ge=0.1, le=1)]  # less would enlarge every image tenfold
 
 
 class Data(Section):
@@ -26,12 +33,14 @@ class Data(Section):
     """Side of the square image that the networks see, in pixels."""
     channels: Literal[1, 3]
     """Grey or colour; images are converted."""
-    mean: list[float]
+    mean: list[Share]
     """Of each channel, on the scale of 0 to 1."""
-    std: list[float]
+    std: list[PositiveShare]
     """Of each channel, on the scale of 0 to 1."""
-    validation: WholeNumber
-    """Training images held out for every choice that anyone makes; 0: none."""
+    validation: ImagesOrShare
+    """Training images held out for every choice that anyone makes; below 1: a share; 0: none."""
+    least_images_per_epoch: Count | None
+    """An epoch of fewer training images goes through them again, in another order; null: never."""
     crop: Crop
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
@@ -43,14 +52,19 @@ class Data(Section):
 class TeacherInput(Section):
     """The normalisation and the evaluation that outside weights were made with."""
 
-    mean: list[float]
+    mean: list[Share]
     """Of each channel, on the scale of 0 to 1."""
-    std: list[float]
+    std: list[PositiveShare]
     """Of each channel, on the scale of 0 to 1."""
     crop: Crop
     """Side of the centre crop at evaluation, as a share of the resized image."""
     interpolation: Interpolation
     """How images are resized."""
+
+
+def epoch_of(images: int, data: Data) -> int:
+    """How many images an epoch shows of a training split of ``images``."""
+    return max(images, data.least_images_per_epoch or 0)
 
 
 def check_channels(path: str, section: Data | TeacherInput, channels: int) -> None:

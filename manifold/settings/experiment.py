@@ -6,15 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from manifold.errors import UserError
+from manifold.errors import Faults, UserError
 from manifold.settings.data import Data, check_channels
 from manifold.settings.machine import CohortSettings, Machine
 from manifold.settings.messages import refuse_doubles, unknown
 from manifold.settings.method import Method
 from manifold.settings.networks import Pair, teacher_file
 from manifold.settings.plain import to_plain
-from manifold.settings.recipe import Recipe
-from manifold.settings.section import Section
+from manifold.settings.recipe import Recipe, check_warmup
+from manifold.settings.section import Section, WholeNumber
 
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 
@@ -62,7 +62,7 @@ class Experiment(Section):
     """Methods by name; those of config/methods.yaml are there already."""
     methods: list[str]
     """The methods of Table 1."""
-    seeds: list[Annotated[int, Field(ge=0)]]
+    seeds: list[WholeNumber]
     """Of every training; paired across methods."""
     evaluation_split: Literal["test", "validation"]
     """What the accuracies of run.json are measured on."""
@@ -79,17 +79,35 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        self._check_names()
-        self._check_pairs()
-        data = self.data
-        check_channels("data", data, data.channels)
-        if data.validation == 0 and self.evaluation_split == "validation":
+        faults = Faults()
+        for check in (self._check_names, self._check_pairs, self._check_data):
+            with faults.collected():
+                check()
+        for study in self.studies.values():
+            with faults.collected():
+                study.check()
+        faults.raise_any()
+        self._check_warmups()
+        return self
+
+    def _check_data(self) -> None:
+        check_channels("data", self.data, self.data.channels)
+        if self.data.validation == 0 and self.evaluation_split == "validation":
             raise UserError(
                 "data.validation is 0, and evaluation_split: validation needs some images"
             )
-        for study in self.studies.values():
-            study.check()
-        return self
+
+    def _check_warmups(self) -> None:
+        """Refuse a recipe whose warm-up is longer than everything that is trained under it."""
+        longest: dict[str, int] = {}
+        for _, recipe, epochs in self.trainings():
+            longest[recipe] = max(epochs, longest.get(recipe, 0))
+        for pair in self.pairs.values():
+            recipe, epochs = pair.teacher.recipe, pair.teacher.epochs
+            if recipe is not None and epochs is not None:
+                longest[recipe] = max(epochs, longest.get(recipe, 0))
+        for recipe, epochs in longest.items():
+            check_warmup(recipe, self.recipes[recipe], epochs)
 
     def _check_names(self) -> None:
         if not self.methods:

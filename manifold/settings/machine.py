@@ -1,5 +1,7 @@
 """The settings of where and how it runs; none of it changes a result beyond rounding."""
 
+from typing import Literal
+
 from manifold.settings.section import Count, NotNegative, Section, WholeNumber
 
 
@@ -13,8 +15,8 @@ class CohortSettings(Section):
 class Machine(Section):
     """Devices, processes and memory."""
 
-    device: str
-    """cpu or cuda."""
+    device: Literal["cpu", "cuda"]
+    """Where networks are."""
     nodes: Count
     """Machines of one training."""
     processes: Count

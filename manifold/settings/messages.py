@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import BaseModel, ValidationError
 
-from manifold.errors import UserError
+from manifold.errors import Faults, UserError
 
 EXPECTED = {
     "int": "an integer",
@@ -21,7 +21,11 @@ EXPECTED = {
     "list": "a list",
     "dict": "a mapping",
     "model": "a mapping",
+    "not_finite": "a finite number",
 }
+
+
+BOUNDS = {"ge": Ge, "gt": Gt, "le": Le, "lt": Lt, "min_length": MinLen, "max_length": MaxLen}
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,30 @@ def refuse_doubles(key: str, values: Iterable[Any]) -> None:
 
 
 def teaching_error(error: ValidationError, model: type[BaseModel], origin: Origin) -> UserError:
-    """The first thing that is wrong, unknown keys before all: they often explain the rest."""
+    """All that is wrong; unknown keys alone where there are any: they often explain the rest."""
     found = error.errors()
-    (first, *_) = [e for e in found if e["type"] == "extra_forbidden"] or found
-    if first["type"] == "missing":
-        *section, _ = first["loc"]
-        names = [
-            e["loc"][-1] for e in found if e["type"] == "missing" and list(e["loc"][:-1]) == section
-        ]
-        where = path_of(section) or "the top level"
-        return UserError(f"scale {origin.scale!r}: {where} lacks {', '.join(map(str, names))}")
-    return _of_one(first, model, origin)
+    found = [e for e in found if e["type"] == "extra_forbidden"] or found
+    lacking: dict[str, list[str]] = {}
+    for each in found:
+        if each["type"] == "missing":
+            *section, key = each["loc"]
+            lacking.setdefault(path_of(section) or "the top level", []).append(str(key))
+    faults = Faults()
+    for where, names in lacking.items():
+        faults.add(f"scale {origin.scale!r}: {where} lacks {', '.join(names)}")
+    for each in found:
+        if each["type"] != "missing":
+            faults.add(_of_one(each, model, origin))
+    return faults.error()
+
+
+def refused_arguments(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """What is wrong with each of the arguments that were held to a model: ``'tau' must be …``."""
+    found = []
+    for each in error.errors():
+        path, words = _expected(each, model)
+        found.append(f"{path!r} {words}, got {each['input']!r}")
+    return found
 
 
 def path_of(location: Iterable[str | int]) -> str:
@@ -86,36 +103,41 @@ def path_of(location: Iterable[str | int]) -> str:
     return path.lstrip(".")
 
 
-def _of_one(error: Any, model: type[BaseModel], origin: Origin) -> UserError:
+def _of_one(error: Any, model: type[BaseModel], origin: Origin) -> str:
     path, kind, value = path_of(error["loc"]), error["type"], error.get("input")
     if kind == "value_error":  # a check of this project's own, whose message says it all
-        return UserError(f"{path}.{error['ctx']['error']}".lstrip("."))
+        return f"{path}.{error['ctx']['error']}".lstrip(".")
     if kind == "extra_forbidden":
         *section, key = error["loc"]
         known = list(getattr(_at(model, section), "model_fields", {}))
-        return UserError(
+        return (
             f"{origin.of(path)}: unknown key {key!r} in {path_of(section) or 'the top level'}."
             f"{suggest(key, known)} Known keys: {', '.join(known)}"
         )
-    if kind == "literal_error":
-        choices = ", ".join(map(repr, typing.get_args(_bare(_annotation(model, error["loc"])))))
-        return _wrong(path, f"must be one of {choices}", value, origin)
+    if kind == "not_finite":
+        return f"{path}{error['ctx']['below']} must be a finite number, got {error['ctx']['value']}"
+    path, words = _expected(error, model)
     if kind.startswith(("greater_than", "less_than")):
-        bounds = _bounds(_annotation(model, error["loc"]))
-        return UserError(f"{path} must {bounds}, got {value}")
-    name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+        return f"{path} {words}, got {value}"
+    return f"{origin.of(path)}: {path} {words}, got {value!r} ({type(value).__name__})"
+
+
+def _expected(error: Any, model: type[BaseModel]) -> tuple[str, str]:
+    """The path of a value that is wrong, and what it must be."""
+    path, kind = path_of(error["loc"]), error["type"]
     annotation = _annotation(model, error["loc"])
+    if kind == "literal_error":
+        return path, f"must be one of {', '.join(map(repr, typing.get_args(_bare(annotation))))}"
+    if kind.startswith(("greater_than", "less_than")):
+        return path, f"must {_bounds(annotation)}"
+    if kind in ("too_short", "too_long"):
+        return path, f"must {_length(annotation)}"
+    name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
     if name == "truth_value" and _bare(annotation) is int:
         name = "int"
     if name == "model":
-        return _wrong(path, f"must be a mapping ({_bare(annotation).__name__})", value, origin)
-    return _wrong(path, f"must be {EXPECTED.get(name, error['msg'])}", value, origin)
-
-
-def _wrong(path: str, expected: str, value: Any, origin: Origin) -> UserError:
-    return UserError(
-        f"{origin.of(path)}: {path} {expected}, got {value!r} ({type(value).__name__})"
-    )
+        return path, f"must be a mapping ({_bare(annotation).__name__})"
+    return path, f"must be {EXPECTED.get(name, error['msg'])}"
 
 
 # ---- what a key was annotated with -------------------------------------------------------------
@@ -153,13 +175,13 @@ def _bare(kind: Any) -> Any:
 
 
 def bounds_of(kind: Any) -> dict[str, float]:
-    """The bounds of an annotation: ge, gt, le, lt."""
+    """The bounds of an annotation: ge, gt, le, lt of a number; min and max length of a list."""
     found: dict[str, float] = {}
     if typing.get_origin(kind) is Annotated:
         inner, *metadata = typing.get_args(kind)
         found |= bounds_of(inner)
         for entry in metadata:
-            for name, bound in (("ge", Ge), ("gt", Gt), ("le", Le), ("lt", Lt)):
+            for name, bound in BOUNDS.items():
                 if isinstance(entry, bound):
                     found[name] = getattr(entry, name)
             found |= bounds_of(Annotated[int, *entry.metadata]) if _has_metadata(entry) else {}
@@ -187,6 +209,15 @@ def _bounds(kind: Any) -> str:
     if lower == 0:
         return ("not be negative" if "ge" in bounds else "be positive") + or_null
     return f"be {'at least' if 'ge' in bounds else 'above'} {lower:g}{or_null}"
+
+
+def _length(kind: Any) -> str:
+    """Say how many values a list holds."""
+    bounds = bounds_of(kind)
+    fewest, most = bounds.get("min_length", 0), bounds.get("max_length")
+    if fewest == most:
+        return f"hold {fewest} values"
+    return f"hold {fewest} to {most} values" if most is not None else f"hold at least {fewest}"
 
 
 def _unannotated(kind: Any) -> Any:

@@ -5,9 +5,17 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from manifold.errors import UserError
-from manifold.settings.section import Count, NotNegative, Positive, Section, Share
-
-Rate = Annotated[float, Field(ge=0, lt=1)]
+from manifold.settings.section import (
+    Count,
+    NotNegative,
+    Positive,
+    PositiveRange,
+    PositiveShare,
+    Rate,
+    Section,
+    Share,
+    ShareRange,
+)
 
 
 class Optimizer(Section):
@@ -19,9 +27,9 @@ class Optimizer(Section):
     """Peak rate of the batch size that stands above; nothing rescales it."""
     weight_decay: NotNegative
     """Of all parameters with two dimensions or more, position and class tokens excepted."""
-    epsilon: float | None
+    epsilon: PositiveShare | None
     """null, as betas: of an optimizer that has none."""
-    betas: list[float] | None
+    betas: Annotated[list[Rate], Field(min_length=2, max_length=3)] | None
     """Decay rates of the moments."""
     clip_norm: Positive | None
     """Largest norm of the gradient; null: not clipped."""
@@ -53,9 +61,9 @@ class Schedule(Section):
 class Augmentation(Section):
     """timm's training transform."""
 
-    scale: list[float]
+    scale: ShareRange
     """Smallest and largest share of the image's area that a crop takes."""
-    ratio: list[float]
+    ratio: PositiveRange
     """Smallest and largest aspect of a crop."""
     horizontal_flip: Share
     """Probability of a flip."""
@@ -80,6 +88,15 @@ class Mixing(Section):
     """That it is cutmix where both are on."""
     mode: Literal["batch", "pair", "elem"]
     """What a draw is made for."""
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Self:
+        if self.mixup == self.cutmix == 0:
+            raise UserError(
+                "mixup and cutmix are both 0, which mixes nothing; give one of them, or null in "
+                "the place of the whole section"
+            )
+        return self
 
 
 class SoftLabels(Section):
@@ -120,7 +137,7 @@ class Recipe(Section):
     """Probability that is spread over all classes."""
     drop_path: Rate
     """Rate of stochastic depth of the student."""
-    ema_decay: Share
+    ema_decay: Rate
     """Decay of the running mean of the weights, which a table shows beside them."""
     distillation: SoftLabels
     """Labels and soft labels."""
@@ -137,3 +154,33 @@ class Recipe(Section):
                 f"for mixup, got {self.batch_size // self.shards}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> Self:
+        if self.repeats > self.batch_size:
+            raise UserError(
+                f"repeats {self.repeats} copies of an image do not fit into a batch of "
+                f"{self.batch_size} (batch_size)"
+            )
+        peak = self.optimizer.learning_rate
+        for key in ("warmup_learning_rate", "minimum_learning_rate"):
+            if getattr(self.schedule, key) > peak:
+                raise UserError(
+                    f"schedule.{key} {getattr(self.schedule, key):g} is above the peak, "
+                    f"optimizer.learning_rate {peak:g}; lower it"
+                )
+        return self
+
+
+def check_warmup(name: str, recipe: Recipe, epochs: int) -> None:
+    """Refuse a budget that ends before the warm-up does.
+
+    Raises:
+        UserError: names the recipe and both numbers.
+    """
+    warmup = recipe.schedule.warmup_epochs
+    if warmup > epochs:
+        raise UserError(
+            f"recipes.{name}.schedule.warmup_epochs {warmup:g} is longer than a training of "
+            f"{epochs} epoch(s); shorten it, or train longer"
+        )

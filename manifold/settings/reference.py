@@ -155,11 +155,29 @@ def _default(kind: Any, value: Any, owner: Any) -> str:
 
 
 def _bounds(kind: Any) -> str:
+    """The bounds of a number, or how many of them a list holds and the bounds of each."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    words = [f"{signs[name]} {bound:g}" for name, bound in bounds_of(kind).items() if name in signs]
+    for inner in _elements(kind):
+        words.append(_bounds(inner))
     found = bounds_of(kind)
-    if not found and typing.get_origin(kind) is list:
-        found = bounds_of(typing.get_args(kind)[0])
-    return ", ".join(f"{signs[name]} {bound:g}" for name, bound in found.items())
+    fewest, most = found.get("min_length"), found.get("max_length")
+    if fewest is not None:
+        number = fewest if fewest == most else f"{fewest} to {most}"
+        words.append(f"{number} of them")
+    return ", ".join(filter(None, words))
+
+
+def _elements(kind: Any) -> list[Any]:
+    """The type of a list's elements, in a list; none of another type."""
+    outer, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if outer is list:
+        return [arguments[0]]
+    if outer is Annotated:
+        return _elements(arguments[0])
+    if outer in (typing.Union, types.UnionType):
+        return [inner for argument in arguments for inner in _elements(argument)]
+    return []
 
 
 # ---- the schemas -------------------------------------------------------------------------------

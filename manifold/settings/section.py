@@ -1,20 +1,57 @@
-"""What every section of the configuration is: a frozen pydantic model that refuses unknown keys."""
+"""What every section of the configuration is: a frozen pydantic model that refuses unknown keys.
+
+A number's type says which numbers a run can use. None is NaN or infinite, whatever its type.
+"""
 
 import contextlib
+import math
 import types
 import typing
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
+
+Interpolation = Literal["bilinear", "bicubic", "nearest"]
+
+
+def _in_order(values: list) -> list:
+    if values[0] > values[1]:
+        raise PydanticCustomError("in_order", "the smallest and the largest, in this order")
+    return values
+
+
+def _images_or_share(value: float) -> int | float:
+    """Images are counted in whole numbers, which stay such in what is written of a run."""
+    if value >= 1 and value != int(value):
+        raise PydanticCustomError(
+            "images_or_share", "a whole number of images, or a share of them below 1"
+        )
+    return value if 0 < value < 1 else int(value)
+
 
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Interpolation = Literal["bilinear", "bicubic", "nearest"]
+ImagesOrShare = Annotated[float, Field(ge=0), AfterValidator(_images_or_share)]
+
+_TWO = Field(min_length=2, max_length=2)
+Size = Annotated[list[Count], _TWO]  # width, height
+CountRange = Annotated[list[Count], _TWO, AfterValidator(_in_order)]
+ShareRange = Annotated[list[PositiveShare], _TWO, AfterValidator(_in_order)]
+PositiveRange = Annotated[list[Positive], _TWO, AfterValidator(_in_order)]
 
 
 class Section(BaseModel):
@@ -26,17 +63,37 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         protected_namespaces=(),
         hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
-        return read(cls.model_fields[info.field_name].annotation, value)
+        value = read(cls.model_fields[info.field_name].annotation, value)
+        refuse_not_finite(value)
+        return value
 
     def replaced(self, **changes: Any) -> Self:
         """A copy with other values of some keys, which are not checked."""
         own = {key: getattr(self, key) for key in type(self).model_fields}
         return self.model_construct(**own | changes)
+
+
+def refuse_not_finite(value: Any, path: str = "") -> None:
+    """Refuse NaN and infinity at any depth of a value whose inner types nothing declares.
+
+    Raises:
+        PydanticCustomError: tells where below the key it stands.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise PydanticCustomError("not_finite", "", {"below": path, "value": str(value)})
+    below: Any = ()
+    if isinstance(value, dict):
+        below = ((f"{path}.{key}", inner) for key, inner in value.items())
+    elif isinstance(value, (list, tuple)):
+        below = ((f"{path}[{place}]", inner) for place, inner in enumerate(value))
+    for inner_path, inner in below:
+        refuse_not_finite(inner, inner_path)
 
 
 def read(kind: Any, value: Any) -> Any:

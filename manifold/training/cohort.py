@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from manifold.distiller import Distiller, FrozenTeacher
-from manifold.errors import UserError
+from manifold.errors import UserError, told
 from manifold.ranks import ALONE, Ranks
 from manifold.seeds import derive
-from manifold.settings import Optimizer, Recipe
+from manifold.settings import Optimizer, Recipe, suggest
+from manifold.settings.recipe import Schedule
 
 PRECISIONS = {
     "float32": torch.float32,
@@ -57,16 +59,7 @@ class Member:
         )
         self.per_step = recipe.schedule.per == "step"
         self.lag = int(recipe.schedule.lags_one_epoch)
-        self.scheduler, _ = create_scheduler_v2(
-            self.optimizer,
-            sched=recipe.schedule.name,
-            num_epochs=epochs,
-            warmup_epochs=recipe.schedule.warmup_epochs,
-            warmup_lr=recipe.schedule.warmup_learning_rate,
-            min_lr=recipe.schedule.minimum_learning_rate,
-            step_on_epochs=not self.per_step,
-            updates_per_epoch=steps_per_epoch,
-        )
+        self.scheduler = _create_scheduler(self.optimizer, recipe.schedule, epochs, steps_per_epoch)
         # Student and auxiliary modules are inside, the teacher is not a submodule; before the EMA,
         # which follows the student on each rank by itself.
         self.network = distiller
@@ -185,6 +178,7 @@ def _create_optimizer(
         **({"fused": True} if fused else {}),
     }
     try:
+        _check_words(optimizer)
         return create_optimizer_v2(
             distiller,
             opt=optimizer.name,
@@ -192,8 +186,55 @@ def _create_optimizer(
             weight_decay=optimizer.weight_decay,
             **further,
         )
-    except (ValueError, TypeError, IndexError, KeyError) as error:
+    except Exception as error:  # timm's optimizers refuse in many ways
         raise UserError(f"the recipe's optimizer {vars(optimizer)} is refused: {error}") from error
+
+
+def _check_words(optimizer: Optimizer) -> None:
+    """Refuse what timm's optimizer of that name would pass by without a word.
+
+    Raises:
+        UserError: names what it takes.
+    """
+    name = optimizer.name.lower().rpartition("_")[2]  # timm's lookahead_NAME is NAME in another
+    if name not in list_optimizers():
+        raise UserError(
+            f"timm has no optimizer {optimizer.name!r}.{suggest(name, list_optimizers())} "
+            "timm.optim.list_optimizers() lists them"
+        )
+    taken = get_optimizer_info(name)
+    betas = taken.num_betas if taken.has_betas else 0
+    if optimizer.betas is not None and len(optimizer.betas) != betas:
+        raise UserError(f"betas must be {f'{betas} numbers' if betas else 'null'} for {name}")
+    if optimizer.epsilon is not None and not taken.has_eps:
+        raise UserError(f"epsilon must be null for {name}")
+
+
+def _create_scheduler(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, epochs: int, steps_per_epoch: int
+) -> Scheduler:
+    """timm's schedule of a training.
+
+    Raises:
+        UserError: timm refuses the numbers.
+    """
+    try:
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            sched=schedule.name,
+            num_epochs=epochs,
+            warmup_epochs=schedule.warmup_epochs,
+            warmup_lr=schedule.warmup_learning_rate,
+            min_lr=schedule.minimum_learning_rate,
+            step_on_epochs=schedule.per == "epoch",
+            updates_per_epoch=steps_per_epoch,
+        )
+    except Exception as error:  # timm asserts, and divides
+        raise UserError(
+            f"the recipe's schedule {vars(schedule)} is refused for {epochs} epoch(s) of "
+            f"{steps_per_epoch} step(s): {told(error)}"
+        ) from error
+    return scheduler
 
 
 def cohort_name(methods: list[str]) -> str:

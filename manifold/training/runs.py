@@ -1,8 +1,6 @@
 """The setting that the cells of a cohort share, and the objects that are built from both."""
 
 from dataclasses import dataclass
-from importlib import import_module
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +8,23 @@ import torch
 from torch import nn
 
 from manifold.distiller import Distiller, FrozenTeacher
-from manifold.errors import UserError
+from manifold.errors import UserError, told
 from manifold.files import sha256
 from manifold.models import create_model, load_weights
 from manifold.ranks import ALONE, Ranks
 from manifold.seeds import derive, reseed
 from manifold.settings import (
+    Data,
     Experiment,
     LayerMap,
-    Method,
     Pair,
     Recipe,
     fingerprint,
     suggest,
 )
+from manifold.settings.data import epoch_of
 from manifold.training import records
+from manifold.training.arguments import checked_arguments, find_distiller
 from manifold.training.cells import Cell, student_model
 from manifold.training.cohort import Cohort, Member
 
@@ -49,8 +49,12 @@ class Setting:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        data = self.experiment.data
-        return (data.channels, data.image_size, data.image_size)
+        return image_shape(self.experiment.data)
+
+
+def image_shape(data: Data) -> tuple[int, int, int]:
+    """(channels, height, width) of what the networks see."""
+    return (data.channels, data.image_size, data.image_size)
 
 
 def student_setting(
@@ -175,11 +179,10 @@ def build_distiller(
         reseed(derive(setting.seed, "classifier"))
         student.reset_classifier(classes)
     reseed(derive(setting.seed, "auxiliary", cell.method))
-    arguments = dict(definition.arguments)
-    _check_numbers(kind, cell.method, arguments)
-    if "layers" in arguments:
-        arguments["layers"] = _layer_map(setting, cell.method, arguments["layers"])
     try:
+        arguments = checked_arguments(kind, definition.arguments)
+        if "layers" in arguments:
+            arguments["layers"] = _layer_map(setting, arguments["layers"])
         distiller = kind(
             student,
             teacher,
@@ -190,13 +193,14 @@ def build_distiller(
             relational_ranks=setting.ranks if setting.recipe.relational_batch == "batch" else ALONE,
             **arguments,
         )
-    except TypeError as error:
-        raise UserError(
-            f"method {cell.method!r}: {definition.distiller} refuses its arguments "
-            f"{definition.arguments}: {error}; correct them in config/methods.yaml"
-        ) from error
     except UserError as error:
         raise UserError(f"method {cell.method!r}, pair {setting.pair_name!r}: {error}") from error
+    except Exception as error:  # a method of the user's own may fail in any way
+        raise UserError(
+            f"method {cell.method!r}, pair {setting.pair_name!r}: {definition.distiller} refuses "
+            f"its arguments {definition.arguments}: {told(error)}; correct them "
+            "(config/methods.yaml, or method_definitions of your own)"
+        ) from error
     distiller = distiller.to(setting.device)
     machine = setting.experiment.machine
     if machine.channels_last:
@@ -206,39 +210,11 @@ def build_distiller(
     return distiller
 
 
-def find_distiller(method: str, definition: Method) -> type[Distiller]:
-    module, _, name = definition.distiller.partition(":")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"method {method!r}: there is no {definition.distiller!r} ({error}); 'distiller' in "
-            "config/methods.yaml is module:Class"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Distiller)):
-        raise UserError(f"method {method!r}: {definition.distiller} is not a manifold.Distiller")
-    return kind
-
-
-def _check_numbers(kind: type[Distiller], method: str, arguments: dict[str, Any]) -> None:
-    """Hold the arguments to the numbers that the method's constructor is annotated with."""
-    accepted = {float: (int, float), int: (int,)}
-    for name, parameter in signature(kind).parameters.items():
-        types = accepted.get(parameter.annotation)
-        value = arguments.get(name)
-        if types and name in arguments and (not isinstance(value, types) or value is True):
-            raise UserError(
-                f"method {method!r}: argument {name!r} must be {parameter.annotation.__name__}, "
-                f"got {value!r}; correct it in config/methods.yaml"
-            )
-
-
-def _layer_map(setting: Setting, method: str, name: Any) -> LayerMap:
+def _layer_map(setting: Setting, name: Any) -> LayerMap:
     maps = setting.pair.layers
     if not isinstance(name, str) or name not in maps:
         raise UserError(
-            f"method {method!r}: pair {setting.pair_name!r} has no layer map {name!r}."
-            f"{suggest(name, maps)} Known: {', '.join(maps)}"
+            f"the pair has no layer map {name!r}.{suggest(name, maps)} Known: {', '.join(maps)}"
         )
     return maps[name]
 
@@ -291,15 +267,17 @@ def passes_per_step(setting: Setting) -> int:
     return own // together
 
 
-def steps_per_epoch(images: int, recipe: Recipe, name: str) -> int:
-    """Full batches in an epoch.
+def steps_per_epoch(images: int, data: Data, recipe: Recipe, name: str) -> int:
+    """Full batches in an epoch of a training split of ``images``.
 
     Raises:
         UserError: there is not one.
     """
-    if images < recipe.batch_size:
+    shown = epoch_of(images, data)
+    if shown < recipe.batch_size:
         raise UserError(
             f"recipes.{name}.batch_size {recipe.batch_size} is larger than the training split of "
-            f"{images} images"
+            f"{images} images; lower it, or set least_images_per_epoch of the data (as scale "
+            "'folder' does), so that an epoch goes through them several times"
         )
-    return images // recipe.batch_size
+    return shown // recipe.batch_size

@@ -21,6 +21,8 @@ from manifold.errors import UserError
 from manifold.files import csv_text, sha256, write_atomic, write_text
 from manifold.models import is_finite, save_weights
 from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest, to_plain
+from manifold.settings.data import epoch_of
+from manifold.settings.recipe import check_warmup
 from manifold.settings.sources import source_hash, training_hash
 from manifold.settings.stale import is_outdated
 from manifold.training import command, description, records
@@ -58,7 +60,7 @@ class Training:
         self.cells = cells
         self.splits = splits
         self.steps_per_epoch = steps_per_epoch(
-            len(splits.train), setting.recipe, setting.recipe_name
+            len(splits.train), setting.experiment.data, setting.recipe, setting.recipe_name
         )
         self.passes = passes_per_step(setting)
         self.shards = own_shards(setting.recipe.shards, setting.ranks)
@@ -121,6 +123,7 @@ class Training:
             shards=recipe.shards,
             repeats=recipe.repeats,
             ranks=setting.ranks,
+            images=epoch_of(len(self.train_images), setting.experiment.data),
         )
         loader = DataLoader(
             self.train_images,
@@ -354,6 +357,7 @@ def train(setting: Setting, cells: list[Cell]) -> None:
         if setting.ranks.is_first:
             setting.state.unlink(missing_ok=True)
         return
+    check_warmup(setting.recipe_name, setting.recipe, setting.epochs)
     training = Training(setting, missing, load_splits(setting.experiment.data))
     training.resume()
     training.run()

@@ -1,6 +1,8 @@
 """What the rules share: how a job is started, and what plans it again."""
 
-from benchmarks.evidence.checked import is_checked
+import functools
+
+from benchmarks.evidence.checked import asked_studies, unchecked
 from benchmarks.evidence.study import typed
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
 from manifold.settings.files import let_jobs_run_these_sources
@@ -28,8 +30,21 @@ if EXPERIMENT.stale == "retrain":
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
 
 
-# The rules that read the experiment's own data; the jobs of other studies check theirs.
-TRAINS = {"train_teacher", "evaluate_teacher"}
+# The rules that compute; what they need is checked before the first of them starts.
+COMPUTES = {"train_teacher", "evaluate_teacher"}
+
+
+def said(function):
+    """The function, with a user's error as the last word of Snakemake instead of a traceback."""
+
+    @functools.wraps(function)  # Snakemake looks at what it may be called with
+    def saying(*arguments, **keywords):
+        try:
+            return function(*arguments, **keywords)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+
+    return saying
 
 
 def is_forced():
@@ -38,19 +53,24 @@ def is_forced():
     return bool(asked.forcetargets or asked.forceall or asked.forcerun)
 
 
+PREFLIGHT = EXPERIMENT.directory / "preflight.json"
+
+
 def check_before_compute():
-    """Look at data, networks and methods once, before any job: errors come before compute.
+    """Look once at what the studies that are asked for need: errors come before compute.
 
     No rule, since whatever depended on one that runs again would run again too.
     """
-    record = EXPERIMENT.directory / "preflight.json"
-    if is_checked(EXPERIMENT, record):
+    outputs = [path for job in workflow.dag.jobs for path in job.output]
+    studies = unchecked(EXPERIMENT, asked_studies(EXPERIMENT, outputs), PREFLIGHT)
+    if not studies:
         return
     try:
         subprocess.run(
             [
                 *(sys.executable, "-m", "benchmarks", "preflight"),
-                *("--experiment", EXPERIMENT.file, "--output", record),
+                *("--experiment", EXPERIMENT.file, "--output", PREFLIGHT),
+                *("--studies", *studies),
             ],
             check=True,
         )
@@ -69,6 +89,7 @@ wildcard_constraints:
 def identity_of(pair, recipe, epochs, methods):
     """A params function: what shapes the weights of a cohort of these methods."""
 
+    @said
     def hashed(wildcards):
         key, seed = (pair, recipe, epochs), int(wildcards.seed)
         return fingerprint(
@@ -90,6 +111,7 @@ def sources_of(pair, recipe, epochs, method, seed):
     return planned_sources_of_cells(EXPERIMENT, method, [record], DATA_DIGEST)
 
 
+@said
 def identity_of_teacher(wildcards):
     """A params function: what shapes the weights of a pair's teacher."""
     record = EXPERIMENT.teacher_directory(wildcards.pair) / "run.json"
@@ -142,6 +164,7 @@ def inputs_of(job):
 def identity_of_job(job):
     """A params function: what shapes a job's outputs, and the code behind them."""
 
+    @said
     def hashed(wildcards):
         outputs = [
             EXPERIMENT.directory / pattern.format(**dict(wildcards.items()))
@@ -152,6 +175,12 @@ def identity_of_job(job):
         return fingerprint([job.identity(**typed(dict(wildcards.items()))), sources])
 
     return hashed
+
+
+@said
+def identity_of_table(study):
+    """What shapes a study's table beside its inputs, and the code behind it."""
+    return fingerprint([study.identity(), job_hash(type(study).__module__)])
 
 
 def words_of(wildcards):
@@ -201,8 +230,8 @@ onstart:
         if is_forced()
         else keep_all(EXPERIMENT.directory)
     )
-    trains = any(job.rule.name in TRAINS for job in workflow.dag.needrun_jobs())
-    if trains and not workflow.touch:
+    computes = any(job.rule.name in COMPUTES for job in workflow.dag.needrun_jobs())
+    if computes and not workflow.touch:
         check_before_compute()
 
 

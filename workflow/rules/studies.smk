@@ -5,10 +5,11 @@ STUDIES = EXPERIMENT.studies
 
 for study in STUDIES.values():
     for job in study.jobs():
+        COMPUTES.add(name := re.sub(r"\W", "_", f"{study.name}_{job.name}"))
 
         rule:
             name:
-                re.sub(r"\W", "_", f"{study.name}_{job.name}")
+                name
             input:
                 inputs_of(job),
             output:
@@ -56,9 +57,7 @@ for study in STUDIES.values():
             study=study.name,
             question=study.question,
             scale=EXPERIMENT.name,
-            fingerprint=fingerprint(
-                [study.identity(), job_hash(type(study).__module__)]
-            ),
+            fingerprint=identity_of_table(study),
         message:
             f"Writing {RESULTS}/{study.name}.*"
         shell:
@@ -86,3 +85,18 @@ rule all:
     input:
         [path for study in EVIDENCE for path in needed_by(study)],
     localrule: True
+
+
+rule check:
+    """Look at what the studies of `all` need, and train nothing."""
+    localrule: True
+    conda:
+        "../envs/suite.yaml"
+    params:
+        experiment=str(EXPERIMENT.file),
+        record=str(PREFLIGHT),
+    message:
+        "Checking what the studies of this scale need"
+    shell:
+        "python -m benchmarks preflight --experiment {params.experiment:q}"
+        " --output {params.record:q}"

@@ -92,7 +92,7 @@ rule evaluate_teacher:
 # has to be trained again, the others are brought back (manifold/training/finished.py).
 for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
     for number, methods in enumerate(cohorts):
-        TRAINS.add(
+        COMPUTES.add(
             name := re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}_{number}")
         )
 

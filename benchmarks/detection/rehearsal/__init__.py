@@ -12,7 +12,7 @@ from benchmarks.detection import Detection
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
 from manifold.settings import find, fingerprint
-from manifold.settings.section import Count
+from manifold.settings.section import Count, ShareRange, Size
 
 PARTS = ("backbone", "pyramid", "heads")  # of a detector; each is weighed
 
@@ -26,13 +26,13 @@ class DetectionRehearsalSettings(StudySettings):
     """Images that are made to train on."""
     test: Count
     """Images that are made to test on."""
-    jpeg_size: list[Count]
+    jpeg_size: Size
     """Width, height of the images that are made."""
     objects: Count
     """An image, beside a crowd."""
-    sides: list[float]
+    sides: ShareRange
     """Smallest, largest object, as shares of the image's height."""
-    counted_size: list[Count]
+    counted_size: Size
     """Width, height of the image whose FLOPs are counted."""
     threads: Count
     """Of one detector's process."""

@@ -7,6 +7,8 @@ the same batches.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
 
 import torch
 from PIL import Image
@@ -16,6 +18,7 @@ from timm.data.mixup import mixup_target
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from manifold.errors import UserError, told
 from manifold.ranks import ALONE, Ranks
 from manifold.seeds import derive, reseed
 from manifold.settings import Data, Recipe, TeacherInput
@@ -23,22 +26,33 @@ from manifold.training.data.images import Images
 
 
 def train_transform(data: Data, recipe: Recipe) -> Callable[[Image.Image], Tensor]:
-    """timm's training transform for the recipe."""
+    """timm's training transform for the recipe.
+
+    Raises:
+        UserError: timm refuses it.
+    """
     augmentation = recipe.augmentation
-    return create_transform(
-        data.image_size,
-        is_training=True,
-        scale=augmentation.scale,
-        ratio=augmentation.ratio,
-        hflip=augmentation.horizontal_flip,
-        color_jitter=augmentation.color_jitter or None,
-        auto_augment=augmentation.auto_augment,
-        re_prob=augmentation.random_erasing,
-        re_mode="pixel",
-        interpolation=data.interpolation,
-        mean=tuple(data.mean),
-        std=tuple(data.std),
-    )
+    try:
+        return create_transform(
+            data.image_size,
+            is_training=True,
+            scale=augmentation.scale,
+            ratio=augmentation.ratio,
+            hflip=augmentation.horizontal_flip,
+            color_jitter=augmentation.color_jitter or None,
+            auto_augment=augmentation.auto_augment,
+            re_prob=augmentation.random_erasing,
+            re_mode="pixel",
+            interpolation=data.interpolation,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+        )
+    except Exception as error:  # timm asserts, and reads its policies' words in many ways
+        raise UserError(
+            f"the recipe's augmentation is refused by timm: {told(error)}; auto_augment "
+            f"{augmentation.auto_augment!r} must be null or a policy like "
+            "'rand-m9-mstd0.5-inc1', 'augmix-m3-w3' or 'original'"
+        ) from error
 
 
 def evaluation_transform(
@@ -69,8 +83,15 @@ class TrainingBatches:
     short batch is left out; an epoch has as many batches as without repeats. Process r of W reads
     the r-th W-th of the shards, one after another.
 
+    An epoch of more ``images`` than the split has goes through it several times, each time in an
+    order of its own, without a break: where a batch spans two, it may hold an image of both.
+
     Order and augmentation follow from (seed, epoch, image, copy) alone, so an epoch can be entered
     at any batch and read by any number of processes and workers.
+
+    Attributes:
+        length: of the split.
+        images: of an epoch; by default those of the split, once.
     """
 
     length: int
@@ -81,19 +102,34 @@ class TrainingBatches:
     shards: int = 1
     repeats: int = 1
     ranks: Ranks = ALONE
+    images: int | None = None
+
+    @property
+    def batches(self) -> int:
+        """Of the whole epoch."""
+        return (self.images or self.length) // self.batch_size
 
     def __len__(self) -> int:
-        return self.length // self.batch_size - self.first_batch
+        return self.batches - self.first_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
-        order = torch.randperm(self.length, generator=generator).tolist()
-        for batch in range(self.first_batch, self.length // self.batch_size):
+        for batch in range(self.first_batch, self.batches):
             yield [
-                self._key(order, entry)
+                self._key(entry)
                 for shard in own_shards(self.shards, self.ranks)
                 for entry in self._entries(batch, shard)
             ]
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """The positions of an epoch's images, pass after pass."""
+        order: list[int] = []
+        for number in range(ceil((self.images or self.length) / self.length)):
+            again = (number,) if number else ()
+            seed = derive(self.seed, "order", self.epoch, *again)
+            generator = torch.Generator().manual_seed(seed)
+            order += torch.randperm(self.length, generator=generator).tolist()
+        return order
 
     def duplicate_share(self, batch: int, relational_batch: str) -> float:
         """The share of entries whose image stands in the same shard, or batch, already."""
@@ -101,15 +137,17 @@ class TrainingBatches:
             groups = [range(batch * self.batch_size, (batch + 1) * self.batch_size)]
         else:
             groups = [self._entries(batch, shard) for shard in range(self.shards)]
-        distinct = sum(len({entry // self.repeats for entry in entries}) for entries in groups)
+        order = self._order
+        distinct = sum(len({order[e // self.repeats] for e in entries}) for entries in groups)
         return 1 - distinct / self.batch_size
 
     def _entries(self, batch: int, shard: int) -> range:
         return range(batch * self.batch_size + shard, (batch + 1) * self.batch_size, self.shards)
 
-    def _key(self, order: list[int], entry: int) -> tuple[int, int]:
+    def _key(self, entry: int) -> tuple[int, int]:
         index, copy = divmod(entry, self.repeats)
-        position = order[index]
+        position = self._order[index]
+        copy += self.repeats * (index // self.length)  # of a later pass, beyond all of the first
         return position, derive(self.seed, "augmentation", self.epoch, position, copy)
 
 

@@ -22,7 +22,7 @@ def load_splits(data: Data) -> Splits:
         UserError: it is missing or corrupt; names the file and the layout that is expected.
     """
     train, test, classes = READERS[data.dataset].open(data)
-    held_out = _held_out(train.labels, data)
+    held_out = _held_out(train.labels, classes, data)
     return Splits(
         train=replace(train, indices=train.indices[~held_out]),
         validation=replace(train, indices=train.indices[held_out]),
@@ -31,28 +31,33 @@ def load_splits(data: Data) -> Splits:
     )
 
 
-def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
+def _held_out(labels: np.ndarray, classes: list[str], data: Data) -> np.ndarray:
     """The last images of the training split; where that is sorted by class, of each class."""
     held_out = np.zeros(len(labels), dtype=bool)
     if data.validation == 0:
         return held_out
+    is_share = data.validation < 1
     if data.validation >= len(labels):
         raise UserError(
-            f"data.validation {data.validation} leaves nothing of {len(labels)} training images"
+            f"data.validation {data.validation} leaves nothing of {len(labels)} training images; "
+            "give a smaller number, or a share of them (0.1)"
         )
-    if READERS[data.dataset].by_class:
-        for label in np.unique(labels):
-            own = np.flatnonzero(labels == label)
-            count = round(data.validation * len(own) / len(labels))
-            if not 0 < count < len(own):
-                raise UserError(
-                    f"data.validation {data.validation} takes {count} of the {len(own)} training "
-                    f"images of class {label}; choose a number that takes some and leaves some of "
-                    "every class"
-                )
-            held_out[own[len(own) - count :]] = True
-    else:
-        held_out[-data.validation :] = True
+    share = data.validation if is_share else data.validation / len(labels)
+    if not READERS[data.dataset].by_class:
+        held_out[len(labels) - round(share * len(labels)) :] = True
+        return held_out
+    wrong = []
+    for label, name in enumerate(classes):
+        own = np.flatnonzero(labels == label)
+        count = max(round(share * len(own)), int(is_share))  # of a share, one of each at least
+        if not 0 < count < len(own):
+            wrong.append(f"{count} of the {len(own)} of class {name!r}")
+        held_out[own[len(own) - count :]] = True
+    if wrong:
+        raise UserError(
+            f"data.validation {data.validation} holds out {', '.join(wrong)}; choose a number or a "
+            "share that takes some images and leaves some of every class"
+        )
     return held_out
 
 

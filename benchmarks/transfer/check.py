@@ -1,0 +1,55 @@
+"""The data sets of transfer learning, looked at before anything is trained."""
+
+from pathlib import Path
+
+from benchmarks.transfer import FINE_TUNING, FINE_TUNING_METHOD, Transfer
+from benchmarks.transfer.fine_tuning import setting
+from benchmarks.transfer.prepare import check_data, open_data
+from manifold.errors import Faults, UserError
+from manifold.ranks import ALONE
+from manifold.training.cells import Cell
+from manifold.training.data import verify
+from manifold.training.runs import CPU
+from manifold.training.trial import try_cohort
+
+
+def check(study: Transfer) -> dict:
+    """Check every data set, decode the images of those that ask for it, and try its fine-tuning.
+
+    Returns:
+        The sizes and classes of every data set.
+
+    Raises:
+        UserError: says all that would stop the study later.
+    """
+    faults, found = Faults(), {}
+    for name, entry in study.settings.data.items():
+        with faults.collected():
+            found[name] = check_data(study, name)
+        if entry.verify:
+            with faults.collected():
+                _decode(study, name)
+        if name in found and FINE_TUNING in entry.protocols:
+            with faults.collected():
+                _try_fine_tuning(study, name, faults)
+    faults.raise_any()
+    return found
+
+
+def _decode(study: Transfer, name: str) -> None:
+    splits = open_data(name, study.data(name))
+    try:
+        verify(splits)
+    except UserError as error:
+        raise UserError(f"transfer.data.{name}: {error}") from error
+
+
+def _try_fine_tuning(study: Transfer, name: str, faults: Faults) -> None:
+    """Take one small step of fine-tuning, from a student as it is created."""
+    experiment = study.experiment
+    machine = experiment.machine.replaced(compile=None)
+    tried = type(study)(experiment.replaced(machine=machine), study.settings)
+    made = setting(tried, name, experiment.seeds[0], [], (ALONE, CPU))
+    definition = experiment.method_definitions[FINE_TUNING_METHOD]
+    cell = Cell(FINE_TUNING_METHOD, definition, made.pair.student, Path(), {})
+    try_cohort(made, [cell], None, open_data(name, study.fine_tuning_data(name)), faults)
