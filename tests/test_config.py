@@ -33,7 +33,6 @@ def scenes(**changes):
 
 
 FOLDER = dict.fromkeys(("train_images", "train_annotations", "test_images", "test_annotations"), "")
-FOLDER = {**FOLDER, "ignored": []}
 
 
 @pytest.mark.parametrize("scale", [path.stem for path in (ROOT / "config/scales").glob("*")])
@@ -361,7 +360,8 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
         table1={"pairs": ["paper"]},
     )
     # The smoke scale's own pairs would have 12,544 tokens at this size.
-    alone = {"pairs": {"paper": made.pairs["paper"]}, "transfer": None, "ablation": None}
+    alone = {"pairs": {"paper": made.pairs["paper"]}}
+    alone |= dict.fromkeys(("transfer", "ablation", "detection"))
     found = preflight(made.replaced(**alone))
     method = found["pairs"]["paper"]["methods"]["manifold"]
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes

@@ -83,10 +83,10 @@ def foreign(tmp_path_factory):
             "train_annotations": str(folder / "train.json"),
             "test_images": str(folder / "test"),
             "test_annotations": str(folder / "test.json"),
-            "ignored": [],
         },
         "masks": False,
         "channels": 3,
+        "verify": True,
     }
 
 
