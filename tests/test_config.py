@@ -116,6 +116,18 @@ def test_every_scale_resolves(scale):
         (detection(epochs=0), ["detection.epochs", "at least 1", "0"]),
         (detection(detectors=None), ["detection.detectors", "a mapping"]),
         (
+            detection(detectors={"mask_rcnn": "config/detection/mini/mask_rcnn.py"}),
+            ["detection.detectors.mask_rcnn", "no file", "Did you mean 'mask-rcnn.py'", "null"],
+        ),
+        (
+            detection(detectors={"mask_rcnn": None, "retinanet": "null"}),
+            ["detection.detectors", "at least one"],
+        ),
+        (detection(detectors={"a/b": "config/detection/mini/base.py"}), ["'a/b'", "letters"]),
+        (detection(seeds=[1]), ["detection.seeds", "at least two"]),
+        (detection(seeds=[1, 1]), ["detection.seeds", "more than once"]),
+        (detection(seeds=[-1, 1]), ["detection.seeds", "negative"]),
+        (
             {
                 **detection(methods=["soft_kd", "random"]),
                 "method_definitions": {"random": read_yaml(ROOT / "config/methods.yaml")["sp"]},
@@ -250,6 +262,12 @@ def test_results_stand_apart_when_something_that_shapes_weights_changes():
     }
     assert len(names) == 4 and all(name.startswith("smoke-") for name in names)
     assert resolve({**SMOKE, "name": "mine", "data": {"validation": 150}}).name == "mine"
+
+
+@pytest.mark.parametrize("null", [None, "null"])  # of YAML, and of Snakemake's --config
+def test_a_detector_is_dropped_by_null(null):
+    detectors = resolve(detection(detectors={"retinanet": null})).detection.detectors
+    assert detectors == {"mask_rcnn": "config/detection/mini/mask-rcnn.py"}
 
 
 def test_detection_trains_only_what_table_1_lacks():

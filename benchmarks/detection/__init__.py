@@ -1,5 +1,7 @@
 """Detectors on the students' backbones, by mmdet; no other package imports it."""
 
+import ast
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -164,6 +166,21 @@ class DetectionSettings(StudySettings):
         return {k: v for k, v in detectors.items() if v not in (None, "null")}  # Snakemake's text
 
 
+def texts_of(configuration: Path) -> list[str]:
+    """The text of one of mmengine's configuration files, and of those beside it that it extends."""
+    text = configuration.read_text(encoding="utf-8")
+    found = [text]
+    with contextlib.suppress(SyntaxError, ValueError):  # the check before all compute says it
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_base_":
+                given = ast.literal_eval(node.value)
+                for base in [given] if isinstance(given, str) else given:
+                    file = configuration.parent / base
+                    if file.is_file():  # and not mmdet::FILE
+                        found += texts_of(file)
+    return found
+
+
 class Detection(Study):
     """Do a method's students make better backbones?"""
 
@@ -297,8 +314,7 @@ class Detection(Study):
         Raises:
             UserError: its configuration is missing.
         """
-        text = self.configuration_file(detector).read_text(encoding="utf-8")
-        of = self.settings
+        text, of = texts_of(self.configuration_file(detector)), self.settings
         data = {key: getattr(of.data, key) for key in ("scenes", "folder", "masks", "channels")}
         return [text, of.options, of.least_steps, data]
 

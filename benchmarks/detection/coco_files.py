@@ -220,7 +220,7 @@ def _check_images(
 
 def _check_file(number: int, path: Path, size: list[int], verify: bool, faults: Faults) -> None:
     try:
-        real = _size_as_shown(path, verify)
+        real = size_as_shown(path, verify)
     except FileNotFoundError:
         faults.add(
             f"image {number}: no file {path}; put it there or remove the entry (is "
@@ -236,8 +236,12 @@ def _check_file(number: int, path: Path, size: list[int], verify: bool, faults: 
             )
 
 
-def _size_as_shown(path: Path, verify: bool) -> list[int]:
-    """Width and height of an image behind its EXIF orientation."""
+def size_as_shown(path: Path, verify: bool = False) -> list[int]:
+    """Width and height of an image behind its EXIF orientation.
+
+    Args:
+        verify: decode it, which tells whether it is whole.
+    """
     with Image.open(path) as image:
         if verify:
             image.load()
