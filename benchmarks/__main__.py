@@ -2,7 +2,7 @@
 
 ``python -m benchmarks table1 --config scale=mini`` writes a study's tables and figures from what
 has been made; ``python -m benchmarks transfer probes data=digits seed=0`` does one of its jobs.
-``preflight``, ``publish`` and ``evaluate`` are of no study.
+``preflight``, ``publish``, ``evaluate`` and ``voc-to-coco`` are of no study.
 """
 
 import sys
@@ -13,6 +13,7 @@ COMMANDS = {
     "preflight": "benchmarks.evidence.preflight",
     "publish": "benchmarks.evidence.publish",
     "evaluate": "benchmarks.evaluate",
+    "voc-to-coco": "benchmarks.detection.voc",
 }
 STUDY = "benchmarks.evidence.make"
 

@@ -33,7 +33,6 @@ def scenes(**changes):
 
 
 FOLDER = dict.fromkeys(("train_images", "train_annotations", "test_images", "test_annotations"), "")
-FOLDER = {**FOLDER, "ignored": []}
 
 
 @pytest.mark.parametrize("scale", [path.stem for path in (ROOT / "config/scales").glob("*")])
@@ -116,6 +115,18 @@ def test_every_scale_resolves(scale):
         (detection(methods=["soft_kd", "soft_kd"]), ["detection.methods", "more than once"]),
         (detection(epochs=0), ["detection.epochs", "at least 1", "0"]),
         (detection(detectors=None), ["detection.detectors", "a mapping"]),
+        (
+            detection(detectors={"mask_rcnn": "config/detection/mini/mask_rcnn.py"}),
+            ["detection.detectors.mask_rcnn", "no file", "Did you mean 'mask-rcnn.py'", "null"],
+        ),
+        (
+            detection(detectors={"mask_rcnn": None, "retinanet": "null"}),
+            ["detection.detectors", "at least one"],
+        ),
+        (detection(detectors={"a/b": "config/detection/mini/base.py"}), ["'a/b'", "letters"]),
+        (detection(seeds=[1]), ["detection.seeds", "at least two"]),
+        (detection(seeds=[1, 1]), ["detection.seeds", "more than once"]),
+        (detection(seeds=[-1, 1]), ["detection.seeds", "negative"]),
         (
             {
                 **detection(methods=["soft_kd", "random"]),
@@ -253,6 +264,12 @@ def test_results_stand_apart_when_something_that_shapes_weights_changes():
     assert resolve({**SMOKE, "name": "mine", "data": {"validation": 150}}).name == "mine"
 
 
+@pytest.mark.parametrize("null", [None, "null"])  # of YAML, and of Snakemake's --config
+def test_a_detector_is_dropped_by_null(null):
+    detectors = resolve(detection(detectors={"retinanet": null})).detection.detectors
+    assert detectors == {"mask_rcnn": "config/detection/mini/mask-rcnn.py"}
+
+
 def test_detection_trains_only_what_table_1_lacks():
     key = ("deit-cait", "A", 4)
     assert (
@@ -362,7 +379,8 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
         table1={"pairs": ["paper"]},
     )
     # The smoke scale's own pairs would have 12,544 tokens at this size.
-    alone = {"pairs": {"paper": made.pairs["paper"]}, "transfer": None, "ablation": None}
+    alone = {"pairs": {"paper": made.pairs["paper"]}}
+    alone |= dict.fromkeys(("transfer", "ablation", "detection"))
     found = preflight(made.replaced(**alone), ["table1"])
     method = found["pairs"]["paper"]["methods"]["manifold"]
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes

@@ -83,10 +83,10 @@ def foreign(tmp_path_factory):
             "train_annotations": str(folder / "train.json"),
             "test_images": str(folder / "test"),
             "test_annotations": str(folder / "test.json"),
-            "ignored": [],
         },
         "masks": False,
         "channels": 3,
+        "verify": True,
     }
 
 
@@ -183,9 +183,40 @@ def test_what_the_data_decide_is_set(prepared):
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_refused(prepared, foreign, change, words):
-    experiment = resolve(prepared.results, foreign, **change)
     with pytest.raises(UserError, match=words):
+        experiment = resolve(prepared.results, foreign, **change)
         configure(DetectorCell(experiment, "retinanet", "random", 0))
+
+
+@pytest.mark.parametrize(
+    ("least_steps", "options", "epochs"),
+    [
+        (None, {}, 5),  # of the file
+        (7, {}, 5),  # 12 images in batches of 4: 3 steps an epoch
+        (100, {}, 34),
+        (100, {"train_cfg.max_epochs": 2}, 2),
+        (100, {"train_cfg": {"max_epochs": 2}}, 2),
+    ],
+)
+def test_few_images_are_trained_for_more_epochs(prepared, foreign, least_steps, options, epochs):
+    own = {**OPTIONS, **options}
+    if not options:
+        del own["train_cfg.max_epochs"]
+    if "train_cfg" in options:
+        del own["train_cfg.max_epochs"]
+    experiment = resolve(prepared.results, foreign, options=own, least_steps=least_steps)
+    settings = configure(DetectorCell(experiment, "retinanet", "random", 0))
+    assert settings.train_cfg.max_epochs == epochs
+
+
+def test_the_detectors_may_have_seeds_of_their_own(foreign):
+    study = resolve("r", foreign, seeds=[3, 5]).studies["detection"]
+    cells = {path.parent.name for path in [*study.cells(), *study.results()]}
+    assert cells == {"seed-3", "seed-5", "data"}
+    assert study.identity()["seeds"] == [3, 5]
+    others = resolve("r", foreign).studies
+    assert others["detection"].seeds == others["table1"].seeds == [0, 1]
+    assert resolve("r", foreign, seeds=[3, 5]).studies["table1"].identity()["seeds"] == [0, 1]
 
 
 def test_a_missing_student_is_named(prepared):

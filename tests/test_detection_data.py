@@ -14,14 +14,16 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.__main__ import main
-from benchmarks.detection import CocoFolder
+from benchmarks.detection import CocoFolder, Ignored
 from benchmarks.detection import data as prepared
-from benchmarks.detection.annotations import OVERHANG_PIXELS, SHOWN_FAULTS, read_folder
+from benchmarks.detection.annotations import read_folder
+from benchmarks.detection.average_precision import average_precision
+from benchmarks.detection.coco_files import OVERHANG_PIXELS, SHOWN_FAULTS
 from benchmarks.detection.prepare import prepare
 from benchmarks.detection.scenes import Composer, find_photographs, tight_box
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.settings import to_words
+from manifold.settings import fingerprint, to_plain, to_words
 from manifold.training.data import load_splits
 
 # of pycocotools, about NumPy
@@ -232,8 +234,6 @@ def test_a_failure_leaves_the_data_as_it_was(experiment):
     with pytest.raises(UserError, match="found no place"):
         prepare(experiment(detection={"data": {"scenes": crowded}}))
     assert prepared.read_record(made) == before
-    with pytest.raises(UserError, match=r"detectors.mask_rcnn: no file .*nowhere.py"):
-        prepare(experiment(detection={"detectors": {"mask_rcnn": "nowhere.py"}}))
 
 
 def test_what_has_not_been_prepared_is_said(experiment, monkeypatch):
@@ -285,22 +285,23 @@ def with_image(**changes):
 def folder(tmp_path):
     """Write training annotations (an object, or text) and good test annotations and images."""
 
-    def write(train, test=None, ignored=()):
+    def write(first, other=None, /, **ignored):
         (tmp_path / "images").mkdir(exist_ok=True)
         for i, size in SIZES.items():
             Image.new("RGB", size, (200, 30, i)).save(tmp_path / "images" / f"{i}.jpg")
         (tmp_path / "images/notes.jpg").write_text("not an image")
-        for name, part in (("train", train), ("test", test or content())):
-            text = part if isinstance(part, str) else json.dumps(part)
-            (tmp_path / f"{name}.json").write_text(text)
+        for name, part in (("train", first), ("test", other or content())):
+            text = part if isinstance(part, str | bytes) else json.dumps(part)
+            (tmp_path / f"{name}.json").write_bytes(
+                text if isinstance(text, bytes) else text.encode()
+            )
         images = str(tmp_path / "images")
-        train, test = (str(tmp_path / f"{name}.json") for name in ("train", "test"))
         return CocoFolder(
             train_images=images,
-            train_annotations=train,
+            train_annotations=str(tmp_path / "train.json"),
             test_images=images,
-            test_annotations=test,
-            ignored=list(ignored),
+            test_annotations=str(tmp_path / "test.json"),
+            ignored=Ignored(**ignored),
         )
 
     return write
@@ -339,7 +340,7 @@ BROKEN = {
     "an image without a size": (with_image(width=None), ["image 8 (8.jpg)", "positive integers"]),
     "an image that is none": (
         with_image(file_name="notes.jpg"),
-        ["image 8", "notes.jpg cannot be opened"],
+        ["image 8", "notes.jpg cannot be read as an image"],
     ),
     "an image of another size": (
         with_image(width=17),
@@ -362,7 +363,7 @@ BROKEN = {
         ["annotation 6", "no area", "ignored"],
     ),
     "a box outside": (
-        with_annotation(bbox=[2, 3, 15.5, 9]),
+        with_annotation(bbox=[2, 3, 16.5, 9]),
         ["annotation 6 (8.jpg)", "out of its image of 16×24", "two corners"],
     ),
     "a box above": (with_annotation(bbox=[2, -3, 5, 9]), ["annotation 6", "out of its image"]),
@@ -402,7 +403,7 @@ BROKEN = {
 def test_a_broken_annotation_is_named(folder, fault):
     train, words = BROKEN[fault]
     with pytest.raises(UserError) as error:
-        read_folder(folder(train), masks=True)
+        read_folder(folder(train), masks=True, verify=True)
     for word in ["train.json", *words]:
         assert word in str(error.value)
 
@@ -410,15 +411,15 @@ def test_a_broken_annotation_is_named(folder, fault):
 def test_a_missing_file_and_a_missing_folder_are_named(folder, tmp_path):
     good = folder(content())
     with pytest.raises(UserError, match=r"nowhere.json cannot be read \(No such file"):
-        read_folder(CocoFolder(**{**vars(good), "test_annotations": "nowhere.json"}), masks=True)
+        read_folder(CocoFolder(**{**vars(good), "test_annotations": "nowhere.json"}), True, True)
     with pytest.raises(UserError, match=r"test.json: 3 fault.*\n.*no file nowhere/5.jpg"):
-        read_folder(CocoFolder(**{**vars(good), "test_images": "nowhere"}), masks=True)
+        read_folder(CocoFolder(**{**vars(good), "test_images": "nowhere"}), True, True)
 
 
 def test_of_many_faults_the_first_are_shown_and_all_are_counted(folder):
     entries = [annotation(i, 8, bbox=[0, 0, i, 0]) for i in range(SHOWN_FAULTS + 3)]
     with pytest.raises(UserError) as error:
-        read_folder(folder(content(annotations=entries)), masks=True)
+        read_folder(folder(content(annotations=entries)), masks=True, verify=True)
     first, *lines = str(error.value).splitlines()
     assert first.endswith("8 fault(s):")
     assert [line.split()[1] for line in lines] == ["0", "1", "2", "3", "4", "3"]
@@ -426,16 +427,25 @@ def test_of_many_faults_the_first_are_shown_and_all_are_counted(folder):
 
 def test_categories_must_be_those_of_training(folder):
     other = content(categories=[{"id": 7, "name": "kite"}, {"id": 90, "name": "stove"}])
-    with pytest.raises(UserError, match=r"test.json.*train.json.*90 'oven', 90 'stove'"):
-        read_folder(folder(content(), other), masks=True)
+    with pytest.raises(UserError, match=r"test.json.* 90 'stove'.*train.json.*id 90 is 'oven'"):
+        read_folder(folder(content(), other), masks=True, verify=True)
 
 
-def test_annotations_that_are_known_to_be_broken_are_left_out(folder):
+def test_annotations_that_are_known_to_be_broken_are_left_out_of_the_split_that_is_named(folder):
+    """Ids restart in each file: 6 of the test file is another annotation, and stays."""
     broken = with_annotation(bbox=[1, 2, 3, 0])
-    contents = read_folder(folder(broken, ignored=[6]), masks=True)
-    assert [entry["id"] for entry in contents["train"]["annotations"]] == [1, 4]
-    with pytest.raises(UserError, match=r"ignored: no annotation has the id 66"):
-        read_folder(folder(content(), ignored=[6, 66]), masks=True)
+    contents, _ = read_folder(folder(broken, train=[6]), masks=True, verify=True)
+    ids = {
+        split: [entry["original_id"] for entry in contents[split]["annotations"]]
+        for split in ("train", "test")
+    }
+    assert ids == {"train": [1, 4], "test": [1, 4, 6]}
+    with pytest.raises(
+        UserError, match=r"ignored.test: no annotation of .*test.json has the id 66"
+    ):
+        read_folder(folder(content(), test=[6, 66]), masks=True, verify=True)
+    with pytest.raises(UserError, match=r"ignored.train leaves no annotation of .*train.json"):
+        read_folder(folder(content(), train=[1, 4, 6]), masks=True, verify=True)
 
 
 def test_what_is_allowed_passes_and_what_is_lacking_is_added(folder):
@@ -449,7 +459,7 @@ def test_what_is_allowed_passes_and_what_is_lacking_is_added(folder):
         annotation(4, 8, bbox=[-OVERHANG_PIXELS, 0, 16 + 2 * OVERHANG_PIXELS, 24]),
     ]
     entries = [{key: v for key, v in entry.items() if v is not ...} for entry in entries]
-    contents = read_folder(folder(content(annotations=entries)), masks=True)
+    contents, _ = read_folder(folder(content(annotations=entries)), masks=True, verify=True)
     got = contents["train"]["annotations"]
     assert [entry["area"] for entry in got] == [mask.sum(), 4, 72, 37]
     assert [entry["iscrowd"] for entry in got] == [0, 1, 0, 0]
@@ -465,7 +475,8 @@ def test_run_lengths_of_pycocotools_pass_whatever_their_mask(folder):
         segmentation = {"size": [24, 16], "counts": counts}
         entries.append(annotation(number, 8, segmentation=segmentation, area=int(mask.sum())))
     made = folder(content(annotations=entries))
-    assert len(read_folder(made, masks=True)["train"]["annotations"]) == 4
+    contents, _ = read_folder(made, masks=True, verify=True)
+    assert len(contents["train"]["annotations"]) == 4
 
 
 def test_a_photograph_that_its_exif_turns_is_as_large_as_it_is_shown(folder, tmp_path):
@@ -473,7 +484,203 @@ def test_a_photograph_that_its_exif_turns_is_as_large_as_it_is_shown(folder, tmp
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", SIZES[8][::-1]).save(tmp_path / "images/8.jpg", exif=exif)
-    read_folder(made, masks=True)
+    read_folder(made, masks=True, verify=True)
+
+
+# ---- what people bring -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def brought(folder, experiment):
+    """Prepare a folder of boxes, and return the experiment."""
+
+    def make(train, test=None, **data):
+        given = to_plain(folder(train, test))
+        own = {"scenes": None, "folder": given, "masks": False, "channels": 3, **data}
+        made = experiment(detection={"data": own})
+        prepare(made)
+        return made
+
+    return make
+
+
+def read_prepared(made, split):
+    return json.loads(prepared.annotation_file(made, split).read_text())
+
+
+@pytest.mark.parametrize("first", [0, 1, 41])
+def test_predictions_that_are_the_truth_get_100_whatever_the_ids(brought, tmp_path, first):
+    """pycocotools takes an annotation 0 for one that nothing was matched with."""
+    entries = [annotation(first + i, image) for i, image in enumerate((5, 8, 8, 11))]
+    for place, entry in enumerate(entries):
+        entry["bbox"] = [3 * place, 2, 8, 9]
+    made = brought(content(), content(annotations=entries))
+    truth, perfect = prepared.annotation_file(made, "test"), tmp_path / "perfect.json"
+    found = [{**entry, "score": 0.9} for entry in read_prepared(made, "test")["annotations"]]
+    perfect.write_text(json.dumps(found))
+    assert average_precision(truth, perfect, "bbox")["ap"] == pytest.approx(100)
+
+
+def test_prepared_files_are_numbered_from_1_and_lead_back_to_the_users_ids(brought):
+    given = content(annotations=[annotation("0", 5), annotation(9, 8.0, category_id=90)])
+    made = read_prepared(brought(given, given), "test")
+    for key, originals in (("images", [5, 8, 11]), ("annotations", ["0", 9])):
+        assert [entry["id"] for entry in made[key]] == [*range(1, len(originals) + 1)]
+        assert [entry["original_id"] for entry in made[key]] == originals
+    assert [(e["id"], e["original_id"], e["name"]) for e in made["categories"]] == [
+        (1, 7, "kite"),
+        (2, 90, "oven"),
+    ]
+    assert [(e["image_id"], e["category_id"]) for e in made["annotations"]] == [(1, 1), (2, 2)]
+
+
+KITE, OVEN = {"id": 7, "name": "kite"}, {"id": 90, "name": "oven"}
+
+
+@pytest.mark.parametrize(
+    ("categories", "told"),
+    [
+        ([OVEN, KITE], False),  # in another order
+        ([{"id": 90, "name": "kite"}, {"id": 7, "name": "oven"}], True),  # with other ids
+    ],
+)
+def test_classes_are_matched_by_their_names(brought, capsys, categories, told):
+    test = content(categories=categories)
+    names = {entry["id"]: entry["name"] for entry in categories}
+    made = brought(content(), test)
+    got = {split: read_prepared(made, split) for split in ("train", "test")}
+    for split in got:
+        found = [(entry["id"], entry["name"]) for entry in got[split]["categories"]]
+        assert found == [(1, "kite"), (2, "oven")]
+    for entry, before in zip(got["test"]["annotations"], test["annotations"], strict=True):
+        assert entry["category_id"] == 1 + (names[before["category_id"]] == "oven")
+    assert ("they are matched by their names" in capsys.readouterr().err) == told
+
+
+def test_a_class_that_the_test_file_lacks_is_no_fault_and_one_that_training_lacks_is(folder):
+    few = content(categories=[KITE], annotations=[annotation(1, 5)])
+    contents, told = read_folder(folder(content(), few), masks=True, verify=True)
+    assert [entry["name"] for entry in contents["test"]["categories"]] == ["kite", "oven"]
+    assert "no annotation of oven: no AP is of it" in "".join(told)
+    contents, told = read_folder(
+        folder(few, content(annotations=[annotation(1, 5)])), masks=True, verify=True
+    )
+    assert [entry["name"] for entry in contents["test"]["categories"]] == ["kite"]
+    assert "oven is left out" in "".join(told)
+    misspelt = content(categories=[KITE, {"id": 91, "name": "ovn"}])
+    misspelt["annotations"][1]["category_id"] = 91
+    with pytest.raises(UserError, match=r"91 'ovn'.* Did you mean 'oven'"):
+        read_folder(folder(content(), misspelt), masks=True, verify=True)
+
+
+def test_the_root_of_roboflows_categories_is_no_class(folder):
+    root = {"id": 0, "name": "things", "supercategory": "none"}
+    own = [{**entry, "supercategory": "things"} for entry in (KITE, OVEN)]
+    given = content(categories=[root, *own])
+    contents, told = read_folder(folder(given, given), masks=True, verify=True)
+    for split in ("train", "test"):
+        categories = contents[split]["categories"]
+        assert [(e["id"], e["name"]) for e in categories] == [(1, "kite"), (2, "oven")]
+    assert "things is left out: the root" in "".join(told)
+    annotated = content(categories=[root, *own], annotations=[annotation(1, 5, category_id=0)])
+    contents, _ = read_folder(folder(annotated, given), masks=True, verify=True)
+    assert contents["train"]["categories"][0]["name"] == "things"  # a class after all
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_mark_of_the_encoding_is_no_fault(folder, encoding):
+    given = content(categories=[KITE, {"id": 90, "name": "炉"}])
+    text = json.dumps(given, ensure_ascii=False).encode(encoding)
+    contents, _ = read_folder(folder(text, text), masks=True, verify=True)
+    assert contents["train"]["categories"][1]["name"] == "炉"
+
+
+def test_backslashes_lead_to_the_file(folder, tmp_path):
+    (tmp_path / "images/below").mkdir(parents=True)
+    Image.new("RGB", SIZES[8]).save(tmp_path / "images/below/8.jpg")
+    given = with_image(file_name="below\\8.jpg")
+    contents, told = read_folder(folder(given), masks=True, verify=True)
+    assert contents["train"]["images"][1]["file_name"] == "below/8.jpg"
+    assert told[0].startswith(f"{tmp_path}/train.json: 1 file name(s) with backslashes")
+
+
+@pytest.mark.parametrize("write", [float, str, lambda number: f" {number}.0"])
+def test_ids_that_stand_for_integers_are_read_as_such(folder, write):
+    given = content()
+    for key in ("images", "annotations", "categories"):
+        for entry in given[key]:
+            for name in ("id", "image_id", "category_id", "width", "height", "iscrowd"):
+                if name in entry:
+                    entry[name] = write(entry[name])
+    contents, told = read_folder(folder(given), masks=True, verify=True)
+    plain, _ = read_folder(folder(content()), masks=True, verify=True)
+    for key in ("images", "annotations", "categories"):
+        for entry, other in zip(contents["train"][key], plain["train"][key], strict=True):
+            assert entry["original_id"] == write(other["original_id"])
+            assert {**entry, "original_id": 0} == {**other, "original_id": 0}
+    assert "23 number(s) that are not written as integers" in told[0]
+
+
+def test_an_id_of_a_word_or_of_half_is_refused(folder):
+    for number in ("3.5", 3.5, "three", True, None):
+        with pytest.raises(UserError, match=r"annotations\[2\]: id must be an integer, got"):
+            read_folder(folder(with_annotation(id=number)), masks=True, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ([-2, 3, 8, 9], [0, 3, 6, 9]),
+        ([9, 16, 9, 10], [9, 16, 7, 8]),  # of 16×24 pixels
+        ([-1.5, -2, 19, 28], [0, 0, 16, 24]),
+        ([2.5, 3, 8, 9.25], [2.5, 3, 8, 9.25]),
+        ([0, 0, 16, 24], [0, 0, 16, 24]),
+        ([-2, 3, 2, 9], None),  # beside the image
+        ([-2.1, 3, 8, 9], None),
+        ([2, 3, 400, 9], None),
+    ],
+)
+def test_a_box_that_reaches_a_little_out_of_its_image_is_clipped_and_counted(folder, box, expected):
+    given = folder(with_annotation(bbox=box))
+    if expected is None:
+        with pytest.raises(UserError, match=r"annotation 6 \(8.jpg\): bbox .* reaches out"):
+            read_folder(given, masks=True, verify=True)
+        return
+    contents, told = read_folder(given, masks=True, verify=True)
+    assert contents["train"]["annotations"][-1]["bbox"] == expected
+    clipped = f"1 box(es) that reach up to {OVERHANG_PIXELS} pixels out of their image, clipped"
+    assert any(clipped in line for line in told) == (box != expected)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_truncated_image_is_named_before_any_training(folder, tmp_path, suffix):
+    name = f"8.{suffix}"
+    made = folder(with_image(file_name=name))
+    path = tmp_path / "images" / name
+    noise = np.random.default_rng(0).integers(0, 255, (*SIZES[8][::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match=rf"train.json: 1 fault.*\n.*image 8: .*{name} cannot be"):
+        read_folder(made, masks=True, verify=True)
+    read_folder(made, masks=True, verify=False)  # its header is whole
+
+
+@pytest.mark.parametrize("change", ["annotations", "images"])
+def test_files_that_were_changed_in_place_are_prepared_again(brought, tmp_path, change):
+    made = brought(content())
+    study = made.studies["detection"]
+    job = next(job for job in study.jobs() if job.name == "prepare")
+    before, digests = fingerprint(job.identity()), prepared.read_record(made)["fingerprint"]
+    assert before == fingerprint(job.identity())
+    if change == "annotations":
+        (tmp_path / "train.json").write_text(json.dumps(with_annotation(bbox=[1, 1, 4, 4])))
+    else:
+        Image.new("RGB", SIZES[8], "white").save(tmp_path / "images/8.jpg", quality=100)
+    assert fingerprint(job.identity()) != before
+    first = sha256(prepared.annotation_file(made, "train"))
+    prepare(made)
+    assert prepared.read_record(made)["fingerprint"] != digests
+    assert sha256(prepared.annotation_file(made, "train")) != first  # detectors are told apart
 
 
 def test_a_folder_of_colour_photographs_with_boxes_alone(folder, experiment, capsys):
@@ -482,7 +689,7 @@ def test_a_folder_of_colour_photographs_with_boxes_alone(folder, experiment, cap
         detection={
             "data": {
                 "scenes": None,
-                "folder": vars(folder(content(annotations=boxes))),
+                "folder": to_plain(folder(content(annotations=boxes))),
                 "masks": False,
                 "channels": 3,
             }
@@ -492,10 +699,13 @@ def test_a_folder_of_colour_photographs_with_boxes_alone(folder, experiment, cap
     assert prepared.categories(made) == ["kite", "oven"]
     assert (prepared.image_folder(made, "test") / "5.jpg").is_file()
     coco = COCO(prepared.annotation_file(made, "train"))
-    assert coco.getCatIds() == [7, 90] and len(coco.getImgIds()) == 3
+    assert coco.getCatIds() == [1, 2] and len(coco.getImgIds()) == 3
     assert not any("segmentation" in entry for entry in coco.loadAnns(coco.getAnnIds()))
     record = prepared.read_record(made)
     assert record["splits"]["train"]["images_without_annotations"] == 2
     assert record["splits"]["train"]["annotations_per_class"] == {"kite": 2, "oven": 0}
-    assert record["images_in_both"] == 3
-    assert "3 image(s) stand in both" in capsys.readouterr().err
+    told = capsys.readouterr().err.splitlines()
+    assert told == record["read_otherwise"]
+    assert "3 image(s) stand in both" in told[-1]
+    prepare(made)
+    assert capsys.readouterr().err == ""  # once is enough

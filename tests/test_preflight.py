@@ -177,7 +177,6 @@ def test_the_data_of_every_study_are_checked_before_students_are_there(experimen
     folder = {
         **dict.fromkeys(("train_images", "test_images"), str(tmp_path)),
         **dict.fromkeys(("train_annotations", "test_annotations"), str(annotations)),
-        "ignored": [],
     }
     data = {"scenes": None, "folder": folder, "masks": False}
     made = experiment(detection={"data": data})

@@ -1,14 +1,17 @@
 """Detectors on the students' backbones, by mmdet; no other package imports it."""
 
+import ast
+import contextlib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
-from manifold.settings import CELL_FILES, Section, Students, find
+from manifold.settings import CELL_FILES, Section, Students, find, suggest
+from manifold.settings.experiment import check_folder_name, check_seeds
 from manifold.settings.section import Count, CountRange, PositiveShare, Rate, Size, WholeNumber
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
@@ -74,6 +77,15 @@ class Scenes(Section):
         return self
 
 
+class Ignored(Section):
+    """Ids of annotations that are known to be broken, and left out; ids restart in each file."""
+
+    train: list[WholeNumber] = Field(default_factory=list)
+    """Of the training annotations."""
+    test: list[WholeNumber] = Field(default_factory=list)
+    """Of the test annotations."""
+
+
 class CocoFolder(Section):
     """Images with annotations in COCO's format."""
 
@@ -85,8 +97,8 @@ class CocoFolder(Section):
     """Folder of the test images."""
     test_annotations: str
     """JSON file of their annotations."""
-    ignored: list[WholeNumber]
-    """Ids of annotations that are known to be broken, and left out."""
+    ignored: Ignored = Ignored()
+    """Annotations that are left out, by the split and their ids."""
 
 
 class DetectionData(Section):
@@ -100,6 +112,8 @@ class DetectionData(Section):
     """false: boxes alone, and Mask R-CNN is trained without its mask branch."""
     channels: Literal[1, 3]
     """Of the images; a student of another number is adapted."""
+    verify: bool
+    """Decode every image of a folder before any compute."""
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
@@ -126,12 +140,39 @@ class DetectionSettings(StudySettings):
     """Gains are over this method's backbone."""
     data: DetectionData
     """What the detectors learn."""
+    seeds: list[WholeNumber] | None
+    """Of the detectors and of the students below them; null: the experiment's."""
     detectors: dict[str, str]
-    """name: mmdet's configuration file."""
+    """name: mmdet's configuration file; null takes a scale's detector away."""
     options: dict[str, Any]
-    """Laid over those, as by mmengine's --cfg-options."""
+    """Laid over those that have such a key, as by mmengine's --cfg-options."""
+    least_steps: Count | None
+    """Few images are trained for more epochs than the file says, until the steps are as many;
+    null, or train_cfg.max_epochs in the options: as many epochs as are said."""
     pictures: WholeNumber
     """Test images that are drawn."""
+
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _leave_out(cls, detectors: Any) -> Any:
+        if not isinstance(detectors, dict):
+            return detectors
+        return {k: v for k, v in detectors.items() if v not in (None, "null")}  # Snakemake's text
+
+
+def texts_of(configuration: Path) -> list[str]:
+    """The text of one of mmengine's configuration files, and of those beside it that it extends."""
+    text = configuration.read_text(encoding="utf-8")
+    found = [text]
+    with contextlib.suppress(SyntaxError, ValueError):  # the check before all compute says it
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_base_":
+                given = ast.literal_eval(node.value)
+                for base in [given] if isinstance(given, str) else given:
+                    file = configuration.parent / base
+                    if file.is_file():  # and not mmdet::FILE
+                        found += texts_of(file)
+    return found
 
 
 class Detection(Study):
@@ -159,16 +200,25 @@ class Detection(Study):
             raise UserError(
                 "detection.detectors must name at least one detector and its configuration file"
             )
+        for detector in detection.detectors:
+            check_folder_name(detector)
+            self.configuration_file(detector)
+        if detection.seeds is not None:
+            check_seeds("detection.seeds", detection.seeds)
 
     def preflight(self) -> None:
-        from benchmarks.detection.prepare import check
+        from benchmarks.detection.check import check  # imports mmdet
 
-        check(self.experiment)
+        check(self)
 
     def students(self) -> Students:
         """The methods whose students become backbones."""
         detection = self.settings
         return {(detection.pair, detection.recipe, detection.epochs): detection.methods}
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.settings.seeds or self.experiment.seeds
 
     @property
     def backbones(self) -> list[str]:
@@ -207,7 +257,8 @@ class Detection(Study):
                 run="benchmarks.detection.prepare:prepare",
                 message="Preparing the images of the detectors",
                 outputs=data,
-                identity=lambda: [of.data, self.experiment.data if of.data.scenes else None],
+                identity=self._prepared,
+                priority=100,  # errors in the data come before the training of students
             ),
             Job(
                 "train",
@@ -221,6 +272,15 @@ class Detection(Study):
             ),
         ]
 
+    def _prepared(self) -> Any:
+        """What shapes the prepared data: of a folder the files too, as far as that is quick."""
+        data = self.settings.data
+        if data.scenes is not None:
+            return [data, self.experiment.data]
+        from benchmarks.detection.data import found_in_folder  # only where there is one
+
+        return [data, found_in_folder(data.folder)]
+
     def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
         student = self.student(method, seed)
         data = [self.data_folder / name for name in DATA_FILES]
@@ -232,11 +292,13 @@ class Detection(Study):
         Raises:
             UserError: there is no such file.
         """
-        file = find(self.settings.detectors[detector])
+        file = find(Path(self.settings.detectors[detector]).expanduser())
         if not file.is_file():
+            beside = [path.name for path in file.parent.glob("*.py")]
             raise UserError(
-                f"detection.detectors.{detector}: no file {file}; give the path of a configuration "
-                "of mmdet, as those in config/detection/"
+                f"detection.detectors.{detector}: no file {file}.{suggest(file.name, beside)} Give "
+                "the path of a configuration of mmdet, as those in config/detection/; null takes "
+                "the detector away"
             )
         return file
 
@@ -246,8 +308,9 @@ class Detection(Study):
         Raises:
             UserError: its configuration is missing.
         """
-        text = self.configuration_file(detector).read_text()
-        return [text, self.settings.options, self.settings.data]
+        text, of = texts_of(self.configuration_file(detector)), self.settings
+        data = {key: getattr(of.data, key) for key in ("scenes", "folder", "masks", "channels")}
+        return [text, of.options, of.least_steps, data]
 
     def results(self) -> list[Path]:
         return [
@@ -256,7 +319,7 @@ class Detection(Study):
                 self.directory(detector, method, seed) / file
                 for detector in self.settings.detectors
                 for method in self.backbones
-                for seed in self.experiment.seeds
+                for seed in self.seeds
                 for file in DETECTOR_FILES
             ),
         ]

@@ -1,17 +1,20 @@
 """mmdet's configuration of a detector, completed with what the student and the data decide."""
 
-from pathlib import Path
+import contextlib
+import math
+from functools import lru_cache
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from benchmarks.detection import RANDOM
+from benchmarks.detection import RANDOM, Detection
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.cells import DetectorCell
-from benchmarks.detection.data import annotation_file, categories, image_folder
+from benchmarks.detection.data import annotation_file, categories, image_folder, read_record
+from benchmarks.detection.options import fitting, nested
 from manifold.errors import UserError
 from manifold.seeds import derive
-from manifold.settings import Experiment, find
+from manifold.settings import Experiment
 from manifold.training.cells import student_model
 from manifold.training.records import check_weights
 
@@ -48,6 +51,7 @@ def configure(cell: DetectorCell) -> Config:
         settings.model.roi_head.pop("mask_roi_extractor")
         settings.model.type = "FasterRCNN"
     _set_images(cell, settings, names)
+    _set_epochs(experiment, settings)
     settings.randomness = dict(seed=derive(cell.seed, "detection"))
     settings.experiment_name = f"{cell.detector}-{cell.method}-{cell.seed}"
     return settings
@@ -56,28 +60,60 @@ def configure(cell: DetectorCell) -> Config:
 def read_settings(experiment: Experiment, detector: str) -> Config:
     """A detector's configuration file with the scale's options, not yet completed.
 
+    Options that another detector alone has the keys for are left out.
+
     Raises:
-        UserError: it cannot be read, or lacks a section.
+        UserError: it cannot be read, or lacks a section; no detector has an option's key.
     """
-    detection = experiment.detection
-    path = Path(detection.detectors[detector])
+    study: Detection = experiment.studies["detection"]
+    own = fitting(nested(study.settings.options), _configurations(study), detector)
+    # mmengine formats the text of a configuration for seconds wherever it stores one.
+    settings = Config(_configurations(study)[detector], format_python_code=False)
+    file = study.configuration_file(detector)
     try:
-        # mmengine formats the text of a configuration for seconds wherever it stores one.
-        read = Config.fromfile(find(path))
-        settings = Config(read.to_dict(), filename=read.filename, format_python_code=False)
-        settings.merge_from_dict(detection.options, allow_list_keys=True)
-    except Exception as error:  # a configuration is Python, and may fail in any way
+        settings.merge_from_dict(own, allow_list_keys=True)
+    except (KeyError, TypeError) as error:
         raise UserError(
-            f"detection.detectors.{detector}: {path} (with detection.options "
-            f"{detection.options}) is no configuration of mmdet: {type(error).__name__}: {error}"
+            f"detection.options {study.settings.options} cannot be laid over {file}: {error}"
         ) from error
     missing = [key for key in SECTIONS if not isinstance(settings.get(key), dict)]
     if missing:
         raise UserError(
-            f"detection.detectors.{detector}: {path} lacks {', '.join(missing)}; write it as "
-            "those in config/detection/ are"
+            f"detection.detectors.{detector}: {file} lacks {', '.join(missing)}; write it as those "
+            "in config/detection/ are"
         )
     return settings
+
+
+def known_options(experiment: Experiment, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of some options that at least one detector has the keys for."""
+    configurations, known = _configurations(experiment.studies["detection"]), {}
+    for key, value in options.items():
+        with contextlib.suppress(UserError):
+            fitting(nested({key: value}), configurations, next(iter(configurations)))
+            known[key] = value
+    return known
+
+
+def _configurations(study: Detection) -> dict[str, dict[str, Any]]:
+    """What the file of every detector holds."""
+    found = {}
+    for detector in study.settings.detectors:
+        file = study.configuration_file(detector)
+        try:
+            found[detector] = _read(str(file), file.read_bytes()).to_dict()
+        except Exception as error:  # a configuration is Python, and may fail in any way
+            raise UserError(
+                f"detection.detectors.{detector}: {file} is no configuration of mmdet: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return found
+
+
+@lru_cache
+def _read(path: str, content: bytes) -> Config:
+    """Read a file of this content; every detector's is looked at for each."""
+    return Config.fromfile(path)
 
 
 def _backbone(cell: DetectorCell, given: ConfigDict) -> ConfigDict:
@@ -161,6 +197,21 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
         ann_file=str(annotation_file(experiment, "test")),
         metric=["bbox", "segm"] if _has_masks(settings) else ["bbox"],
     )
+
+
+def _set_epochs(experiment: Experiment, settings: Config) -> None:
+    """Train on few images for so many epochs that the steps are as many as the scale asks for."""
+    detection, machine = experiment.detection, experiment.machine
+    is_said = "max_epochs" in nested(detection.options).get("train_cfg", {})
+    if detection.least_steps is None or is_said or "max_epochs" not in settings.train_cfg:
+        return
+    counted = read_record(experiment)["splits"]["train"]
+    images = counted["images"]
+    if settings.train_dataloader.dataset.get("filter_cfg", {}).get("filter_empty_gt"):
+        images -= counted["images_without_annotations"]
+    batch = settings.train_dataloader.batch_size * machine.nodes * machine.processes
+    epochs = math.ceil(detection.least_steps / math.ceil(images / batch))
+    settings.train_cfg.max_epochs = max(settings.train_cfg.max_epochs, epochs)
 
 
 def _has_masks(settings: Config) -> bool:

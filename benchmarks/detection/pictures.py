@@ -30,7 +30,7 @@ def draw_pictures(study: Detection) -> Figure:
     first ones of the test annotations, which no result has a say in.
     """
     experiment, detection = study.experiment, study.settings
-    detector, seed = next(iter(detection.detectors)), experiment.seeds[0]
+    detector, seed = next(iter(detection.detectors)), study.seeds[0]
     truth = json.loads(annotation_file(experiment, "test").read_text())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]

@@ -12,38 +12,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import annotations, scenes
-from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder
-from manifold.files import sha256, write_directory
+from benchmarks.detection import DetectionData, annotations, coco_files, scenes
+from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder, names_and_sizes
+from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.data import load_splits
 
-
-def check(experiment: Experiment) -> None:
-    """Look at what the detectors need, before anything is trained.
-
-    Raises:
-        UserError: a detector's file is missing, a photograph is unknown, or annotations are broken.
-    """
-    data = experiment.detection.data
-    for detector in experiment.detection.detectors:
-        experiment.studies["detection"].configuration_file(detector)
-    if data.folder is not None:
-        annotations.read_folder(data.folder, data.masks)
-        return
-    for split in SPLITS:
-        scenes.find_photographs(getattr(data.scenes.photographs, split))
+NOTES = "notes.txt"
 
 
 def prepare(experiment: Experiment) -> None:
     """Write the data's folder anew.
 
     Raises:
-        UserError: as ``check`` raises it.
+        UserError: a photograph is unknown, or annotations or images are broken.
     """
-    for detector in experiment.detection.detectors:
-        experiment.studies["detection"].configuration_file(detector)
-    make = _make_scenes if experiment.detection.data.scenes is not None else _check_folder
+    make = _make_scenes if experiment.detection.data.scenes is not None else _take_folder
     write_directory(data_directory(experiment), lambda partial: make(experiment, partial))
 
 
@@ -55,50 +39,71 @@ def _make_scenes(experiment: Experiment, partial: Path) -> None:
         contents[split], items = scenes.write_scenes(
             data, split, splits, experiment.data.interpolation, partial / split
         )
-        annotations.check(
-            contents[split], partial / f"{split}.json", partial / split, split, data.masks
-        )
+        notes = coco_files.Notes(partial / f"{split}.json")
+        coco_files.check(contents[split], notes, partial / split, split, data.masks)
         photographs = scenes.find_photographs(getattr(data.scenes.photographs, split))
         sources[split] = {
             "photographs": {name: sha256(path) for name, path in photographs.items()},
             "items": items,
             "images": _digest(path.read_bytes() for path in sorted((partial / split).iterdir())),
         }
-    _write(experiment, partial, contents, sources, {"dataset": experiment.data})
+    write(experiment, partial, contents, sources, {"dataset": experiment.data})
 
 
-def _check_folder(experiment: Experiment, partial: Path) -> None:
-    data = experiment.detection.data
-    contents = annotations.read_folder(data.folder, data.masks)
-    images = {
-        split: [folder / entry["file_name"] for entry in contents[split]["images"]]
-        for split in SPLITS
-        for folder in [image_folder(experiment, split).resolve()]
-    }
-    sources = {
-        split: {
-            "annotations": sha256(Path(getattr(data.folder, f"{split}_annotations"))),
-            # Reading every image may take an hour; names and sizes tell most changes.
-            "names_and_sizes": _digest(
-                f"{path.name} {path.stat().st_size}\n".encode() for path in images[split]
-            ),
+def _take_folder(experiment: Experiment, partial: Path) -> None:
+    contents, notes = read_folder(experiment.detection.data)
+    tell(experiment, notes)
+    folder, sources = experiment.detection.data.folder, {}
+    for split in SPLITS:
+        images = image_folder(experiment, split)
+        paths = [images / entry["file_name"] for entry in contents[split]["images"]]
+        found = names_and_sizes(images, paths)
+        # Here too, so that detectors of other images are told apart by their annotations.
+        contents[split]["info"] = {"names_and_sizes_sha256": found}
+        sources[split] = {
+            "annotations": sha256(Path(getattr(folder, f"{split}_annotations"))),
+            "names_and_sizes": found,
         }
+    write(experiment, partial, contents, sources, {"read_otherwise": notes})
+
+
+def read_folder(data: DetectionData) -> tuple[dict[str, annotations.Content], list[str]]:
+    """Read and check a user's annotations, and what of the images is to be checked.
+
+    Returns:
+        The content of each split's file, as ``annotations.read_folder`` gives it, and what is to be
+        told about it.
+
+    Raises:
+        UserError: annotations or images are broken or missing.
+    """
+    contents, notes = annotations.read_folder(data.folder, data.masks, data.verify)
+    paths = [
+        {(folder / entry["file_name"]).resolve() for entry in contents[split]["images"]}
         for split in SPLITS
-    }
-    shared = set(images["train"]) & set(images["test"])
-    if shared:
-        print(
+        for folder in [Path(getattr(data.folder, f"{split}_images"))]
+    ]
+    if shared := paths[0] & paths[1]:
+        notes.append(
             f"warning: {len(shared)} image(s) stand in both the training and the test annotations, "
-            f"as {min(shared)}; what is measured on them is memory",
-            file=sys.stderr,
+            f"as {min(shared)}; what is measured on them is memory"
         )
-    _write(experiment, partial, contents, sources, {"images_in_both": len(shared)})
+    return contents, notes
 
 
-def _write(
+def tell(experiment: Experiment, notes: list[str]) -> None:
+    """Print what is read otherwise than it is written, once for the same data."""
+    path, text = data_directory(experiment).parent / NOTES, "".join(f"{n}\n" for n in notes)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    sys.stderr.write(text)
+    write_text(path, text)
+
+
+def write(
     experiment: Experiment,
     partial: Path,
-    contents: dict[str, dict[str, Any]],
+    contents: dict[str, annotations.Content],
     sources: dict[str, dict[str, Any]],
     more: dict[str, Any],
 ) -> None:
@@ -114,15 +119,15 @@ def _write(
     }
     for split in SPLITS:
         path = partial / f"{split}.json"
-        path.write_text(json.dumps(contents[split]))
+        path.write_text(json.dumps(contents[split]), encoding="utf-8")
         record["splits"][split]["annotations_sha256"] = sha256(path)
     record["fingerprint"] = fingerprint(
         [record["splits"], record["sources_sha256"], data.masks, data.channels]
     )
-    (partial / RECORD).write_text(json.dumps(to_plain(record), indent=2) + "\n")
+    (partial / RECORD).write_text(json.dumps(to_plain(record), indent=2) + "\n", encoding="utf-8")
 
 
-def _count(content: dict[str, Any]) -> dict[str, Any]:
+def _count(content: annotations.Content) -> dict[str, Any]:
     """Count images, annotations, and annotations of each class."""
     counts = Counter(entry["category_id"] for entry in content["annotations"])
     annotated = {entry["image_id"] for entry in content["annotations"]}

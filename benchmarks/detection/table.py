@@ -95,7 +95,7 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
     data = {split: sha256(annotation_file(experiment, split)) for split in SPLITS}
     records: dict[str, dict[int, dict]] = {}
     for method in study.backbones:
-        for seed in experiment.seeds:
+        for seed in study.seeds:
             path = study.directory(detector, method, seed) / "run.json"
             if not path.is_file():
                 raise UserError(f"{path}: this detector has not been trained; snakemake does it")
@@ -122,7 +122,7 @@ def measure(study: Detection) -> Measured:
         for kind in first["result"]:
             rows += _rows(study.experiment, detector, kind, records)
             seeds += _seed_rows(detector, kind, records)
-    return Measured(pd.DataFrame(rows), pd.DataFrame(seeds), _caption(study.experiment, epochs))
+    return Measured(pd.DataFrame(rows), pd.DataFrame(seeds), _caption(study, epochs))
 
 
 def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> list[dict]:
@@ -181,7 +181,8 @@ def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
     ]
 
 
-def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
+def _caption(study: Detection, epochs: dict[str, int]) -> str:
+    experiment = study.experiment
     detection, record = experiment.detection, read_record(experiment)
     budgets = ", ".join(f"{detector} {count} epochs" for detector, count in epochs.items())
     train, test = (record["splits"][split] for split in SPLITS)
@@ -197,7 +198,7 @@ def _caption(experiment: Experiment, epochs: dict[str, int]) -> str:
         f"{train['images']:,} training and {test['images']:,} test images, "
         f"{test['annotations']:,} objects in the latter; {budgets}. AP (%, COCO, IoU 0.5 to 0.95) "
         "of the last epoch. "
-        f"n = {len(experiment.seeds)} paired seeds, "
+        f"n = {len(study.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
         "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."

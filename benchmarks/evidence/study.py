@@ -109,6 +109,11 @@ class Study:
         """The methods whose students it needs, by pair, recipe and budget."""
         return {}
 
+    @property
+    def seeds(self) -> list[int]:
+        """Of its students and jobs; two at least."""
+        return self.experiment.seeds
+
     def teachers(self) -> list[str]:
         """The pairs whose teacher's accuracy it shows."""
         return []
@@ -131,7 +136,7 @@ class Study:
         methods = {m for methods in self.students().values() for m in methods}
         return {
             "settings": self.settings,
-            "seeds": experiment.seeds,
+            "seeds": self.seeds,
             "statistics": experiment.statistics,
             "description": experiment.description,
             "reported_dataset": experiment.reported_dataset,
@@ -211,7 +216,7 @@ class Study:
             self.experiment.cell_directory(*key, method, seed) / name
             for key, methods in self.students().items()
             for method in methods
-            for seed in self.experiment.seeds
+            for seed in self.seeds
             for name in CELL_FILES
         ]
 
@@ -225,7 +230,7 @@ class Study:
         """
         from benchmarks.evidence.cells import collect
 
-        records = collect(self.experiment, pair, recipe, epochs, methods)
+        records = collect(self.experiment, pair, recipe, epochs, methods, self.seeds)
         for method, runs in records.items():
             for seed, record in runs.items():
                 row = f"{method}, recipe {recipe}, {epochs} epochs"

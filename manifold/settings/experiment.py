@@ -113,12 +113,7 @@ class Experiment(Section):
         if not self.methods:
             raise UserError("methods must list at least one method")
         self.check_methods("methods", self.methods)
-        refuse_doubles("seeds", self.seeds)
-        if len(self.seeds) < 2:
-            raise UserError(
-                f"seeds: {self.seeds} has {len(self.seeds)}; a table with intervals needs at least "
-                "two, for instance seeds=[0,1,2]"
-            )
+        check_seeds("seeds", self.seeds)
         for name in (self.name, *self.pairs, *self.recipes, *self.method_definitions):
             check_folder_name(name)
 
@@ -264,6 +259,20 @@ class Experiment(Section):
             "evaluation_split": self.evaluation_split,
         }
         return to_plain(shaping)
+
+
+def check_seeds(key: str, seeds: list[int]) -> None:
+    """Refuse seeds that no table with intervals can be made of.
+
+    Raises:
+        UserError: one is there twice, or there are fewer than two.
+    """
+    refuse_doubles(key, seeds)
+    if len(seeds) < 2:
+        raise UserError(
+            f"{key}: {seeds} has {len(seeds)}; a table with intervals needs at least two, for "
+            "instance seeds=[0,1,2]"
+        )
 
 
 def check_folder_name(name: str) -> None:

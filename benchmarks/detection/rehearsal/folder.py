@@ -31,7 +31,6 @@ def coco_folder(experiment: Experiment) -> CocoFolder:
         train_annotations=str(folder / "annotations" / "instances_train2017.json"),
         test_images=str(folder / "val2017"),
         test_annotations=str(folder / "annotations" / "instances_val2017.json"),
-        ignored=[],
     )
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.detection import DETECTOR_FILES
 from benchmarks.detection.cells import DetectorCell
-from benchmarks.detection.configuration import configure, read_settings
+from benchmarks.detection.configuration import configure, known_options, read_settings
 from benchmarks.detection.prepare import prepare
 from benchmarks.detection.rehearsal.detectors import weigh
 from benchmarks.detection.rehearsal.folder import coco_folder
@@ -56,7 +56,8 @@ def rehearsed(experiment: Experiment, pair: str, detector: str) -> Experiment:
     """The scale with the rehearsal's data, options and machine, and a folder of its own."""
     study = experiment.studies["rehearsal_detection"]
     data = {"scenes": None, "folder": to_plain(coco_folder(experiment))}
-    options = {**study.detection.settings.options, **study.settings.options}
+    own = known_options(experiment, study.settings.options)
+    options = {**study.detection.settings.options, **own}
     overrides = {
         "detection": {
             "pair": pair,

@@ -1,0 +1,185 @@
+"""What would stop the detectors is found before a student is trained: options, data, mmdet."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("mmdet")
+
+from benchmarks.detection import check as module
+from benchmarks.detection.configuration import known_options, read_settings
+from manifold import settings
+from manifold.errors import UserError
+
+pytestmark = pytest.mark.slow
+
+MASK_RCNN = "model.roi_head.bbox_head"
+MISSPELT = {
+    "train_cgf.max_epochs": (3, "Did you mean 'train_cfg'"),
+    "train_cfg.max_epoch": (3, "Did you mean 'max_epochs'"),
+    "optim_wrapper.optimiser.lr": (0.1, "Did you mean 'optimizer'"),
+    "optim_wrapper.optimizer.momentum": (0.9, "nothing reads a key 'momentum'.*betas"),  # of SGD
+    "optim_wrapper.clip_grad.max_nrm": (1.0, "Did you mean 'max_norm'"),
+    "optim_wrapper.paramwise_cfg.norm_decay_mul": (0.0, "Did you mean 'norm_decay_mult'"),
+    "param_scheduler.0.ende": (5, "Did you mean 'end'"),
+    "param_scheduler.7.end": (5, "a list of 2, counted from 0; got '7'"),
+    "train_dataloader.persistant_workers": (True, "Did you mean 'persistent_workers'"),
+    "train_dataloader.dataset.pipeline.2.scal": ([9, 9], "Did you mean 'scale'"),
+    "default_hooks.checkpoint.intervall": (2, "Did you mean 'interval'"),
+    "env_cfg.cudnn_benchmrk": (True, "Did you mean 'cudnn_benchmark'"),
+    "model.backbone.drop_pat": (0.1, "Did you mean 'drop_path'"),
+    "model.test_cfg.rcnn.scor_thr": (0.1, "Did you mean 'score_thr'"),  # of one detector alone
+    f"{MASK_RCNN}.fc_out_chanels": (64, "Did you mean 'fc_out_channels'"),
+    "scale": ([64, 64], "a variable of the configuration file"),
+    "randomness.seed": (3, "the student, the data and the seeds decide it"),
+    "train_dataloader.dataset.ann_file": ("x.json", "the student, the data and the seeds decide"),
+    "train_cfg.max_epochs.x": (3, "cannot be laid over"),
+}
+KNOWN = {
+    "train_cfg.max_epochs": 3,
+    "train_cfg": {"max_epochs": 3, "val_interval": 2},
+    "optim_wrapper.optimizer": {"type": "SGD", "lr": 0.1, "momentum": 0.9, "_delete_": True},
+    "optim_wrapper.accumulative_counts": 2,
+    "optim_wrapper.paramwise_cfg.custom_keys": {".backbone.norm": {"lr_mult": 0.1}},
+    "optim_wrapper.clip_grad.norm_type": 1.0,
+    "param_scheduler.0.end": 5,
+    "train_dataloader.persistent_workers": True,
+    "train_dataloader.dataset.pipeline.2.scale": [64, 64],
+    "default_hooks.mine": {"type": "EMAHook"},
+    "custom_hooks": [{"type": "EMAHook"}],
+    "model.backbone.drop_path": 0.1,
+    "model.test_cfg.rcnn.score_thr": 0.1,
+    "model.bbox_head.loss_cls.gamma": 1.5,
+    "necks.plain.scales": [2, 1],
+    "load_from": "weights.pth",
+}
+
+
+@pytest.mark.parametrize("detector", ["mask_rcnn", "retinanet"])
+@pytest.mark.parametrize("key", MISSPELT)
+def test_an_option_that_nothing_reads_is_an_error(experiment, key, detector):
+    value, words = MISSPELT[key]
+    for options in ({key: value}, _nested(key, value)):
+        made = experiment(detection={"options": options})
+        with pytest.raises(UserError, match=f"^detection.options.*{words}"):
+            read_settings(made, detector)
+
+
+def _nested(key, value):
+    """An option as mappings in mappings."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+@pytest.mark.parametrize("key", KNOWN)
+def test_what_mmdet_takes_is_no_error(experiment, key):
+    made = experiment(detection={"options": {key: KNOWN[key]}})
+    for detector in made.detection.detectors:
+        read_settings(made, detector)
+
+
+def test_an_option_is_laid_over_the_detectors_that_have_its_key(experiment):
+    options = {"model.test_cfg.rcnn.score_thr": 0.5, "model.test_cfg.score_thr": 0.25}
+    made = experiment(detection={"options": options})
+    mask_rcnn, retinanet = (read_settings(made, d) for d in ("mask_rcnn", "retinanet"))
+    assert mask_rcnn.model.test_cfg.rcnn.score_thr == 0.5
+    assert retinanet.model.test_cfg.score_thr == 0.25
+    assert "rcnn" not in retinanet.model.test_cfg and "score_thr" not in mask_rcnn.model.test_cfg
+    alone = experiment(detection={"detectors": {"mask_rcnn": None}})
+    assert known_options(alone, options) == {"model.test_cfg.score_thr": 0.25}
+
+
+def test_a_file_below_a_detectors_own_plans_it_again(experiment, tmp_path):
+    base, own = tmp_path / "base.py", tmp_path / "own.py"
+    base.write_text("train_cfg = dict(max_epochs=4)\n")
+    own.write_text('_base_ = ["mmdet::_base_/models/retinanet_r50_fpn.py", "base.py"]\n')
+    study = experiment(detection={"detectors": {"own": str(own)}}).studies["detection"]
+    before = study.settings_of("own")
+    base.write_text("train_cfg = dict(max_epochs=5)\n")
+    assert study.settings_of("own") != before
+
+
+# ---- before any training ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path, experiment):
+    """A folder of two photographs with a box each, and an experiment on it."""
+    generator = np.random.default_rng(0)
+    content = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cell"}]}
+    for number in (1, 2):
+        name, size = f"{number}.jpg", {"width": 40, "height": 30}
+        pixels = generator.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+        content["images"].append({"id": number, "file_name": name, **size})
+        own = {"image_id": number, "category_id": 1, "bbox": [3, 4, 12, 9]}
+        content["annotations"].append({"id": number, **own})
+
+    def make(change=None, **detection):
+        if change:
+            change(content)
+        path = tmp_path / "boxes.json"
+        path.write_text(json.dumps(content))
+        folder = {f"{split}_images": str(tmp_path) for split in ("train", "test")}
+        folder |= {f"{split}_annotations": str(path) for split in ("train", "test")}
+        data = {"scenes": None, "folder": folder, "masks": False, "channels": 3}
+        return experiment(detection={"data": data, **detection}).studies["detection"]
+
+    return make
+
+
+def test_the_preflight_reads_the_data_and_builds_every_detector(photographs, tmp_path, capsys):
+    study = photographs()
+    study.preflight()
+    assert "2 image(s) stand in both" in capsys.readouterr().err
+    assert not study.data_folder.exists()  # the job makes it
+    study = photographs(lambda content: content["annotations"][1].update(bbox=[0, 0, 90, 9]))
+    with pytest.raises(UserError, match=r"boxes.json: 1 fault.*\n.*annotation 2 .*reaches out"):
+        study.preflight()
+
+
+def test_the_preflight_composes_a_scene(experiment):
+    experiment().studies["detection"].preflight()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"train_cgf.max_epochs": 3}, "Did you mean 'train_cfg'"),
+        ({"train_cfg.max_epochs": "many"}, "retinanet.py cannot be built.*'many'"),
+        ({"optim_wrapper.optimizer.type": "Adamm"}, "cannot be built.*Adamm"),
+        ({"optim_wrapper.optimizer.lr": -1}, "cannot be built.*learning rate"),
+        ({"default_hooks.mine": {"type": "Nothing"}}, "cannot be built.*Nothing"),
+        ({"train_dataloader.dataset.pipeline.2.scale": [0, 0]}, "cannot be built"),
+    ],
+)
+def test_an_option_that_no_detector_can_use_is_an_error_before_any_training(
+    photographs, options, words
+):
+    study = photographs(options=options, detectors={"mask_rcnn": None})
+    with pytest.raises(UserError, match=words):
+        study.preflight()
+
+
+def test_the_trial_leaves_the_loader_that_a_user_asked_for(photographs, monkeypatch):
+    """Workers are for the training; the check reads one image by itself."""
+    found = []
+    monkeypatch.setattr(module, "build_runner", lambda cell, made, digest: found.append(made) or 1)
+    study = photographs(options={"train_dataloader": {"num_workers": 2}})
+    with pytest.raises(UserError, match="cannot be built"):
+        study.preflight()
+    assert found[0].train_dataloader.num_workers == 0
+    assert read_settings(study.experiment, "retinanet").train_dataloader.num_workers == 2
+
+
+def test_the_scale_for_a_users_folder_is_a_whole_one():
+    made = settings.resolve({"scale": "coco-folder"})
+    study = made.studies["detection"]
+    assert list(made.studies) == ["table1", "detection"]
+    assert study.settings.least_steps and study.settings.data.folder
+    assert set(study.settings.methods) == set(made.methods)  # no other student is trained
+    settings_of_retinanet = read_settings(made, "retinanet")
+    assert settings_of_retinanet.train_dataloader.batch_size == 4
