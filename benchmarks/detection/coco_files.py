@@ -245,8 +245,10 @@ def size_as_shown(path: Path, verify: bool = False) -> list[int]:
     with Image.open(path) as image:
         if verify:
             image.load()
-        # PIL would decode all of a PNG to look for notes that stand behind its pixels.
-        has_notes = verify or image.format != "PNG" or "exif" in image.info
+        # PIL turns a TIFF itself, and would decode all of a PNG to look for notes behind its pixels.
+        has_notes = image.format != "TIFF" and (
+            verify or image.format != "PNG" or "exif" in image.info
+        )
         is_turned = has_notes and image.getexif().get(ExifTags.Base.Orientation) in TURNED
         return list(image.size[::-1] if is_turned else image.size)
 
