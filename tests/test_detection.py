@@ -198,13 +198,10 @@ def test_a_configuration_that_cannot_be_used_is_refused(prepared, foreign, chang
         (100, {"train_cfg": {"max_epochs": 2}}, 2),
     ],
 )
-def test_few_images_are_trained_for_more_epochs(prepared, foreign, least_steps, options, epochs):
-    own = {**OPTIONS, **options}
-    if not options:
-        del own["train_cfg.max_epochs"]
-    if "train_cfg" in options:
-        del own["train_cfg.max_epochs"]
-    experiment = resolve(prepared.results, foreign, options=own, least_steps=least_steps)
+def test_few_images_are_trained_for_more_epochs(prepared, least_steps, options, epochs):
+    own = {"train_dataloader.batch_size": 4, **options}
+    changed = prepared.detection.replaced(options=own, least_steps=least_steps)
+    experiment = prepared.replaced(detection=changed)
     settings = configure(DetectorCell(experiment, "retinanet", "random", 0))
     assert settings.train_cfg.max_epochs == epochs
 
@@ -216,7 +213,8 @@ def test_the_detectors_may_have_seeds_of_their_own(foreign):
     assert study.identity()["seeds"] == [3, 5]
     others = resolve("r", foreign).studies
     assert others["detection"].seeds == others["table1"].seeds == [0, 1]
-    assert resolve("r", foreign, seeds=[3, 5]).studies["table1"].identity()["seeds"] == [0, 1]
+    table1 = resolve("r", foreign, seeds=[3, 5]).studies["table1"]
+    assert {path.parent.name for path in table1.cells()} == {"seed-0", "seed-1"}
 
 
 def test_a_missing_student_is_named(prepared):

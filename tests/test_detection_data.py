@@ -479,12 +479,16 @@ def test_run_lengths_of_pycocotools_pass_whatever_their_mask(folder):
     assert len(contents["train"]["annotations"]) == 4
 
 
-def test_a_photograph_that_its_exif_turns_is_as_large_as_it_is_shown(folder, tmp_path):
-    made = folder(content())
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tiff"])
+def test_a_photograph_that_its_exif_turns_is_as_large_as_it_is_shown(
+    folder, tmp_path, suffix, verify
+):
+    made = folder(with_image(file_name=f"turned.{suffix}"))
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.new("RGB", SIZES[8][::-1]).save(tmp_path / "images/8.jpg", exif=exif)
-    read_folder(made, masks=True, verify=True)
+    Image.new("RGB", SIZES[8][::-1]).save(tmp_path / f"images/turned.{suffix}", exif=exif)
+    read_folder(made, masks=True, verify=verify)
 
 
 # ---- what people bring -----------------------------------------------------------------------

@@ -219,21 +219,22 @@ def _check_images(
 
 
 def _check_file(number: int, path: Path, size: list[int], verify: bool, faults: Faults) -> None:
-    try:
-        real = size_as_shown(path, verify)
-    except FileNotFoundError:
+    if not path.is_file():
         faults.add(
             f"image {number}: no file {path}; put it there or remove the entry (is "
             "detection.data.folder right?)"
         )
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        faults.add(f"image {number}: {path} cannot be read as an image ({error}); replace it")
-    else:
-        if real != size:
-            faults.add(
-                f"image {number}: {path} is {real[0]}×{real[1]} pixels, the entry says "
-                f"{size[0]}×{size[1]}; correct width and height, or the image"
-            )
+        return
+    try:
+        real = size_as_shown(path, verify)
+    except UserError as error:
+        faults.add(f"image {number}: {error}")
+        return
+    if real != size:
+        faults.add(
+            f"image {number}: {path} is {real[0]}×{real[1]} pixels, the entry says "
+            f"{size[0]}×{size[1]}; correct width and height, or the image"
+        )
 
 
 def size_as_shown(path: Path, verify: bool = False) -> list[int]:
@@ -241,14 +242,20 @@ def size_as_shown(path: Path, verify: bool = False) -> list[int]:
 
     Args:
         verify: decode it, which tells whether it is whole.
+
+    Raises:
+        UserError: it cannot be read.
     """
-    with Image.open(path) as image:
-        if verify:
-            image.load()
-        # PIL would decode all of a PNG to look for notes that stand behind its pixels.
-        has_notes = verify or image.format != "PNG" or "exif" in image.info
-        is_turned = has_notes and image.getexif().get(ExifTags.Base.Orientation) in TURNED
-        return list(image.size[::-1] if is_turned else image.size)
+    try:
+        with Image.open(path) as image:
+            if verify:
+                image.load()
+            # PIL turns a TIFF itself, and would decode a PNG to look for notes behind its pixels.
+            has_notes = image.format not in ("TIFF", "PNG") or "exif" in image.info
+            is_turned = has_notes and image.getexif().get(ExifTags.Base.Orientation) in TURNED
+            return list(image.size[::-1] if is_turned else image.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}; replace it") from error
 
 
 def _check_annotations(

@@ -81,10 +81,7 @@ def _image(root: ElementTree.Element, path: Path, folder: Path) -> dict[str, Any
     if all(side.strip().isdigit() and int(side) for side in size):
         width, height = map(int, size)
     else:  # some tools write none, or zeros
-        try:
-            width, height = size_as_shown(folder / name)
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{folder / name} cannot be read as an image: {error}") from error
+        width, height = size_as_shown(folder / name)
     return {"file_name": name, "width": width, "height": height}
 
 
