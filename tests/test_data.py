@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 
 from manifold.errors import UserError
+from manifold.image_files import COMPOSITED, TURNED
 from manifold.settings import Mixing
 from manifold.training.data import (
     Mixer,
@@ -327,6 +328,30 @@ def test_verify_names_an_image_that_cannot_be_read(name, harm, folder, folder_da
         verify(splits)
     assert str(path) in str(caught.value)
     assert "replace it" in str(caught.value)
+
+
+def test_verify_says_once_what_reading_changes(folder, folder_data, capsys):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(folder / "train/ant/00.jpg", exif=turned)
+    for name in ("train/bee/01.png", "val/bee/01.png"):
+        Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save(folder / name)
+    splits = load_splits(folder_data())
+    assert splits.train.load(0).size == (4, 8)
+    assert splits.test.load(4).getpixel((0, 0)) == (255, 255, 255)
+    assert capsys.readouterr().err == ""
+    verify(splits)
+    said = capsys.readouterr().err.splitlines()
+    assert f"1 image(s) {TURNED}, the first {folder}/train/ant/00.jpg" in said
+    assert f"2 image(s) {COMPOSITED}, the first {folder}/train/bee/01.png" in said
+
+
+def test_verify_refuses_a_data_set_of_12_bits_in_files_of_16(folder, folder_data):
+    values = np.full((16, 16), 4095, dtype=np.uint16)
+    Image.fromarray(values // 2).save(folder / "train/ant/01.png")
+    Image.fromarray(values).save(folder / "val/cat/01.png")
+    with pytest.raises(UserError, match=r"val/cat/01\.png has the brightest pixel, 4095"):
+        verify(load_splits(folder_data()))
 
 
 # ---- batches and augmentation ----------------------------------------------------------------

@@ -4,11 +4,13 @@ The training split loses its last images to a validation split, for every choice
 the test split is for the final evaluation alone.
 """
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 
 from manifold.errors import UserError
+from manifold.image_files import ImageCheck
 from manifold.settings import Data
 from manifold.training.data.images import Splits
 from manifold.training.data.readers import READERS
@@ -57,12 +59,16 @@ def _held_out(labels: np.ndarray, data: Data) -> np.ndarray:
 
 
 def verify(splits: Splits) -> None:
-    """Decode every image once.
+    """Decode every image once, and say what reading changes: turned, scaled, put on a background.
 
     Raises:
-        UserError: names the first file that cannot be read.
+        UserError: names the first file that cannot be read, or is not read as anyone means it.
     """
+    found = ImageCheck()
     for name in ("train", "validation", "test"):
         split = getattr(splits, name)
         for index in progress(split.indices, what=f"verify {name}", unit="image"):
-            split.load(int(index))
+            split.source.check(int(index), found)
+    found.refuse_dim()
+    for line in found.words():
+        print(line, file=sys.stderr)
