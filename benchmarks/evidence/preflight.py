@@ -37,8 +37,7 @@ def preflight(experiment: Experiment) -> dict:
         UserError: whatever would stop the run later.
     """
     splits = load_splits(experiment.data)
-    if experiment.data.verify:
-        verify(splits)
+    verify(splits, decode=experiment.data.verify)
     for study in experiment.studies.values():
         study.preflight()
     for name, recipe in experiment.recipes.items():

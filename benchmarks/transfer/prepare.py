@@ -40,11 +40,10 @@ def check_data(study: Transfer, name: str) -> dict:
             "measured; the other protocols choose C and k on that split"
         )
     splits = open_data(name, study.data(name))
-    if entry.verify:
-        try:
-            verify(splits)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
+    try:
+        verify(splits, decode=entry.verify)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
     counts = np.bincount(splits.train.labels[splits.train.indices], minlength=len(splits.classes))
     smallest = int(counts.argmin())
     needed = max([1, *entry.shots])

@@ -26,12 +26,14 @@ class Images(Dataset):
         source: reads an image by its number.
         indices: the numbers of this split's images in the source.
         labels: class indices of all images of the source.
+        passed_by: words on what stands beside the images and is not read.
     """
 
     source: Source
     indices: np.ndarray
     labels: np.ndarray
     transform: Callable[[Image.Image], Tensor] | None = None
+    passed_by: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -62,8 +64,14 @@ def from_arrays(images: np.ndarray, labels: np.ndarray, data: Data) -> Images:
     return _all_of(Arrays(images, mode_of(data.channels)), labels)
 
 
-def from_paths(paths: Sequence[Path | str], labels: Sequence[int], data: Data) -> Images:
-    return _all_of(Files(required_folder(data), paths, mode_of(data.channels)), labels)
+def from_paths(
+    paths: Sequence[Path | str],
+    labels: Sequence[int],
+    data: Data,
+    passed_by: Sequence[str] = (),
+) -> Images:
+    images = _all_of(Files(required_folder(data), paths, mode_of(data.channels)), labels)
+    return replace(images, passed_by=passed_by)
 
 
 def required_folder(data: Data) -> Path:
