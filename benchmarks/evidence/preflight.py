@@ -48,7 +48,7 @@ def preflight(experiment: Experiment) -> dict:
         "name": experiment.name,
         "splits": {name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
         "classes": splits.classes,
-        "data_digest": data_digest(splits),
+        "data_digest": data_digest(experiment, splits),
         "pairs": {
             name: _check_pair(experiment, name, len(splits.classes)) for name in experiment.pairs
         },

@@ -70,7 +70,7 @@ def from_paths(
     data: Data,
     passed_by: Sequence[str] = (),
 ) -> Images:
-    images = _all_of(Files(required_folder(data), paths, mode_of(data.channels)), labels)
+    images = _all_of(Files(paths, mode_of(data.channels)), labels)
     return replace(images, passed_by=passed_by)
 
 

@@ -1,6 +1,5 @@
 """What images are read from: arrays in memory, or files."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from manifold.errors import UserError
 from manifold.image_files import ImageCheck, Mode, read_image
 
 
@@ -21,9 +19,6 @@ class Source(Protocol):
 
     def check(self, index: int, found: ImageCheck) -> None:
         """Decode an image, and add what that changes to what has been found."""
-
-    def identity(self, indices: np.ndarray) -> Iterator[bytes]:
-        """What tells the images at ``indices`` from others, on any machine and in any folder."""
 
 
 @dataclass
@@ -48,9 +43,8 @@ class Arrays:
 
 @dataclass
 class Files:
-    """Image files below a folder."""
+    """Image files."""
 
-    folder: Path
     paths: Sequence[Path | str]
     mode: Mode
 
@@ -59,20 +53,3 @@ class Files:
 
     def check(self, index: int, found: ImageCheck) -> None:
         found.read(str(self.paths[index]), self.mode)
-
-    def identity(self, indices: np.ndarray) -> Iterator[bytes]:
-        """Their paths below the folder, and their sizes.
-
-        Not their bytes: to read a million files takes hours.
-
-        Raises:
-            UserError: one of them is not there.
-        """
-        prefix = os.path.join(self.folder, "")
-        for index in indices.tolist():
-            path = str(self.paths[index])
-            try:
-                size = os.stat(path).st_size
-            except OSError as error:
-                raise UserError(f"{path} cannot be read: {error.strerror}; replace it") from error
-            yield os.fsencode(f"{path.removeprefix(prefix)}\0{size}\n")
