@@ -21,6 +21,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 
 from manifold.errors import UserError
+from manifold.image_files import COMPOSITED, TURNED
+from manifold.image_folders import CLASSLESS, HIDDEN
 from manifold.settings import Mixing
 from manifold.training.data import (
     Mixer,
@@ -327,6 +329,141 @@ def test_verify_names_an_image_that_cannot_be_read(name, harm, folder, folder_da
         verify(splits)
     assert str(path) in str(caught.value)
     assert "replace it" in str(caught.value)
+
+
+def test_verify_says_once_what_reading_changes(folder, folder_data, capsys):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (8, 4)).save(folder / "train/ant/00.jpg", exif=turned)
+    for name in ("train/bee/01.png", "val/bee/01.png"):
+        Image.new("RGBA", (8, 4), (0, 0, 0, 0)).save(folder / name)
+    splits = load_splits(folder_data())
+    assert splits.train.load(0).size == (4, 8)
+    assert splits.test.load(4).getpixel((0, 0)) == (255, 255, 255)
+    assert capsys.readouterr().err == ""
+    verify(splits)
+    said = capsys.readouterr().err.splitlines()
+    assert f"1 image(s) {TURNED}, the first {folder}/train/ant/00.jpg" in said
+    assert f"2 image(s) {COMPOSITED}, the first {folder}/train/bee/01.png" in said
+
+
+def test_verify_refuses_a_data_set_of_12_bits_in_files_of_16(folder, folder_data):
+    values = np.full((16, 16), 4095, dtype=np.uint16)
+    Image.fromarray(values // 2).save(folder / "train/ant/01.png")
+    Image.fromarray(values).save(folder / "val/cat/01.png")
+    with pytest.raises(UserError, match=r"val/cat/01\.png has the brightest pixel, 4095"):
+        verify(load_splits(folder_data()))
+
+
+# ---- what stands in folders beside the images ------------------------------------------------
+
+LEFTOVERS = {
+    "train/.ipynb_checkpoints/0.jpg": 1,
+    "train/bee/.ipynb_checkpoints/00-checkpoint.jpg": 1,
+    "train/bee/._00.jpg": 1,
+    "train/.DS_Store": 1,
+    "train/__MACOSX/ant/._00.jpg": 1,
+    "val/Thumbs.db": 1,
+    "val/bee/desktop.ini": 1,
+    "val/bee/.DS_Store": 1,
+}
+
+
+def put(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"no image")
+
+
+def opened(splits):
+    return [
+        (images.source.paths, images.labels.tolist(), images.indices.tolist())
+        for images in (splits.train, splits.validation, splits.test)
+    ]
+
+
+def test_what_systems_leave_in_folders_is_passed_by_and_counted(folder, folder_data, capsys):
+    before = load_splits(folder_data())
+    put(folder, LEFTOVERS)
+    after = load_splits(folder_data())
+    assert opened(after) == opened(before) and after.classes == list(TRAIN_COUNTS)
+    verify(after, decode=False)
+    said = capsys.readouterr().err.splitlines()
+    assert f"5 {HIDDEN}, the first {folder}/train/.DS_Store" in said
+    assert f"3 {HIDDEN}, the first {folder}/val/Thumbs.db" in said
+
+
+def test_images_of_formats_that_are_not_read_are_counted(folder, folder_data, capsys):
+    names = ["train/ant/a.heic", "train/bee/b.HEIC", "train/ant/c.gif", "val/cat/d.avif"]
+    put(folder, [*names, "train/0.jpg", "train/notes"])
+    splits = load_splits(folder_data())
+    assert len(splits.train.labels) == sum(TRAIN_COUNTS.values())
+    verify(splits, decode=False)
+    said = capsys.readouterr().err.splitlines()
+    starts = {
+        "2 file(s) ending in .heic passed by": names[0],
+        "1 file(s) ending in .gif passed by": names[2],
+        "1 file(s) ending in .avif passed by": names[3],
+        f"1 {CLASSLESS}": "train/0.jpg",
+        "1 file(s) without an ending passed by": "train/notes",
+    }
+    for start, name in starts.items():
+        (line,) = [line for line in said if line.startswith(start)]
+        assert line.endswith(f"the first {folder / name}")
+
+
+def test_a_class_of_other_formats_alone_is_an_error_that_counts_them(folder, folder_data):
+    put(folder, [f"{split}/dog/{number}.heic" for split in ("train", "val") for number in (0, 1)])
+    with pytest.raises(UserError, match=r"no image in the folder\(s\) dog; 2 file.*\.heic .*first"):
+        load_splits(folder_data())
+
+
+def said_of(splits, capsys):
+    capsys.readouterr()
+    verify(splits)
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+
+
+@pytest.fixture
+def distinct(folder):
+    """The folder with no two images alike."""
+    for number, path in enumerate(sorted(folder.rglob("*.*"))):
+        noise = np.random.default_rng(number).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    return folder
+
+
+def copy(folder, source, target):
+    (folder / target).write_bytes((folder / source).read_bytes())
+
+
+def test_images_that_are_all_different_bring_no_warning(distinct, folder_data, capsys):
+    assert said_of(load_splits(folder_data()), capsys) == []
+
+
+def test_a_test_split_that_was_trained_on_is_told_of(distinct, folder_data, capsys):
+    for name in TRAIN_COUNTS:
+        for path in (distinct / "val" / name).iterdir():
+            copy(distinct, f"train/{name}/{path.name}", f"val/{name}/{path.name}")
+    (warning,) = said_of(load_splits(folder_data()), capsys)
+    pair = f"{distinct}/val/ant/00.jpg and {distinct}/train/ant/00.jpg"
+    assert f"9 of the 9 test images are training images too, byte for byte, as {pair}" in warning
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_copies_within_a_split_are_told_of(split, distinct, folder_data, capsys):
+    copy(distinct, f"{split}/bee/00.jpg", f"{split}/bee/02.jpg")
+    (warning,) = said_of(load_splits(folder_data()), capsys)
+    what = {"train": "training", "val": "test"}[split]
+    pair = f"{distinct}/{split}/bee/02.jpg of {distinct}/{split}/bee/00.jpg"
+    assert f"1 of the {what} images are copies of others, byte for byte, as {pair}" in warning
+
+
+def test_an_image_under_two_classes_is_told_of(distinct, folder_data, capsys):
+    copy(distinct, "train/bee/00.jpg", "train/cat/02.jpg")
+    _, warning = said_of(load_splits(folder_data()), capsys)
+    assert "1 image(s) stand under several classes" in warning
+    assert all(f"{distinct}/train/{name}" in warning for name in ("bee/00.jpg", "cat/02.jpg"))
 
 
 # ---- batches and augmentation ----------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The digest of the data in a run's record: what changes it, and what must not."""
+"""The digest of the data in a run's record: what changes it, what must not, and what is read."""
 
 import os
 import shutil
@@ -9,8 +9,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.evidence.preflight import preflight
-from manifold.errors import UserError
-from manifold.training.data import data_digest, load_splits
+from manifold.files import sha256
+from manifold.settings import data_files
+from manifold.settings.data_files import files_digest
+from manifold.training.data import load_splits
+from manifold.training.data.digest import digest_of_splits
 
 # ---- data in arrays --------------------------------------------------------------------------
 
@@ -22,11 +25,12 @@ def digits(experiment):
 
 def test_the_digest_is_the_same_on_every_machine(digits):
     expected = "f39c5302708090b446029f127ba3a80c1d45ee48ec1bf0a9121c97dc22b4308b"
-    assert data_digest(digits) == expected
+    assert digest_of_splits(digits) == expected
 
 
 def test_preflight_finds_the_digest(digits, experiment):
-    assert preflight(experiment(), ["table1"])["data_digest"] == data_digest(digits)
+    found = preflight(experiment(), ["table1"])
+    assert found["data_digest"] == digest_of_splits(digits)
 
 
 def with_array(images, array):
@@ -69,20 +73,20 @@ def change_type(images):
 )
 def test_a_change_of_an_array_changes_the_digest(change, split, digits):
     changed = replace(digits, **{split: change(getattr(digits, split))})
-    assert data_digest(changed) != data_digest(digits)
+    assert digest_of_splits(changed) != digest_of_splits(digits)
 
 
 @pytest.mark.parametrize(
     "change", [{"validation": 201}, {"validation": 0}], ids=["one more", "none"]
 )
 def test_other_images_held_out_change_the_digest(change, digits, experiment):
-    assert data_digest(load_splits(experiment(data=change).data)) != data_digest(digits)
+    changed = load_splits(experiment(data=change).data)
+    assert digest_of_splits(changed) != digest_of_splits(digits)
 
 
 def test_a_class_by_another_name_changes_the_digest(digits):
-    assert data_digest(replace(digits, classes=["zero", *digits.classes[1:]])) != data_digest(
-        digits
-    )
+    changed = replace(digits, classes=["zero", *digits.classes[1:]])
+    assert digest_of_splits(changed) != digest_of_splits(digits)
 
 
 # ---- data in files ---------------------------------------------------------------------------
@@ -103,11 +107,11 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def digest_of(experiment):
+def digest_of(experiment, tmp_path):
     def make(folder, **changes):
         colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3}
         words = {"dataset": "folder", "folder": str(folder), "validation": 6, **colour, **changes}
-        return data_digest(load_splits(experiment(data=words).data))
+        return files_digest(experiment(data=words).data, tmp_path / "results")
 
     return make
 
@@ -184,6 +188,12 @@ def rename(folder):
     (folder / "1.png").rename(folder / "10.png")
 
 
+def write_in_place(folder):
+    """Other bytes of the same number, as an image editor may leave them."""
+    content = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 def enlarge(folder):
     with (folder / "1.png").open("ab") as file:
         file.write(b"0")
@@ -199,8 +209,11 @@ def move_to_another_class(folder):
     (folder / "1.png").rename(folder.with_name("cat") / "new.png")
 
 
+CHANGES = [add, remove, rename, enlarge, write_in_place, swap, move_to_another_class]
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("change", [add, remove, rename, enlarge, swap, move_to_another_class])
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_a_file_changes_the_digest(change, split, folder, digest_of):
     before = digest_of(folder)
     change(folder / split / "bee")
@@ -214,19 +227,99 @@ def test_a_class_folder_by_another_name_changes_the_digest(folder, digest_of):
     assert digest_of(folder) != before
 
 
-def test_other_files_held_out_change_the_digest(folder, digest_of):
-    assert digest_of(folder, validation=6) != digest_of(folder, validation=9)
-
-
 def test_how_networks_see_the_files_does_not_change_the_digest(folder, digest_of):
-    grey = {"channels": 1, "mean": [0.5], "std": [0.25]}
+    grey = {"channels": 1, "mean": [0.5], "std": [0.25], "validation": 9}
     assert digest_of(folder) == digest_of(folder, image_size=16, **grey)
 
 
-def test_a_file_that_is_gone_is_an_error_that_names_it(folder, experiment):
-    words = {"dataset": "folder", "folder": str(folder), "validation": 6}
-    splits = load_splits(experiment(data=words).data)
-    path = folder / "val" / "cat" / "1.png"
-    path.unlink()
-    with pytest.raises(UserError, match=f"{path} cannot be read: No such file .*; replace it"):
-        data_digest(splits)
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", ".ipynb_checkpoints/0.png", "a.txt"])
+def test_what_is_not_read_does_not_change_the_digest(name, folder, digest_of):
+    before = digest_of(folder)
+    path = folder / "train/bee" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"0")
+    assert digest_of(folder) == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"dataset": "digits", "folder": None},
+        {"dataset": "fashion_mnist"},  # before and after it is fetched
+        {"dataset": "folder", "folder": "nowhere"},
+        {"dataset": "flowers102"},
+    ],
+)
+def test_data_that_cannot_change_or_are_not_there_have_none(words, folder, experiment, tmp_path):
+    words = {"folder": str(folder), **words}
+    assert files_digest(experiment(data=words).data, tmp_path / "results") is None
+
+
+# ---- what is read to know the files again ----------------------------------------------------
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files whose bytes were read, as paths of a folder and a name."""
+    names = []
+
+    def remembered(path):
+        names.append(f"{path.parent.name}/{path.name}")
+        return sha256(path)
+
+    monkeypatch.setattr(data_files, "sha256", remembered)
+    monkeypatch.setattr(data_files, "SETTLED_SECONDS", -1)
+    return names
+
+
+def test_bytes_are_read_once_and_again_where_a_file_was_changed_or_touched(folder, digest_of, read):
+    before = digest_of(folder)
+    assert len(read) == 24
+    read.clear()
+    assert digest_of(folder) == before and read == []
+    os.utime(folder / "train/ant/0.png", (1, 1))
+    assert digest_of(folder) == before and read == ["ant/0.png"]
+    read.clear()
+    write_in_place(folder / "val/cat")
+    assert digest_of(folder) != before and read == ["cat/1.png"]
+
+
+def test_a_file_that_is_as_young_as_its_digest_is_read_again(folder, digest_of, read, monkeypatch):
+    monkeypatch.setattr(data_files, "SETTLED_SECONDS", 3600)
+    assert digest_of(folder) == digest_of(folder)
+    assert len(read) == 48
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": 1, "other": 2}'])
+def test_a_damaged_memory_is_none(content, folder, digest_of, read, tmp_path):
+    before = digest_of(folder)
+    (memory,) = (tmp_path / "results/.data").iterdir()
+    memory.write_text(content)
+    read.clear()
+    assert digest_of(folder) == before and len(read) == 24
+
+
+def test_results_that_may_not_be_written_cost_time_alone(folder, digest_of, tmp_path):
+    (tmp_path / "results").write_text("in the place of a folder")
+    assert digest_of(folder) == digest_of(folder)
+
+
+def test_large_data_are_told_by_their_sizes(folder, digest_of, read, monkeypatch):
+    monkeypatch.setattr(data_files, "MOST_BYTES", 100)
+    before = digest_of(folder)
+    write_in_place(folder / "train/ant")
+    assert digest_of(folder) == before and read == []
+    enlarge(folder / "train/ant")
+    assert digest_of(folder) != before
+
+
+def test_of_very_many_files_folders_alone_are_looked_at(folder, digest_of, read, monkeypatch):
+    monkeypatch.setattr(data_files, "MOST_FILES", 5)
+    before = digest_of(folder)
+    asked = []
+    stamp = data_files._stamp
+    monkeypatch.setattr(data_files, "_stamp", lambda path: asked.append(path) or stamp(path))
+    assert digest_of(folder) == before and read == []
+    assert not [path for path in asked if path.endswith(".png")] and len(asked) == 8
+    add(folder / "val/cat")
+    assert digest_of(folder) != before

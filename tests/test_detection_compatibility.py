@@ -12,15 +12,18 @@ import torch
 pytest.importorskip("mmdet")
 
 from benchmarks.detection import compatibility
+from manifold.image_files import read_image
 from manifold.settings import ROOT
 
 # isort: split
 import mmengine.runner.runner
+from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from PIL import Image
 from torch import nn
 
 STEPS_PER_EPOCH, EPOCHS = 4, 3
@@ -191,3 +194,18 @@ def test_a_configuration_in_a_checkpoint_is_not_run(tmp_path):
     del checkpoint["message_hub"], checkpoint["meta"]  # weights alone, as published ones are
     torch.save(checkpoint, path)
     runner(tmp_path, "loaded").load_checkpoint(str(path))
+
+
+@pytest.mark.parametrize(("colour", "mode"), [("color", "RGB"), ("grayscale", "L")])
+def test_mmdet_reads_images_as_the_whole_project_does(colour, mode, tmp_path):
+    stored = np.zeros((16, 8, 4), dtype=np.uint8)
+    stored[:8] = [200, 90, 10, 255]  # the other half is transparent
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = tmp_path / "a.png"
+    Image.fromarray(stored).save(path, exif=exif)
+    step = TRANSFORMS.build({"type": "LoadImageFromFile", "color_type": colour})
+    found = step({"img_path": str(path)})
+    expected = np.asarray(read_image(path, mode))
+    assert found["img_shape"] == found["ori_shape"] == (8, 16)
+    assert np.array_equal(found["img"], expected[..., ::-1] if mode == "RGB" else expected)

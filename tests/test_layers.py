@@ -19,7 +19,9 @@ LAYERS = {
     "manifold.settings": set(),
 }
 # The lowest: they know nothing of what the project is about.
-FOUNDATION = {"manifold.errors", "manifold.files"}
+FOUNDATION = {
+    *("manifold.errors", "manifold.files", "manifold.image_files", "manifold.image_folders"),
+}
 # The command line stands beside the layers: it calls whatever it is asked for.
 COMMANDS = {"manifold.__main__", "benchmarks.__main__"}
 PACKAGES = ("manifold", "baselines", "benchmarks")

@@ -107,7 +107,9 @@ def test_a_run_names_its_parts(trained):
         assert (record["epochs"], record["seed"]) == (EPOCHS, 1)
         assert record["cohort"] == METHODS
         assert record["splits"] == {"train": 337, "validation": 1100, "test": 360}
-        assert record["data_digest"] == data_digest(load_splits(setting.experiment.data))
+        assert record["data_digest"] == data_digest(
+            setting.experiment, load_splits(setting.experiment.data)
+        )
         assert record["images_seen"] == EPOCHS * 10 * 32
         assert record["duplicate_share"] == 0.0
         assert record["fingerprint"] == fingerprint(record["configuration"])

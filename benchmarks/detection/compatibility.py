@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmcv.transforms import LoadImageFromFile
+from mmdet.registry import TRANSFORMS
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from manifold.files import write_text
+from manifold.image_files import read_image
 from manifold.seeds import derive, reseed
 
 
@@ -70,3 +73,21 @@ class EpochSeedHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         reseed(derive(self.seed, "detection epoch", runner.epoch, runner.rank))
+
+
+@TRANSFORMS.register_module(name="LoadImageFromFile")
+class ReadImage(LoadImageFromFile):
+    """Read images as the whole project does; OpenCV would show hidden colours and dark 16 bits."""
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """Add ``img``: bytes (H, W), or (H, W, 3) as blue, green, red, the order of mmdet."""
+        if self.color_type == "grayscale":
+            pixels = np.asarray(read_image(results["img_path"], "L"))
+        else:
+            pixels = np.asarray(read_image(results["img_path"], "RGB"))[..., ::-1]
+        pixels = np.ascontiguousarray(pixels, dtype=np.float32 if self.to_float32 else np.uint8)
+        return results | {
+            "img": pixels,
+            "img_shape": pixels.shape[:2],
+            "ori_shape": pixels.shape[:2],
+        }

@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 from pycocotools import mask as rle
 
 from benchmarks.detection import Detection
 from benchmarks.detection.data import annotation_file, image_folder, title_of
 from benchmarks.evidence.style import BLUE, ORANGE, STYLE
+from manifold.image_files import mode_of, read_image
 
 LEAST_SCORE = 0.2  # of a detection that is drawn
 OPACITY = 0.35
@@ -50,7 +50,8 @@ def draw_pictures(study: Detection) -> Figure:
             layout="constrained",
         )
         for row, image in zip(axes, images, strict=True):
-            pixels = np.asarray(Image.open(image_folder(experiment, "test") / image["file_name"]))
+            path = image_folder(experiment, "test") / image["file_name"]
+            pixels = np.asarray(read_image(path, mode_of(detection.data.channels)))
             for axis, (title, found) in zip(row, columns.items(), strict=True):
                 own = [entry for entry in found if entry["image_id"] == image["id"]]
                 _draw(axis, pixels, own, names)

@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from benchmarks.detection import DetectionData, Scenes
 from manifold.errors import UserError
+from manifold.image_files import Mode, mode_of, read_image
 from manifold.seeds import derive
 from manifold.settings import suggest
 from manifold.training.data import Images, Splits
@@ -71,9 +72,8 @@ def find_photographs(names: list[str]) -> dict[str, Path]:
     return {name: known[name] for name in names}
 
 
-def _read_photograph(path: Path, mode: str, brightness: float) -> Image.Image:
-    with Image.open(path) as photograph:
-        return photograph.convert(mode).point(lambda value: value * brightness)
+def _read_photograph(path: Path, mode: Mode, brightness: float) -> Image.Image:
+    return read_image(path, mode).point(lambda value: value * brightness)
 
 
 # ---- one scene -------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Composer:
         self.scenes: Scenes = data.scenes
         self.split = split
         self.images = images
-        self.mode = "L" if data.channels == 1 else "RGB"
+        self.mode = mode_of(data.channels)
         self.resampling = Image.Resampling[interpolation.upper()]
         paths = find_photographs(getattr(self.scenes.photographs, split))
         self.photographs = [

@@ -7,6 +7,7 @@ from typing import Any
 
 from manifold.errors import UserError
 from manifold.settings import Experiment, fingerprint
+from manifold.settings.data_files import files_digest
 from manifold.settings.sources import job_hash, source_hash
 
 CHECKED = "checked"  # the key of preflight.json that holds an identity of each study
@@ -53,6 +54,7 @@ def identity_of(experiment: Experiment, name: str) -> str:
     return fingerprint(
         {
             "data": experiment.data,
+            "files": files_digest(experiment.data, experiment.results),
             "machine": experiment.machine,
             "recipes": experiment.recipes,
             "claims": experiment.claims,

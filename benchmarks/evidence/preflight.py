@@ -63,12 +63,11 @@ def preflight(experiment: Experiment, names: list[str] | None = None) -> dict[st
     if pairs:
         with faults.collected():
             splits = load_splits(experiment.data)
-            if experiment.data.verify:
-                verify(splits)
+            verify(splits, decode=experiment.data.verify)
     if splits is not None:
         found["splits"] = {split: len(getattr(splits, split)) for split in SPLITS}
         found["classes"] = splits.classes
-        found["data_digest"] = data_digest(splits)
+        found["data_digest"] = data_digest(experiment, splits)
         found["pairs"] = {
             pair: _check_pair(experiment, pair, _trained(studies, pair), splits, faults)
             for pair in pairs

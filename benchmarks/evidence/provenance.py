@@ -3,17 +3,23 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from manifold.errors import UserError
+from manifold.settings.data_files import is_of_files
+
+Run = tuple[str, int]  # the row that it belongs to, as the reader knows it, and its seed
+
 
 @dataclass
 class Sources:
     """The code and the data that the runs of a document were made with.
 
     Attributes:
-        runs: of each run: the row that it belongs to, its seed, and what is compared: a kind of
-            source, and its hash.
+        runs: of each run what is compared: a kind of code, and its hash.
+        data: of each data set that the document is about, the digest that each run recorded.
     """
 
-    runs: list[tuple[str, int, dict[str, str | None]]] = field(default_factory=list)
+    runs: list[tuple[Run, dict[str, str | None]]] = field(default_factory=list)
+    data: dict[str, dict[Run, str]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, row: str, method: str, seed: int, record: dict, data: str = "") -> None:
         """Remember what made a run.
@@ -27,40 +33,76 @@ class Sources:
         made_by = {
             "training": record.get("training_hash"),
             f"method {method}": record.get("source_hash"),
-            f"data {data}": record.get("data_digest"),
         }
-        self.runs.append((row, seed, made_by))
+        self.runs.append(((row, seed), made_by))
+        self._add_data((row, seed), record, data)
 
-    def add_job(self, row: str, job: str, seed: int, record: dict) -> None:
+    def add_job(self, row: str, job: str, seed: int, record: dict, data: str = "") -> None:
         """Remember what made a result of one of the study's jobs.
 
         Args:
             row: as the reader knows it.
             job: its name.
-            record: what it wrote of the result. The data are part of the result's identity.
+            record: what it wrote of the result.
+            data: as in ``add``.
         """
-        self.runs.append((row, seed, {f"job {job}": record.get("source_hash")}))
+        self.runs.append(((row, seed), {f"job {job}": record.get("source_hash")}))
+        self._add_data((row, seed), record, data)
+
+    def _add_data(self, run: Run, record: dict, data: str) -> None:
+        if (digest := record.get("data_digest")) is not None:
+            self.data[data][run] = digest
+
+    def refuse_mixed_data(self) -> None:
+        """Refuse runs of which some saw other data: their seeds are not paired.
+
+        Raises:
+            UserError: names the runs, and what to do.
+        """
+        for name, made_of in self.data.items():
+            # A digest of files says nothing beside one that was taken before bytes counted.
+            kinds = defaultdict(dict)
+            for run, digest in made_of.items():
+                kinds[is_of_files(digest)][run] = digest
+            for digests in kinds.values():
+                usual = _most_frequent(list(digests.values()))
+                odd = [run for run, digest in digests.items() if digest != usual]
+                if odd:
+                    raise UserError(
+                        f"{len(odd)} of the {len(digests)} runs were made on other data"
+                        f"{f' of {name}' if name else ''} than the rest, so that they are not "
+                        f"paired with them: {_listed(odd)}. Put the data back where they were and "
+                        "run snakemake again, which makes anew what is of others; or delete the "
+                        "folders of these runs"
+                    )
 
     def words(self) -> str:
-        """Say which runs were made by other code or other data than most; nothing if none were."""
+        """Say which runs were made by other code than most; nothing if none were."""
         hashes: dict[str, list[str | None]] = defaultdict(list)
-        for _, _, made_by in self.runs:
+        for _, made_by in self.runs:
             for kind, found in made_by.items():
                 hashes[kind].append(found)
-        odd: dict[str, set[int]] = defaultdict(set)
-        for row, seed, made_by in self.runs:
-            if any(found != _most_frequent(hashes[kind]) for kind, found in made_by.items()):
-                odd[row].add(seed)
+        odd = [
+            run
+            for run, made_by in self.runs
+            if any(found != _most_frequent(hashes[kind]) for kind, found in made_by.items())
+        ]
         if not odd:
             return ""
-        rows = "; ".join(
-            f"{row} (seed {', '.join(map(str, sorted(seeds)))})" for row, seeds in odd.items()
-        )
-        count = sum(map(len, odd.values()))
         return (
-            f"Mixed: {count} of the {len(self.runs)} runs were made by other code or on other data "
-            f"than the rest: {rows}; --config stale=retrain makes them anew."
+            f"Mixed: {len(set(odd))} of the {len(self.runs)} runs were made by other code than the "
+            f"rest: {_listed(odd)}; --config stale=retrain makes them anew."
         )
+
+
+def _listed(runs: list[Run]) -> str:
+    """Runs in words, row by row."""
+    seeds: dict[str, set[int]] = defaultdict(set)
+    for row, seed in runs:
+        seeds[row].add(seed)
+    return "; ".join(
+        f"{row} (seed {', '.join(map(str, sorted(own)))})" for row, own in seeds.items()
+    )
 
 
 def _most_frequent(values: list[str | None]) -> str | None:

@@ -46,6 +46,8 @@ class Job:
     identity: Callable[..., Any]
     """What shapes the outputs beside the inputs' bytes: another one plans the job again."""
     inputs: Callable[..., list[Path]] = lambda **_: []
+    data_files: Callable[..., str | None] = lambda **_: None
+    """The digest of the files of data that it reads, which its records hold too."""
     processes: Literal["as trainings", "one", "none on a GPU"] = "none on a GPU"
     method: str | None = None
     """Of config/methods.yaml, where the job makes cells of it; by default ``run`` makes results."""
@@ -169,8 +171,13 @@ class Study:
         raise NotImplementedError
 
     def write(self) -> None:
-        """Write every format into the experiment's folder."""
+        """Write every format into the experiment's folder.
+
+        Raises:
+            UserError: what ``build`` raises; or runs were made on other data than the rest.
+        """
         document = self.build()
+        self.sources.refuse_mixed_data()
         if mixed := self.sources.words():
             document.caption += f" {mixed}"
         document.write(self.experiment.directory, self.name)

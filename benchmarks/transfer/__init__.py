@@ -19,8 +19,10 @@ from manifold.settings import (
     to_plain,
 )
 from manifold.settings.data import Crop, DataSet
+from manifold.settings.data_files import files_digest
 from manifold.settings.messages import refuse_doubles
 from manifold.settings.section import Count, ImagesOrShare, Interpolation, Positive
+from manifold.settings.stale import planned_data, read_record
 
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
@@ -205,6 +207,10 @@ class Transfer(Study):
         keys = TransferData.model_fields.keys() & Data.model_fields.keys()
         return own.replaced(**{key: getattr(entry, key) for key in keys})
 
+    def data_files(self, name: str) -> str | None:
+        """The digest of a data set's files, where they may change."""
+        return files_digest(self.data(name), self.experiment.results)
+
     def fine_tuning_data(self, name: str) -> Data:
         """All training images, unless the held-out ones are what is evaluated on."""
         data = self.data(name)
@@ -268,6 +274,7 @@ class Transfer(Study):
                 outputs=tuple(f"{cell}/{file}" for cell in cells for file in PROBE_FILES),
                 inputs=lambda data, seed: [self.found, *self.student_files(seed)],
                 identity=self.probe_identity,
+                data_files=lambda data, seed: self.data_files(data),
                 processes="one",
             ),
             Job(
@@ -279,6 +286,7 @@ class Transfer(Study):
                 ),
                 inputs=lambda data, seed: [self.found, *self.student_files(seed)],
                 identity=self.fine_tuning_identity,
+                data_files=lambda data, seed: self.data_files(data),
                 processes="as trainings",
                 method=FINE_TUNING_METHOD,
             ),
@@ -298,7 +306,19 @@ class Transfer(Study):
 
     def _prepared(self) -> Any:
         experiment = self.experiment
-        return [experiment.data, experiment.pairs[self.settings.pair].student, self.settings.data]
+        student = experiment.pairs[self.settings.pair].student
+        found = read_record(self.found)
+        files = {
+            name: planned_data(found and found.get(name, {}), self.data_files(name))
+            for name in self.settings.data
+        }
+        untrained = self.untrained_student(experiment.seeds[0]).with_suffix(".json")
+        own = files_digest(
+            experiment.data, experiment.results
+        )  # it says how many classes there are
+        files[UNTRAINED] = planned_data(read_record(untrained), own)
+        changing = {name: digest for name, digest in files.items() if digest is not None}
+        return [experiment.data, student, self.settings.data, *([changing] if changing else [])]
 
     def probe_identity(self, data: str, seed: int) -> dict[str, Any]:
         """What shapes the probes on a data set, except the bytes of the student's file."""

@@ -26,9 +26,8 @@ def check(study: Transfer) -> dict:
     for name, entry in study.settings.data.items():
         with faults.collected():
             found[name] = check_data(study, name)
-        if entry.verify:
-            with faults.collected():
-                _decode(study, name)
+        with faults.collected():
+            _verify(study, name)
         if name in found and FINE_TUNING in entry.protocols:
             with faults.collected():
                 _try_fine_tuning(study, name, faults)
@@ -36,10 +35,10 @@ def check(study: Transfer) -> dict:
     return found
 
 
-def _decode(study: Transfer, name: str) -> None:
+def _verify(study: Transfer, name: str) -> None:
     splits = open_data(name, study.data(name))
     try:
-        verify(splits)
+        verify(splits, decode=study.settings.data[name].verify)
     except UserError as error:
         raise UserError(f"transfer.data.{name}: {error}") from error
 

@@ -8,7 +8,7 @@ from benchmarks.transfer import Transfer
 from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.settings import Data, Experiment
-from manifold.training.data import Splits, load_splits
+from manifold.training.data import Splits, data_digest, load_splits
 from manifold.training.runs import steps_per_epoch
 from manifold.training.untrained import write_initialised
 
@@ -26,7 +26,7 @@ def open_data(name: str, data: Data) -> Splits:
 
 
 def check_data(study: Transfer, name: str) -> dict:
-    """Hold a data set to what the study asks of it; return its sizes and classes.
+    """Hold a data set to what the study asks of it; return its sizes, classes and digest.
 
     Raises:
         UserError: it cannot be read, has too few images for the shots, for k, or for a batch, or
@@ -61,7 +61,8 @@ def check_data(study: Transfer, name: str) -> dict:
     sizes = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
     if not sizes["test"]:
         raise UserError(f"{where}: the test split is empty")
-    return {"splits": sizes, "classes": splits.classes}
+    digest = data_digest(experiment.replaced(data=study.data(name)), splits)
+    return {"splits": sizes, "classes": splits.classes, "data_digest": digest}
 
 
 def _check_neighbours(
@@ -87,16 +88,16 @@ def prepare(experiment: Experiment) -> dict:
     Their images were decoded by ``benchmarks.transfer.check``, where that is asked for.
 
     Returns:
-        What ``transfer/data.json`` holds: the sizes and classes of every data set.
+        What ``transfer/data.json`` holds: sizes, classes and digest of every data set.
 
     Raises:
         UserError: a data set is not what the study asks for.
     """
     study = experiment.studies["transfer"]
     found = {name: check_data(study, name) for name in study.settings.data}
-    classes = len(load_splits(experiment.data).classes)
+    splits = load_splits(experiment.data)
     student = experiment.pairs[study.settings.pair].student
     for seed in experiment.seeds:
-        write_initialised(experiment, student, classes, seed, study.untrained_student(seed))
+        write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
     write_text(study.found, json.dumps(found, indent=2) + "\n")
     return found

@@ -37,7 +37,7 @@ from manifold.seeds import derive
 from manifold.settings import Experiment, fingerprint
 from manifold.settings.sources import job_hash
 from manifold.training import description, records
-from manifold.training.data import evaluation_loader
+from manifold.training.data import data_digest, evaluation_loader
 from manifold.training.progress import progress
 
 SPLITS = ("train", "validation", "test")
@@ -202,11 +202,11 @@ def run(experiment: Experiment, data: str, seed: int) -> None:
     """
     study = experiment.studies["transfer"]
     _, device = ranks.start(experiment.machine.device)
-    missing = []
+    files, missing = study.data_files(data), []
     for student in students_of(study, seed):
         directory = study.directory(data, student.method, seed)
         expected = fingerprint(probes_identity(study, data, student, seed))
-        if is_kept(experiment, __name__, directory, PROBE_FILES, expected):
+        if is_kept(experiment, __name__, directory, PROBE_FILES, expected, files):
             keep(directory, PROBE_FILES)
         else:
             missing.append(student)
@@ -220,6 +220,7 @@ def _run_missing(
     experiment, data, entry = study.experiment, study.data(name), study.settings.data[name]
     made_by = job_hash(__name__)  # of the sources that this process runs, before anyone edits them
     splits = open_data(name, data)
+    digest = data_digest(experiment.replaced(data=data), splits)
     shape = (data.channels, data.image_size, data.image_size)
     networks = [network_of(student, shape).to(device) for student in students]
     dumps: list[dict[str, np.ndarray]] = [{} for _ in students]
@@ -255,6 +256,7 @@ def _run_missing(
             "fingerprint": fingerprint(shaped_by),
             "configuration": shaped_by,
             "source_hash": made_by,
+            "data_digest": digest,
             "data": name,
             "method": student.method,
             "seed": seed,

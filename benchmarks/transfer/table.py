@@ -110,7 +110,7 @@ def _read(path: Path, expected: str) -> dict:
 def _read_probes(study: Transfer, name: str, student: Student, seed: int) -> dict:
     path = study.directory(name, student.method, seed) / PROBE_FILES[-1]
     record = _read(path, fingerprint(probes_identity(study, name, student, seed)))
-    study.sources.add_job(f"probes of {student.method} on {name}", "probes", seed, record)
+    study.sources.add_job(f"probes of {student.method} on {name}", "probes", seed, record, name)
     return record
 
 

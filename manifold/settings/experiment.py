@@ -47,7 +47,7 @@ class Experiment(Section):
     results: str
     """Where the folders of results are."""
     stale: Literal["keep", "retrain"]
-    """What happens to cells that other code or data made than now stand: reported, or made anew."""
+    """What happens to cells that other code made than now stands: reported, or made anew."""
     claims: str
     """What others report, with its evidence."""
     networks: str

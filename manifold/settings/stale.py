@@ -1,8 +1,9 @@
-"""Whether what has been made is of the code that now stands, and what follows from that.
+"""Whether what has been made is of the code and data that now stand, and what follows from that.
 
 A run records the hash of its sources when it starts. Where they have been edited since, the key
 ``stale`` decides: its cells are kept, and tables tell of it, or they are made anew. A method of the
-user's own is always made anew: its file is what the user is working on.
+user's own is always made anew: its file is what the user is working on. So is what was made of
+other files of data, whatever the key says: seeds of different data are not paired.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from manifold.settings.data_files import is_of_files
 from manifold.settings.experiment import Experiment
 from manifold.settings.sources import PROJECT, job_hash, source_hash
 
@@ -36,24 +38,36 @@ def planned_sources(
 ) -> list[list[str | None]]:
     """What Snakemake compares of the code and data behind outputs: another value plans them again.
 
-    Of outputs that are kept that is what their records say, so that nothing is planned; of those
-    that are followed, what now stands.
+    Of the code of outputs that are kept that is what their records say, so that nothing is planned;
+    of those that are followed, what now stands.
 
     Args:
         module: what makes the outputs, or ``module:Class``.
         current: the hash of its sources.
         records: of the outputs.
-        data: the digest of the data as they are; None where changed data plan nothing.
+        data: the digest of the files that they are made of.
     """
     found = []
     for path in records:
-        record = _read(path)
+        record = read_record(path)
         is_kept = record is not None and not is_followed(experiment, module)
-        is_of_other_data = record is not None and data not in (None, record.get("data_digest"))
-        found.append(
-            [record.get("source_hash") if is_kept else current, data if is_of_other_data else None]
-        )
+        code = record.get("source_hash") if is_kept else current
+        found.append([code, planned_data(record, data)])
     return found
+
+
+def planned_data(record: dict[str, Any] | None, data: str | None) -> str | None:
+    """The digest of the files behind an output.
+
+    None of what was made before it was recorded, or of data that cannot change; what is recorded,
+    where the files are gone. Neither is planned again.
+    """
+    if record is None:
+        return data
+    made_of = record.get("data_digest")
+    if not is_of_files(made_of):
+        return None
+    return made_of if data is None else data
 
 
 def planned_sources_of_cells(
@@ -64,18 +78,35 @@ def planned_sources_of_cells(
     return planned_sources(experiment, distiller, source_hash(distiller), records, data)
 
 
-def planned_sources_of_job(
-    experiment: Experiment, module: str, method: str | None, outputs: Iterable[Path]
+def planned_sources_of_teacher(
+    experiment: Experiment, pair: str, record: str, data: str | None
 ) -> list[list[str | None]]:
-    """``planned_sources`` of a study's job, whose data are among its inputs.
+    """``planned_sources`` of what is made of a pair's teacher.
+
+    Args:
+        record: the name of the file that holds the digest of the data that it was made of.
+    """
+    folder = experiment.teacher_directory(pair)
+    ((code, _),) = planned_sources_of_cells(experiment, "none", [folder / "run.json"], None)
+    return [[code, planned_data(read_record(folder / record), data)]]
+
+
+def planned_sources_of_job(
+    experiment: Experiment,
+    module: str,
+    method: str | None,
+    outputs: Iterable[Path],
+    data: str | None,
+) -> list[list[str | None]]:
+    """``planned_sources`` of a study's job.
 
     Args:
         method: of the cells that the job makes, if it makes cells.
     """
     records = [path for path in outputs if path.name in RECORDS]
     if method is not None:
-        return planned_sources_of_cells(experiment, method, records, None)
-    return planned_sources(experiment, module, job_hash(module), records, None)
+        return planned_sources_of_cells(experiment, method, records, data)
+    return planned_sources(experiment, module, job_hash(module), records, data)
 
 
 def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) -> bool:
@@ -83,7 +114,7 @@ def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) ->
     return made_by != job_hash(module) and is_followed(experiment, module)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_record(path: Path) -> dict[str, Any] | None:
     """A record, or None where there is none that can be read."""
     try:
         return json.loads(path.read_text())

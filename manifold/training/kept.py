@@ -3,26 +3,32 @@
 import sys
 
 from manifold.settings import Experiment
+from manifold.settings.data_files import is_other
 from manifold.settings.sources import source_hash
 from manifold.settings.stale import is_outdated
 from manifold.training import records
 from manifold.training.cells import Cell
-from manifold.training.data import data_digest, load_splits
 
 
-def is_kept(experiment: Experiment, cell: Cell) -> bool:
+def is_kept(experiment: Experiment, cell: Cell, files: str | None) -> bool:
     """Whether a cell is complete, and of the code and data that it is to be of.
 
     Args:
         experiment: with the data that the cell is trained on.
+        files: the digest of these data's files.
     """
     if not cell.is_complete():
         return False
     record = records.read_run(cell.directory / "run.json")
+    if is_other(record.get("data_digest"), files):
+        print(
+            f"{cell.directory} was trained on other files than now stand in "
+            f"{experiment.data.folder}: it is made anew",
+            file=sys.stderr,
+        )
+        return False
     if is_outdated(experiment, cell.definition.distiller, record.get("source_hash")):
         return False
-    if experiment.stale == "retrain":
-        return record.get("data_digest") == data_digest(load_splits(experiment.data))
     if record.get("source_hash") != source_hash(cell.definition.distiller):
         print(
             f"{cell.directory} was made by other code than now stands; --config stale=retrain "

@@ -11,7 +11,7 @@ from manifold.files import write_text
 from manifold.models import count_parameters
 from manifold.settings import Experiment
 from manifold.training import command
-from manifold.training.data import load_splits
+from manifold.training.data import data_digest, load_splits
 from manifold.training.evaluation import evaluate_split
 from manifold.training.records import evaluation_path, read_run, record_of
 from manifold.training.runs import build_teacher, student_setting
@@ -45,6 +45,7 @@ def measure(experiment: Experiment, pair: str) -> dict:
         "images": len(images),
         "parameters": count_parameters(teacher.model),
         "sha256": teacher.sha256,
+        "data_digest": data_digest(experiment, splits),
         "crop": (seen_by or experiment.data).crop,
         **{key: run.get(key) for key in TRAINING},
     }

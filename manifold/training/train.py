@@ -7,8 +7,6 @@ processes. It resumes from its last checkpoint, and cells that are complete are 
 import os
 import sys
 import time
-import zipfile
-from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -22,11 +20,13 @@ from manifold.files import csv_text, sha256, write_atomic, write_text
 from manifold.models import is_finite, save_weights
 from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest, to_plain
 from manifold.settings.data import epoch_of
+from manifold.settings.data_files import files_digest, is_other
 from manifold.settings.recipe import check_warmup
 from manifold.settings.sources import source_hash, training_hash
 from manifold.settings.stale import is_outdated
 from manifold.training import command, description, records
 from manifold.training.cells import Cell
+from manifold.training.checkpoints import read_checkpoint
 from manifold.training.cohort import Member, cohort_name
 from manifold.training.data import (
     Images,
@@ -65,7 +65,8 @@ class Training:
         self.passes = passes_per_step(setting)
         self.shards = own_shards(setting.recipe.shards, setting.ranks)
         self.cohort = build_cohort(setting, cells, len(splits.classes), self.steps_per_epoch)
-        # Of the sources that this process runs, before anyone edits them.
+        # Of the data and sources that this process reads, before anyone changes them.
+        self.data_digest = data_digest(setting.experiment, splits)
         self.source_hashes = {cell.method: source_hash(cell.definition.distiller) for cell in cells}
         self.training_hash = training_hash()
         self.mixer = Mixer(setting.recipe, len(splits.classes), setting.seed)
@@ -197,6 +198,7 @@ class Training:
             "fingerprints": self._fingerprints(),
             "source_hashes": self.source_hashes,
             "training_hash": self.training_hash,
+            "data_digest": self.data_digest,
             "cohort": self.cohort.state(),
             "step": self.step,
             "rows": self.rows,
@@ -215,26 +217,20 @@ class Training:
         path = self.setting.state
         if not path.is_file():
             return
-        try:
-            if broken := zipfile.ZipFile(path).testzip():  # torch.load does not look at checksums
-                raise ValueError(f"the checksum of {broken} is wrong")
-            state = torch.load(path, map_location=self.setting.device, weights_only=True)
-            fingerprints, source_hashes = state["fingerprints"], state["source_hashes"]
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise UserError(
-                f"{path} is damaged: not a checkpoint of this project ({error}); delete it to "
-                "start this cohort again"
-            ) from error
+        state = read_checkpoint(path, self.setting.device)
+        fingerprints, source_hashes = state["fingerprints"], state["source_hashes"]
         # A kill between two cells leaves a checkpoint of more members than are still missing.
         if not self._fingerprints().items() <= fingerprints.items():
             print(f"{path} is of another configuration; starting anew", file=sys.stderr)
             return
         experiment = self.setting.experiment
-        if any(
+        is_of_old_code = any(
             is_outdated(experiment, cell.definition.distiller, source_hashes[cell.method])
             for cell in self.cells
-        ):
-            print(f"{path} was begun by other code; starting anew", file=sys.stderr)
+        )
+        if is_of_old_code or is_other(state.get("data_digest"), self.data_digest):
+            other = "by other code" if is_of_old_code else "on other data"
+            print(f"{path} was begun {other}; starting anew", file=sys.stderr)
             return
         self.cohort.load_state(state["cohort"])
         # Those of the first start: the sources may have been edited since.
@@ -284,10 +280,6 @@ class Training:
             }
             self._write_cell(cell, member, result)
         self.setting.state.unlink(missing_ok=True)
-
-    @cached_property
-    def data_digest(self) -> str:
-        return data_digest(self.splits)
 
     def _evaluate_best(self, images: Images, last_top1: list[float]) -> list[float | None]:
         """Accuracy of the weights of the epoch with the best validation accuracy, if any has."""
@@ -344,8 +336,9 @@ class Training:
 
 
 def train(setting: Setting, cells: list[Cell]) -> None:
-    """Train the cells that are not complete, or not of this code, and write their files."""
-    missing = [cell for cell in cells if not is_kept(setting.experiment, cell)]
+    """Train the cells that are not complete, or not of this code or data; write their files."""
+    files = files_digest(setting.experiment.data, setting.experiment.results)
+    missing = [cell for cell in cells if not is_kept(setting.experiment, cell, files)]
     if setting.ranks.count > 1:
         dist.barrier()  # all have looked before the first one writes
     for cell in cells:

@@ -13,7 +13,7 @@ from manifold.models import create_model, save_weights
 from manifold.seeds import derive, reseed
 from manifold.settings import UNTRAINED, Experiment, Model
 from manifold.training import command
-from manifold.training.data import load_splits
+from manifold.training.data import Splits, data_digest, load_splits
 
 
 def initialise(experiment: Experiment, pair: str) -> dict:
@@ -28,21 +28,21 @@ def initialise(experiment: Experiment, pair: str) -> dict:
             f"pairs.{pair}.teacher.weights is {teacher.weights!r}; only {UNTRAINED!r} is "
             "initialised here"
         )
-    classes = len(load_splits(experiment.data).classes)
+    splits = load_splits(experiment.data)
     path = experiment.teacher_weights(pair)
-    return write_initialised(experiment, teacher.model, classes, teacher.seed, path)
+    return write_initialised(experiment, teacher.model, splits, teacher.seed, path)
 
 
 def write_initialised(
-    experiment: Experiment, model: Model, classes: int, seed: int, path: Path
+    experiment: Experiment, model: Model, splits: Splits, seed: int, path: Path
 ) -> dict:
     """Write the weights that a network has before the first step of a seed, and their record."""
-    data = experiment.data
+    data, classes = experiment.data, len(splits.classes)
     shape = (data.channels, data.image_size, data.image_size)
     reseed(derive(seed, "initialisation"))
     save_weights(create_model(model, shape, classes), path)
     record = {"seed": seed, "classes": classes, "epochs": 0, "images_seen": 0}
-    record["sha256"] = sha256(path)
+    record |= {"sha256": sha256(path), "data_digest": data_digest(experiment, splits)}
     write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
     return record
 

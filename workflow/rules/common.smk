@@ -5,9 +5,14 @@ import functools
 from benchmarks.evidence.checked import asked_studies, unchecked
 from benchmarks.evidence.study import typed
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
+from manifold.settings.data_files import files_digest
 from manifold.settings.files import let_jobs_run_these_sources
 from manifold.settings.sources import job_hash
-from manifold.settings.stale import planned_sources_of_cells, planned_sources_of_job
+from manifold.settings.stale import (
+    planned_sources_of_cells,
+    planned_sources_of_job,
+    planned_sources_of_teacher,
+)
 from manifold.training.finished import forget_all, keep_all
 from manifold.training.launch import cpus, resources
 
@@ -17,15 +22,8 @@ let_jobs_run_these_sources()
 if len(workflow.modifier_stack) > 1:  # a module, whose hooks Snakemake does not call
     write_experiment(EXPERIMENT)
 
-# Only where stale cells are to be made anew are the data read to plan: that takes seconds.
-DATA_DIGEST = None
-if EXPERIMENT.stale == "retrain":
-    from manifold.training.data import data_digest, load_splits
-
-    try:
-        DATA_DIGEST = data_digest(load_splits(EXPERIMENT.data))
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
+# What of other files was made is made anew.
+DATA_FILES = files_digest(EXPERIMENT.data, EXPERIMENT.results)
 
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
 
@@ -108,19 +106,23 @@ def identity_of(pair, recipe, epochs, methods):
 def sources_of(pair, recipe, epochs, method, seed):
     """The code and data behind a cell, as far as they are to plan it again."""
     record = EXPERIMENT.cell_directory(pair, recipe, epochs, method, seed) / "run.json"
-    return planned_sources_of_cells(EXPERIMENT, method, [record], DATA_DIGEST)
+    return planned_sources_of_cells(EXPERIMENT, method, [record], DATA_FILES)
 
 
-@said
-def identity_of_teacher(wildcards):
-    """A params function: what shapes the weights of a pair's teacher."""
-    record = EXPERIMENT.teacher_directory(wildcards.pair) / "run.json"
-    return fingerprint(
-        [
-            EXPERIMENT.teacher_identity(wildcards.pair),
-            planned_sources_of_cells(EXPERIMENT, "none", [record], DATA_DIGEST),
-        ]
-    )
+def identity_of_teacher(record, data=DATA_FILES):
+    """A params function: what shapes the weights of a pair's teacher, or what is found of them.
+
+    Args:
+        record: the name of the file that says of which data it was made.
+        data: the digest of their files; None where no data are read.
+    """
+
+    @said
+    def hashed(wildcards):
+        sources = planned_sources_of_teacher(EXPERIMENT, wildcards.pair, record, data)
+        return fingerprint([EXPERIMENT.teacher_identity(wildcards.pair), sources])
+
+    return hashed
 
 
 # How the jobs of a study are started, by what they ask for.
@@ -166,13 +168,13 @@ def identity_of_job(job):
 
     @said
     def hashed(wildcards):
+        words = dict(wildcards.items())
         outputs = [
-            EXPERIMENT.directory / pattern.format(**dict(wildcards.items()))
-            for pattern in job.outputs
+            EXPERIMENT.directory / pattern.format(**words) for pattern in job.outputs
         ]
-        code = job.run.partition(":")[0]
-        sources = planned_sources_of_job(EXPERIMENT, code, job.method, outputs)
-        return fingerprint([job.identity(**typed(dict(wildcards.items()))), sources])
+        code, data = job.run.partition(":")[0], job.data_files(**typed(words))
+        sources = planned_sources_of_job(EXPERIMENT, code, job.method, outputs, data)
+        return fingerprint([job.identity(**typed(words)), sources])
 
     return hashed
 

@@ -17,7 +17,7 @@ rule train_teacher:
         **resources(MACHINE),
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher,
+        fingerprint=identity_of_teacher("run.json"),
     message:
         "Training the teacher of {wildcards.pair}; log: {log}"
     shell:
@@ -37,7 +37,7 @@ rule fetch_teacher:
         "../envs/suite.yaml"
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher,
+        fingerprint=identity_of_teacher("run.json", data=None),
     message:
         "Fetching the teacher of {wildcards.pair}"
     shell:
@@ -57,7 +57,7 @@ rule initialise_teacher:
         "../envs/suite.yaml"
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher,
+        fingerprint=identity_of_teacher("untrained.json"),
     message:
         "Initialising the teacher of {wildcards.pair}"
     shell:
@@ -80,7 +80,7 @@ rule evaluate_teacher:
         **resources(MACHINE, processes=1),
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher,
+        fingerprint=identity_of_teacher("evaluation.json"),
     message:
         "Measuring the teacher of {wildcards.pair}"
     shell:

@@ -1,7 +1,5 @@
 """Data sets in the form of their official archives, unpacked, as torchvision reads them."""
 
-from pathlib import Path
-
 import numpy as np
 from torch.utils.data import Dataset
 from torchvision import datasets
@@ -63,24 +61,6 @@ def open_stanford_cars(data: Data) -> tuple[Images, Images, list[str]]:
         for made in splits
     )
     return train, test, [str(name) for name in splits[0].classes]
-
-
-def open_inaturalist(data: Data) -> tuple[Images, Images, list[str]]:
-    """iNaturalist 2021: 50 training images of each of 10,000 species; its 10 of "valid" test."""
-    made = []
-    for version in ("2021_train_mini", "2021_valid"):
-        expected = f"{version}/CATEGORY/*.jpg as in the official archive"
-        made.append(_from_torchvision(data, expected, datasets.INaturalist, version=version))
-    train, test = made
-    if train.all_categories != test.all_categories:
-        raise UserError(f"{data.folder}: 2021_train_mini and 2021_valid differ in their categories")
-
-    def images(split: datasets.INaturalist) -> Images:
-        files = sorted(split.index)
-        paths = [Path(split.root) / train.all_categories[label] / name for label, name in files]
-        return from_paths(paths, [label for label, _ in files], data)
-
-    return images(train), images(test), list(train.all_categories)
 
 
 def _from_torchvision(data: Data, expected: str, kind: type, **arguments: str) -> Dataset:

@@ -3,18 +3,22 @@
 import json
 from hashlib import sha256
 
+from manifold.settings import Experiment
+from manifold.settings.data_files import files_digest
 from manifold.training.data.images import Splits
 
 
-def data_digest(splits: Splits) -> str:
-    """SHA-256, in hexadecimal, of the images and labels of all three splits, in their order.
+def data_digest(experiment: Experiment, splits: Splits) -> str:
+    """What tells the data of a run from others, the same on every machine and in every folder.
 
-    It is the same on every machine and in every folder. Of images in memory every pixel counts; of
-    files their paths below the data set's folder, and their sizes, but not their bytes.
-
-    Raises:
-        UserError: a file is not there; names it.
+    Of files that may change it is over their paths, sizes and, where that is quick, their bytes
+    (``manifold.settings.data_files``); of images in memory over the splits.
     """
+    return files_digest(experiment.data, experiment.results) or digest_of_splits(splits)
+
+
+def digest_of_splits(splits: Splits) -> str:
+    """SHA-256, in hexadecimal, of images in memory and their labels, split by split, in order."""
     digest = sha256(json.dumps(splits.classes).encode())
     for name in ("train", "validation", "test"):
         images = getattr(splits, name)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from manifold.errors import UserError
+from manifold.image_files import mode_of
 from manifold.seeds import reseed
 from manifold.settings import Data
 from manifold.training.data.sources import Arrays, Files, Source
@@ -25,12 +26,14 @@ class Images(Dataset):
         source: reads an image by its number.
         indices: the numbers of this split's images in the source.
         labels: class indices of all images of the source.
+        passed_by: words on what stands beside the images and is not read.
     """
 
     source: Source
     indices: np.ndarray
     labels: np.ndarray
     transform: Callable[[Image.Image], Tensor] | None = None
+    passed_by: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -58,11 +61,17 @@ class Splits:
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray, data: Data) -> Images:
-    return _all_of(Arrays(images, _mode(data)), labels)
+    return _all_of(Arrays(images, mode_of(data.channels)), labels)
 
 
-def from_paths(paths: Sequence[Path | str], labels: Sequence[int], data: Data) -> Images:
-    return _all_of(Files(required_folder(data), paths, _mode(data)), labels)
+def from_paths(
+    paths: Sequence[Path | str],
+    labels: Sequence[int],
+    data: Data,
+    passed_by: Sequence[str] = (),
+) -> Images:
+    images = _all_of(Files(paths, mode_of(data.channels)), labels)
+    return replace(images, passed_by=passed_by)
 
 
 def required_folder(data: Data) -> Path:
@@ -73,7 +82,3 @@ def required_folder(data: Data) -> Path:
 
 def _all_of(source: Source, labels: Sequence[int] | np.ndarray) -> Images:
     return Images(source, np.arange(len(labels)), np.asarray(labels, dtype=np.int64))
-
-
-def _mode(data: Data) -> str:
-    return "L" if data.channels == 1 else "RGB"

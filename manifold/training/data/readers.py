@@ -35,5 +35,5 @@ READERS = {
     "flowers102": Reader(archives.open_flowers102),
     "oxford_pets": Reader(archives.open_oxford_pets),
     "stanford_cars": Reader(archives.open_stanford_cars),
-    "inaturalist": Reader(archives.open_inaturalist),
+    "inaturalist": Reader(folders.open_inaturalist),
 }

@@ -1,6 +1,5 @@
 """What images are read from: arrays in memory, or files."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from manifold.errors import UserError
+from manifold.image_files import ImageCheck, Mode, read_image
 
 
 class Source(Protocol):
@@ -18,8 +17,8 @@ class Source(Protocol):
     def load(self, index: int) -> Image.Image:
         """Decode an image."""
 
-    def identity(self, indices: np.ndarray) -> Iterator[bytes]:
-        """What tells the images at ``indices`` from others, on any machine and in any folder."""
+    def check(self, index: int, found: ImageCheck) -> None:
+        """Decode an image, and add what that changes to what has been found."""
 
 
 @dataclass
@@ -27,10 +26,13 @@ class Arrays:
     """Images (N, height, width) or (N, height, width, 3), as bytes in memory."""
 
     images: np.ndarray
-    mode: str
+    mode: Mode
 
     def load(self, index: int) -> Image.Image:
         return Image.fromarray(self.images[index]).convert(self.mode)
+
+    def check(self, index: int, found: ImageCheck) -> None:
+        self.load(index)
 
     def identity(self, indices: np.ndarray) -> Iterator[bytes]:
         """Their shape and type, and every pixel."""
@@ -41,38 +43,13 @@ class Arrays:
 
 @dataclass
 class Files:
-    """Image files below a folder."""
+    """Image files."""
 
-    folder: Path
     paths: Sequence[Path | str]
-    mode: str
+    mode: Mode
 
     def load(self, index: int) -> Image.Image:
-        return _read_image(str(self.paths[index]), self.mode)
+        return read_image(str(self.paths[index]), self.mode)
 
-    def identity(self, indices: np.ndarray) -> Iterator[bytes]:
-        """Their paths below the folder, and their sizes.
-
-        Not their bytes: to read a million files takes hours.
-
-        Raises:
-            UserError: one of them is not there.
-        """
-        prefix = os.path.join(self.folder, "")
-        for index in indices.tolist():
-            path = str(self.paths[index])
-            try:
-                size = os.stat(path).st_size
-            except OSError as error:
-                raise UserError(f"{path} cannot be read: {error.strerror}; replace it") from error
-            yield os.fsencode(f"{path.removeprefix(prefix)}\0{size}\n")
-
-
-def _read_image(path: str, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert(mode)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}; replace it") from error
+    def check(self, index: int, found: ImageCheck) -> None:
+        found.read(str(self.paths[index]), self.mode)

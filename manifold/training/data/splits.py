@@ -4,12 +4,15 @@ The training split loses its last images to a validation split, for every choice
 the test split is for the final evaluation alone.
 """
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 
 from manifold.errors import UserError
+from manifold.image_files import ImageCheck
 from manifold.settings import Data
+from manifold.training.data.copies import copies
 from manifold.training.data.images import Splits
 from manifold.training.data.readers import READERS
 from manifold.training.progress import progress
@@ -61,13 +64,26 @@ def _held_out(labels: np.ndarray, classes: list[str], data: Data) -> np.ndarray:
     return held_out
 
 
-def verify(splits: Splits) -> None:
-    """Decode every image once.
+def verify(splits: Splits, decode: bool = True) -> None:
+    """Say what stands beside the images, and look at every image once.
+
+    What is told: files that are passed by, what reading changes (turned, scaled, put on a
+    background), and copies of one image.
+
+    Args:
+        decode: false leaves it at the files that are passed by, for data that take hours to read.
 
     Raises:
-        UserError: names the first file that cannot be read.
+        UserError: names the first file that cannot be read, or is not read as anyone means it.
     """
-    for name in ("train", "validation", "test"):
-        split = getattr(splits, name)
-        for index in progress(split.indices, what=f"verify {name}", unit="image"):
-            split.load(int(index))
+    said = [*splits.train.passed_by, *splits.test.passed_by]
+    if decode:
+        found = ImageCheck()
+        for name in ("train", "validation", "test"):
+            split = getattr(splits, name)
+            for index in progress(split.indices, what=f"verify {name}", unit="image"):
+                split.source.check(int(index), found)
+        found.refuse_dim()
+        said += [*found.words(), *copies(splits)]
+    for line in said:
+        print(line, file=sys.stderr)
