@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.evidence import kept
+from benchmarks.evidence.checked import CHECKED, unchecked
 from benchmarks.evidence.checked import identity_of as checked_identity
-from benchmarks.evidence.checked import is_checked
 from benchmarks.evidence.provenance import Sources
 from manifold.errors import UserError
 from manifold.settings import ROOT
@@ -120,10 +120,10 @@ def test_cells_teachers_and_jobs_are_planned_whatever_stale_says(
 def test_the_check_before_compute_looks_again_at_other_files(folder, experiment, tmp_path):
     made = experiment(data={"dataset": "folder", "folder": str(folder)})
     record = tmp_path / "preflight.json"
-    record.write_text(json.dumps({"fingerprint": checked_identity(made)}))
-    assert is_checked(made, record)
+    record.write_text(json.dumps({CHECKED: {"table1": checked_identity(made, "table1")}}))
+    assert unchecked(made, ["table1"], record) == []
     add(folder)
-    assert not is_checked(made, record)
+    assert unchecked(made, ["table1"], record) == ["table1"]
 
 
 # ---- what a job makes anew -------------------------------------------------------------------
