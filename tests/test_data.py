@@ -281,10 +281,31 @@ def test_images_of_any_size_become_batches_of_one_shape(channels, folder_data, e
     assert train[0, 5][0].shape == (channels, 16, 16)
 
 
-@pytest.mark.parametrize("validation", [1, 23])
-def test_a_validation_split_without_a_class_is_refused(validation, folder_data):
-    with pytest.raises(UserError, match=f"data.validation {validation} takes"):
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        (1, ["data.validation 1 holds out", "0 of the 6 of class 'bee'", "of class 'cat'"]),
+        (23, ["data.validation 23 holds out", "12 of the 12 of class 'ant'", "of class 'bee'"]),
+        (0.95, ["data.validation 0.95 holds out", "6 of the 6 of class 'cat'"]),
+        (24, ["data.validation 24 leaves nothing of 24", "a share of them"]),
+    ],
+)
+def test_a_validation_split_without_a_class_is_refused_by_its_name(validation, words, folder_data):
+    with pytest.raises(UserError) as error:
         load_splits(folder_data(validation=validation))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize(("share", "counts"), [(0.01, [1, 1, 1]), (0.25, [3, 2, 2])])
+def test_a_share_is_held_out_of_each_class_and_one_image_at_least(share, counts, folder_data):
+    splits = load_splits(folder_data(validation=share))
+    labels = splits.validation.labels[splits.validation.indices]
+    assert np.bincount(labels).tolist() == counts
+
+
+def test_a_share_of_what_is_not_sorted_is_its_last_images(experiment):
+    splits = load_splits(experiment(data={"validation": 0.1}).data)
+    assert splits.validation.indices.tolist() == list(range(1437 - 144, 1437))
 
 
 def test_a_folder_without_val_is_an_error_that_shows_the_layout(folder, folder_data):

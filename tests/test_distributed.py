@@ -497,6 +497,45 @@ def test_each_shard_is_what_the_references_sampler_deals_to_a_gpu(repeats, count
             assert [position for position, _ in batch] == expected
 
 
+def longer(images, rank=0, count=1, **of):
+    """An epoch that shows more images than the split has."""
+    made = {"batch_size": 16, "seed": 0, "epoch": 0, "shards": 4, **of}
+    return TrainingBatches(LENGTH, images=images, ranks=Ranks(rank, count), **made)
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_longer_epoch_goes_through_all_images_again_in_other_orders(repeats):
+    images = 3 * LENGTH + 20
+    epoch = longer(images, repeats=repeats, batch_size=4, shards=1)
+    assert len(epoch) == len(list(epoch)) == images // 4
+    keys = [key for batch in epoch for key in batch]
+    shown = [position for position, _ in keys][::repeats]
+    passes = [shown[start : start + LENGTH] for start in range(0, len(shown), LENGTH)]
+    whole = [each for each in passes if len(each) == LENGTH]
+    assert len(whole) == (3 if repeats == 1 else 1)
+    assert all(sorted(each) == list(range(LENGTH)) for each in whole)
+    assert len({tuple(each) for each in whole}) == len(whole)
+    assert len(set(keys)) == len(keys)  # no image is augmented twice in the same way
+    once = longer(LENGTH, repeats=repeats, batch_size=4, shards=1)
+    assert [key for batch in once for key in batch] == keys[: LENGTH // 4 * 4]
+
+
+def test_a_longer_epoch_is_read_alike_by_any_number_of_processes_and_from_any_batch():
+    images = 5 * LENGTH
+    whole = list(longer(images))
+    for count in (2, 4):
+        parts = zip(*(longer(images, rank, count) for rank in range(count)), strict=True)
+        assert [flat(part) for part in parts] == whole
+    assert list(longer(images, first_batch=7)) == whole[7:]
+
+
+def test_a_batch_of_more_images_than_there_are_tells_its_duplicates():
+    batches = longer(600, batch_size=120, shards=2)
+    for number, keys in enumerate(batches):
+        expected = 1 - len({position for position, _ in keys}) / 120
+        assert batches.duplicate_share(number, "batch") == pytest.approx(expected) and expected > 0
+
+
 def test_an_epoch_of_imagenet_has_as_many_batches_as_the_references():
     class ImageNet:
         def __len__(self):

@@ -11,7 +11,10 @@ from benchmarks.evidence import checked
 from benchmarks.evidence import preflight as module
 from benchmarks.evidence.preflight import preflight
 from manifold.errors import UserError
+from manifold.settings import resolve
 from manifold.settings.sources import _shared_modules, source_hash
+from manifold.training.runs import teacher_setting
+from manifold.training.train import train
 
 TABLE_1 = ["table1"]
 PAIR = "deit-cait"
@@ -250,3 +253,53 @@ def test_a_method_of_ones_own_is_checked_again_after_an_edit(
     for known in (_shared_modules, source_hash):
         known.cache_clear()  # as another process would read it
     assert checked.unchecked(made, TABLE_1, record) == TABLE_1
+
+
+# ---- a folder of one's own -------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Return the scale ``folder`` with so many photographs of two classes to train on."""
+
+    def make(count, **overrides):
+        for split, number in (("train", count), ("val", 4)):
+            for grey, name in ((60, "oak"), (180, "elm")):
+                (tmp_path / "trees" / split / name).mkdir(parents=True)
+                for index in range(number):
+                    image = Image.new("RGB", (40 + index, 30), (grey, 5 * index, 0))
+                    image.save(tmp_path / f"trees/{split}/{name}/{index}.jpg")
+        data = {"folder": str(tmp_path / "trees"), **overrides}
+        return resolve({"scale": "folder", "results": str(tmp_path / "results"), "data": data})
+
+    return make
+
+
+@pytest.mark.parametrize("count", [2, 16, 100])
+def test_a_small_folder_passes_with_the_scales_own_numbers(photographs, count):
+    found = preflight(photographs(count), TABLE_1)
+    held_out = 2 * max(1, round(count / 10))
+    assert found["splits"] == {"train": 2 * count - held_out, "validation": held_out, "test": 8}
+    assert len(found["pairs"][PAIR]["methods"]) == 9
+
+
+def test_a_small_folder_that_is_gone_through_once_is_told_every_batch_that_is_too_large(
+    photographs,
+):
+    made = photographs(16, least_images_per_epoch=None)
+    told = refused(made, ["2 things", "recipes.A.batch_size 64", "recipes.teacher.batch_size 128"])
+    assert "recipes.B" not in told and told.count("least_images_per_epoch") == 2
+
+
+def test_a_number_of_held_out_images_is_refused_by_what_there_is(photographs):
+    refused(photographs(100, validation=500), ["data.validation 500", "200 training images", "0.1"])
+
+
+def test_an_epoch_of_a_small_split_shows_as_many_images_as_are_asked_for(experiment):
+    data = {"validation": 1407, "least_images_per_epoch": 96}  # 30 images to train on
+    teacher = {"teacher": {"epochs": 2}}
+    made = experiment(data=data, pairs={PAIR: teacher})
+    train(*teacher_setting(made, PAIR))
+    record = json.loads((made.teacher_directory(PAIR) / "run.json").read_text())
+    assert record["splits"]["train"] == 30 and record["images_seen"] == 2 * 96
+    assert 2 / 32 <= record["duplicate_share"] < 0.5  # a batch of 32 has two images twice at least

@@ -39,22 +39,26 @@ def _held_out(labels: np.ndarray, classes: list[str], data: Data) -> np.ndarray:
     held_out = np.zeros(len(labels), dtype=bool)
     if data.validation == 0:
         return held_out
-    is_share = data.validation < 1
-    if data.validation >= len(labels):
+    total = len(labels)
+    if data.validation >= total:
         raise UserError(
-            f"data.validation {data.validation} leaves nothing of {len(labels)} training images; "
+            f"data.validation {data.validation} leaves nothing of {total} training images; "
             "give a smaller number, or a share of them (0.1)"
         )
-    share = data.validation if is_share else data.validation / len(labels)
+    is_share = data.validation < 1
+    asked = round(data.validation * total) if is_share else data.validation
     if not READERS[data.dataset].by_class:
-        held_out[len(labels) - round(share * len(labels)) :] = True
+        held_out[total - asked :] = True
         return held_out
     wrong = []
-    for label, name in enumerate(classes):
+    for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
-        count = max(round(share * len(own)), int(is_share))  # of a share, one of each at least
+        if is_share:
+            count = max(1, round(data.validation * len(own)))
+        else:
+            count = round(data.validation * len(own) / total)
         if not 0 < count < len(own):
-            wrong.append(f"{count} of the {len(own)} of class {name!r}")
+            wrong.append(f"{count} of the {len(own)} of class {classes[label]!r}")
         held_out[own[len(own) - count :]] = True
     if wrong:
         raise UserError(
