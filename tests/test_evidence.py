@@ -32,6 +32,33 @@ def test_the_interval_is_students():
     assert interval.n == 4
 
 
+@pytest.mark.parametrize(
+    ("values", "low", "high", "cut"),
+    [
+        ([97.0, 99.5, 99.0], None, 100.0, ("high",)),
+        ([0.5, 4.0, 1.0], 0.0, None, ("low",)),
+        ([20.0, 80.0], 0.0, 100.0, ("low", "high")),
+        ([80.1, 81.4, 79.9], None, None, ()),
+        ([100.0, 100.0], 100.0, 100.0, ()),
+    ],
+)
+def test_an_interval_ends_where_percentages_end_and_says_so(values, low, high, cut):
+    interval = mean_interval(values, 0.95)
+    scale = max(stats.sem(values), 1e-9)
+    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), scale)
+    assert interval.cut == cut and interval.mean == pytest.approx(np.mean(values))
+    assert interval.low == pytest.approx(expected[0] if low is None else low)
+    assert interval.high == pytest.approx(expected[1] if high is None else high)
+
+
+def test_a_difference_of_percentages_ends_at_a_hundred_points():
+    first, second = {0: 95.0, 1: 60.0}, {0: 10.0, 1: 20.0}
+    difference = paired_difference(first, second, 0.95)
+    assert (difference.low, difference.high, difference.cut) == (-100.0, 100.0, ("low", "high"))
+    assert difference.p == pytest.approx(stats.ttest_rel([95, 60], [10, 20]).pvalue)
+    assert paired_difference(first, second, 0.95, most=400).cut == ()
+
+
 def test_an_interval_of_one_value_is_refused():
     with pytest.raises(ValueError, match="at least two"):
         mean_interval([80.0], 0.95)
@@ -236,6 +263,22 @@ def test_the_files_of_the_table(finished):
     assert (folder / "table1.pdf").read_bytes().startswith(b"%PDF")
     seeds = pd.read_csv(folder / "table1_seeds.csv")
     assert len(seeds) == 12
+
+
+def test_an_interval_that_is_cut_is_marked_in_every_format(finished):
+    for seed, value in enumerate([99.9, 97.0, 99.0]):
+        path = finished.cell_directory("deit-cait", "A", 4, "manifold", seed) / "run.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["result"]["top1"] = value
+        path.write_text(json.dumps(record), encoding="utf-8")
+    finished.studies["table1"].write()
+    folder = finished.directory
+    rows = pd.read_csv(folder / "table1.csv").set_index("method")
+    assert rows.loc["manifold", ["top1_high", "top1_cut"]].tolist() == [100.0, "high"]
+    assert rows["top1_cut"].drop("manifold").isna().all()
+    for name in ("table1.md", "table1.tex"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert ", 100.00 (cut)]" in text and "(cut): the t interval goes on beyond" in text
 
 
 def test_claims_are_judged_by_direction_at_this_scale_alone(finished):

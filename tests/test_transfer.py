@@ -676,9 +676,9 @@ def test_gains_are_paired_by_seed_within_data_set_and_protocol(study):
     assert np.isnan(rows.loc[("faces", "untrained"), "p_holm"])
     assert np.isnan(rows.loc[("faces", "soft_kd"), "gain_mean"])
     words = in_words(rows.reset_index(), "Soft KD")
-    assert words[2].startswith("- faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled. ")
+    assert words[2].startswith("faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled. ")
     assert words[2].endswith(". behind Soft KD: Untrained")
-    assert words[1].startswith("- textures; k-NN, all images. behind Soft KD: Untrained. not told")
+    assert words[1].startswith("textures; k-NN, all images. behind Soft KD: Untrained. not told")
 
 
 def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):

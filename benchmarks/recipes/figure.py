@@ -9,6 +9,7 @@ from benchmarks.evidence.style import (
     MARKERS,
     SERIES,
     STYLE,
+    mark_cuts,
     rule_out,
     write_caption,
 )
@@ -73,6 +74,7 @@ def _draw_gains(axis, rows: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) 
             places, own["gain_mean"], marker, color=colour, markersize=5, label=f"Recipe {recipe}"
         )
         for place, budget in zip(places, budgets, strict=True):
+            mark_cuts(axis, place, own.loc[budget], "gain", colour, upright=True)
             gains = by_seed[recipe, budget, method] - by_seed[recipe, budget, baseline]
             axis.plot(
                 [place + 0.07] * len(gains),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.statistics import (
+    HIGHEST,
     Interval,
     gains_over,
     holm,
@@ -153,7 +154,8 @@ def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
     for method in study.methods:
         for question, one, other in questions if method != study.baseline else []:
             change = paired_difference(
-                gain(one, method), gain(other, method), experiment.statistics.confidence
+                *(gain(one, method), gain(other, method), experiment.statistics.confidence),
+                most=2 * HIGHEST,  # of two differences
             )
             rows.append(
                 {
@@ -193,7 +195,7 @@ def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
         seeds: columns seed, method, recipe, epochs and top1, one row a run.
 
     Returns:
-        Columns effect, share_mean, share_low, share_high (in %), n; intervals are cut at 0 and 100.
+        Columns effect, share_mean, share_low, share_high, share_cut (in %), n.
 
     Raises:
         ValueError: the runs are not a complete design, or all have the same top-1.
@@ -219,9 +221,7 @@ def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
         rows.append(
             {
                 "effect": " × ".join("budget" if part == "epochs" else part for part in effect),
-                "share_mean": share.mean,
-                "share_low": max(0.0, share.low),
-                "share_high": min(100.0, share.high),
+                **interval_columns("share", share),
                 "n": share.n,
             }
         )

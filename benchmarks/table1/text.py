@@ -44,8 +44,8 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame([row(values) for _, values in rows.iterrows()])
 
 
-def parts(table: Measured, experiment: Experiment) -> list[str]:
-    """The Markdown below the caption."""
+def parts(table: Measured, experiment: Experiment) -> list[str | list[str] | pd.DataFrame]:
+    """What stands below the caption."""
     judged = table.claims[table.claims["n"] > 0]
     unjudged = table.claims[table.claims["n"] == 0]
     claims = pd.DataFrame(
@@ -62,16 +62,16 @@ def parts(table: Measured, experiment: Experiment) -> list[str]:
         ]
     )
     return [
-        readable(table.rows, experiment).to_markdown(index=False),
+        readable(table.rows, experiment),
         _words_on_reported(experiment),
         "## In words",
-        "\n".join(_in_words(table.rows, experiment)),
+        _in_words(table.rows, experiment),
         "## Claims",
         "A verdict on a direction is on the sign of a difference, from its interval, at this "
         "scale alone. A claim is judged at its own scale where data, networks, budget and "
         "recipe are those that it names; no other run confirms or refutes it.",
-        "\n".join(_claims_in_words(judged, experiment)),
-        claims.to_markdown(index=False) if len(claims) else "This run judges no claim.",
+        _claims_in_words(judged, experiment),
+        claims if len(claims) else "This run judges no claim.",
         f"Not run at this scale: {', '.join(unjudged['id'])}." if len(unjudged) else "",
     ]
 
@@ -84,7 +84,7 @@ def _claims_in_words(judged: pd.DataFrame, experiment: Experiment) -> list[str]:
         "inconclusive": f"undecided at {experiment.name} (the interval holds zero)",
     }
     return [
-        f"- {said}: {'; '.join(judged.loc[judged['direction_at_this_scale'] == verdict, 'id'])}"
+        f"{said}: {'; '.join(judged.loc[judged['direction_at_this_scale'] == verdict, 'id'])}"
         for verdict, said in words.items()
         if (judged["direction_at_this_scale"] == verdict).any()
     ]
@@ -113,15 +113,13 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
         f"behind {baseline} (the interval lies below zero)",
         "undecided (the interval holds zero)",
     )
-    lines = [f"- {sentence({words: names})}" for words, names in decided.items()]
+    lines = [sentence({words: names}) for words, names in decided.items()]
     confidence = experiment.statistics.confidence
     lines += [
-        f"- {after_correction(own, baseline, confidence, 'title')}"
+        after_correction(own, baseline, confidence, "title")
         for _, own in gains.groupby("pair", sort=False)  # the families of the correction
     ]
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
     if len(unlabelled):
-        lines.append(
-            f"- trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}"
-        )
+        lines.append(f"trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}")
     return lines

@@ -281,8 +281,10 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _parts_of_text(table: Measured, study: Transfer, baseline: str) -> list[str]:
-    """The Markdown below the caption."""
+def _parts_of_text(
+    table: Measured, study: Transfer, baseline: str
+) -> list[str | list[str] | pd.DataFrame]:
+    """What stands below the caption."""
     experiment = study.experiment
     sections = [
         "No number of the paper stands here: none of its transfer results is known with evidence. "
@@ -294,7 +296,7 @@ def _parts_of_text(table: Measured, study: Transfer, baseline: str) -> list[str]
         if name != shown:
             sections.append(f"## {_heading(table, name)}")
             shown = name
-        sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
+        sections += [f"### {title}", _readable(rows, baseline)]
     confidence = 100 * experiment.statistics.confidence
     warning = (
         f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
@@ -304,8 +306,7 @@ def _parts_of_text(table: Measured, study: Transfer, baseline: str) -> list[str]
     is_mean = table.rows["data"] == MEAN
     for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
         if len(rows):
-            words = "\n".join(in_words(rows, baseline))
-            sections += [f"## In words{title}", warning, words]
+            sections += [f"## In words{title}", warning, in_words(rows, baseline)]
     if limit := _words_on_iterations(table.seeds, study):
         sections.append(limit)
     return sections
@@ -317,7 +318,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
         said = sentence(verdicts(own, "gain", *against(baseline)))
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
+        lines.append(f"{where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
     return lines
 
 
