@@ -29,6 +29,7 @@ def call(package: str, name: str, module: str) -> None:
     # What a command imports stays until its end: a collector that walks all of torch's objects, as
     # they are loaded and again at exit, takes as long as a third of the imports and frees nothing.
     gc.disable()
+    sys.stdout.reconfigure(errors="backslashreplace")  # of whatever locale: no letter is an error
     work = import_module(module).main
     gc.freeze()
     gc.enable()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from manifold.errors import UserError
+
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a file beside ``path``, then rename it into place."""
@@ -21,7 +23,19 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda partial: partial.write_text(text))
+    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that may be the user's: UTF-8, with a byte-order mark or without.
+
+    Raises:
+        UserError: it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); save it in that encoding") from None
 
 
 def write_directory(path: Path, write: Callable[[Path], None]) -> None:

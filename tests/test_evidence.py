@@ -138,6 +138,12 @@ def test_every_claim_has_evidence_and_a_source_unless_remembered():
         assert claim.source or claim.evidence == "remembered"
 
 
+def test_claims_that_begin_with_a_byte_order_mark_are_the_same(tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + CLAIMS.read_bytes())
+    assert read_claims(path) == read_claims(CLAIMS)
+
+
 def test_a_remembered_value_is_never_printed():
     claims = read_claims(CLAIMS)
     remembered = [claim for claim in claims.values() if claim.evidence == "remembered"]
@@ -158,7 +164,7 @@ def test_a_broken_claims_file_names_the_line(tmp_path, change, words):
         rows = list(csv.DictReader(file))
     change(rows)
     path = tmp_path / "claims.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
+    pd.DataFrame(rows).to_csv(path, index=False, encoding="utf-8-sig")
     with pytest.raises(UserError, match=words):
         read_claims(path)
 

@@ -127,6 +127,24 @@ def test_a_word_that_nothing_reads_is_refused(touched, word):
     assert done.returncode != 0 and "results/smoke" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (["scale=smok"], "error: unknown scale 'smok'. Did you mean 'smoke'?"),
+        (
+            [SCALE, "method_definitions={sp: {distiller: 'broken:Mine'}}"],
+            "broken.py is not Python: ",  # found when jobs are planned, not when keys are read
+        ),
+    ],
+)
+def test_the_last_words_are_the_error(touched, words, last):
+    (touched / "broken.py").write_text("def (", encoding="utf-8")
+    done = snakemake(touched, "-n", "--config", *words)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("error: ") and last in line
+
+
 def test_the_default_is_table_1(touched):
     jobs = planned(touched, "--config", SCALE, "seeds=[0, 1, 2]")
     assert jobs["reproduce_table1"] == jobs["table1"] == 1 and "ablation" not in jobs

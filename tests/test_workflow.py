@@ -170,6 +170,7 @@ def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
     output = done.stdout + done.stderr
     assert "error: transfer.data.mine: /nowhere/train" in output
     assert "Traceback" not in output and "Probing" not in output
+    assert done.stderr.splitlines()[-1].startswith("error: transfer.data.mine: /nowhere/train")
 
 
 @pytest.mark.parametrize("recipe", ["A", "B"])

@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
+from manifold.files import read_text
 from manifold.settings import CELL_FILES, Section, Students, find
-from manifold.settings.section import Count, WholeNumber
+from manifold.settings.section import Count, Location, WholeNumber
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
@@ -83,13 +84,13 @@ class Scenes(Section):
 class CocoFolder(Section):
     """Images with annotations in COCO's format."""
 
-    train_images: str
+    train_images: Location
     """Folder of the training images."""
-    train_annotations: str
+    train_annotations: Location
     """JSON file of their annotations."""
-    test_images: str
+    test_images: Location
     """Folder of the test images."""
-    test_annotations: str
+    test_annotations: Location
     """JSON file of their annotations."""
     ignored: list[int]
     """Ids of annotations that are known to be broken, and left out."""
@@ -132,7 +133,7 @@ class DetectionSettings(StudySettings):
     """Gains are over this method's backbone."""
     data: DetectionData
     """What the detectors learn."""
-    detectors: dict[str, str]
+    detectors: dict[str, Location]
     """name: mmdet's configuration file."""
     options: dict[str, Any]
     """Laid over those, as by mmengine's --cfg-options."""
@@ -247,7 +248,7 @@ class Detection(Study):
         Raises:
             UserError: its configuration is missing.
         """
-        text = self.configuration_file(detector).read_text()
+        text = read_text(self.configuration_file(detector))
         return [text, self.settings.options, self.settings.data]
 
     def results(self) -> list[Path]:

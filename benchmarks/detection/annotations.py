@@ -102,7 +102,7 @@ def _compare_categories(folder: CocoFolder, contents: dict[str, dict[str, Any]])
 def _read(path: Path) -> dict[str, Any]:
     """Read a file and its three lists."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(

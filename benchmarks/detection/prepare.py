@@ -98,12 +98,12 @@ def _write(
     }
     for split in SPLITS:
         path = partial / f"{split}.json"
-        path.write_text(json.dumps(contents[split]))
+        path.write_text(json.dumps(contents[split]), encoding="utf-8")
         record["splits"][split]["annotations_sha256"] = sha256(path)
     record["fingerprint"] = fingerprint(
         [record["splits"], record["sources_sha256"], data.masks, data.channels]
     )
-    (partial / RECORD).write_text(json.dumps(to_plain(record), indent=2) + "\n")
+    (partial / RECORD).write_text(json.dumps(to_plain(record), indent=2) + "\n", encoding="utf-8")
 
 
 def _count(content: dict[str, Any]) -> dict[str, Any]:

@@ -140,14 +140,16 @@ def begin(cell: DetectorCell, digest: str) -> str:
     work = work_folder(cell, digest)
     begun_by = work / "source_hash"
     if _is_first():
-        if begun_by.is_file() and is_outdated_job(cell.experiment, __name__, begun_by.read_text()):
+        if begun_by.is_file() and is_outdated_job(
+            cell.experiment, __name__, begun_by.read_text(encoding="utf-8")
+        ):
             print(f"{work} was begun by other code; starting anew", file=sys.stderr)
             shutil.rmtree(work)
         if not begun_by.is_file():
             write_text(begun_by, job_hash(__name__))
     if dist.is_initialized():
         dist.barrier()  # all have waited for the first before they look for a checkpoint
-    return begun_by.read_text()
+    return begun_by.read_text(encoding="utf-8")
 
 
 def work_folder(cell: DetectorCell, digest: str) -> Path:
@@ -162,7 +164,9 @@ def build_runner(cell: DetectorCell, settings: Config, digest: str) -> Runner:
     settings.work_dir = str(work)
     settings.resume = True
     latest = work / "last_checkpoint"
-    if latest.is_file() and not Path(latest.read_text()).is_file():  # killed while it was written
+    if (
+        latest.is_file() and not Path(latest.read_text(encoding="utf-8")).is_file()
+    ):  # killed while it was written
         latest.unlink(missing_ok=True)
     # mmengine keeps one visualizer of a name, with the folder that it was made for.
     settings.visualizer.name = f"{settings.experiment_name}-{time.time_ns()}"
@@ -227,7 +231,7 @@ def _losses(work: Path) -> pd.DataFrame:
     rows = [
         json.loads(line)
         for path in sorted(work.glob("*/vis_data/scalars.json"))
-        for line in path.read_text().splitlines()
+        for line in path.read_text(encoding="utf-8").splitlines()
     ]
     return pd.DataFrame([row for row in rows if "loss" in row]).drop_duplicates("step", keep="last")
 

@@ -15,6 +15,8 @@ def identity_of(experiment: Experiment) -> str:
 def is_checked(experiment: Experiment, record: Path) -> bool:
     """Whether preflight.json is of this configuration; a damaged one is of none."""
     try:
-        return json.loads(record.read_text())[FINGERPRINT] == identity_of(experiment)
+        return json.loads(record.read_text(encoding="utf-8"))[FINGERPRINT] == identity_of(
+            experiment
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from manifold.errors import UserError
+from manifold.files import read_text
 from manifold.settings import suggest
 
 if TYPE_CHECKING:  # which imports SciPy, and a claim is read to plan
@@ -54,8 +56,7 @@ def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:
             of ``wanted`` that is not there.
     """
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of claims; correct the key 'claims'") from None
     columns = [field.name for field in fields(Claim)]

@@ -6,7 +6,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
-from manifold.settings.section import Count
+from manifold.settings.section import Count, WorkflowFile
 
 
 class RecipeStudySettings(StudySettings):
@@ -22,7 +22,7 @@ class RecipeStudySettings(StudySettings):
     """At least two."""
     baseline: str
     """Gains are over this method, under the same recipe and budget."""
-    public_curves: str
+    public_curves: WorkflowFile
     """Top-1 per epoch of public ImageNet runs, drawn next to it."""
 
 

@@ -12,6 +12,8 @@ from manifold.errors import UserError
 from manifold.settings import Students, find
 from manifold.settings.section import Count
 
+TEACHER = "teacher"  # in the place of a method: the teacher's own row
+
 
 class Table1Settings(StudySettings):
     """Table 1: its pairs, and the reported number next to each method."""
@@ -54,6 +56,10 @@ class Table1(Study):
         experiment, table = self.experiment, self.table
         if not table.pairs:
             raise UserError("table1.pairs must list at least one pair")
+        if TEACHER in self.methods:
+            raise UserError(
+                f"methods: {TEACHER!r} stands for the teacher's own row; rename the method"
+            )
         for pair in (*table.pairs, *table.claims):
             experiment.check_known("table1.pairs", pair, experiment.pairs)
         experiment.check_known("table1.recipe", table.recipe, experiment.recipes)

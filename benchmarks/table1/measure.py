@@ -14,7 +14,7 @@ from benchmarks.evidence.statistics import (
     paired_difference,
 )
 from benchmarks.evidence.words import interval_columns
-from benchmarks.table1 import Table1
+from benchmarks.table1 import TEACHER, Table1
 from manifold.settings import Experiment, find
 from manifold.training.records import read_teacher
 
@@ -130,7 +130,7 @@ def _method_row(
 
 def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
     return {
-        "method": "teacher",
+        "method": TEACHER,
         "n": 1,
         "top1_mean": measured["top1"],
         "parameters": measured["parameters"],

@@ -20,7 +20,7 @@ from manifold.settings import (
 )
 from manifold.settings.data import Crop, DataSet
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.section import Count, Interpolation, Positive, WholeNumber
+from manifold.settings.section import Count, Interpolation, Location, Positive, WholeNumber
 
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
@@ -37,7 +37,7 @@ class TransferData(Section):
 
     dataset: DataSet
     """Which one."""
-    folder: str | None
+    folder: Location | None
     """Where the files are; null for data that a package carries."""
     validation: WholeNumber
     """Training images held out to choose C and k."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from manifold.errors import UserError
-from manifold.settings.section import Count, Interpolation, Section, WholeNumber
+from manifold.settings.section import Count, Interpolation, Location, Section, WholeNumber
 
 DataSet = Literal[
     *("fashion_mnist", "digits", "cifar10", "cifar100", "folder"),
@@ -20,7 +20,7 @@ class Data(Section):
 
     dataset: DataSet
     """Which one; `folder` is any folder of train/CLASS/* and val/CLASS/*."""
-    folder: str | None
+    folder: Location | None
     """Where the files are; null for data that a package carries."""
     image_size: Count
     """Side of the square image that the networks see, in pixels."""

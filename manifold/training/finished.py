@@ -67,7 +67,7 @@ def _is_link_folder(folder: Path) -> bool:
 def _read(record: Path) -> dict | None:
     """The record of a cell; None where there is none, or it is damaged."""
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if {"fingerprint", "files"} <= found.keys() else None

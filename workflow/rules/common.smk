@@ -20,10 +20,8 @@ DATA_DIGEST = None
 if EXPERIMENT.stale == "retrain":
     from manifold.training.data import data_digest, load_splits
 
-    try:
+    with ending_the_process():
         DATA_DIGEST = data_digest(load_splits(EXPERIMENT.data))
-    except UserError as error:
-        raise WorkflowError(str(error)) from None
 
 CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{{seed}}/{{file}}"
 
@@ -46,16 +44,10 @@ def check_before_compute():
     record = EXPERIMENT.directory / "preflight.json"
     if is_checked(EXPERIMENT, record):
         return
-    try:
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "benchmarks", "preflight"),
-                *("--experiment", EXPERIMENT.file, "--output", record),
-            ],
-            check=True,
-        )
-    except subprocess.CalledProcessError:
-        raise WorkflowError("Nothing was started: see the error above.") from None
+    check = [sys.executable, "-m", "benchmarks", "preflight"]
+    words = ["--experiment", EXPERIMENT.file, "--output", record]
+    if subprocess.run([*check, *words]).returncode:
+        sys.exit(1)  # and no more is said: the last words are the check's
 
 
 wildcard_constraints:
@@ -69,6 +61,7 @@ wildcard_constraints:
 def identity_of(pair, recipe, epochs, methods):
     """A params function: what shapes the weights of a cohort of these methods."""
 
+    @ending_the_process()
     def hashed(wildcards):
         key, seed = (pair, recipe, epochs), int(wildcards.seed)
         return fingerprint(
@@ -90,6 +83,7 @@ def sources_of(pair, recipe, epochs, method, seed):
     return planned_sources_of_cells(EXPERIMENT, method, [record], DATA_DIGEST)
 
 
+@ending_the_process()
 def identity_of_teacher(wildcards):
     """A params function: what shapes the weights of a pair's teacher."""
     record = EXPERIMENT.teacher_directory(wildcards.pair) / "run.json"
@@ -134,14 +128,17 @@ def resources_of(job):
 
 
 def inputs_of(job):
-    return lambda wildcards: list(
-        map(str, job.inputs(**typed(dict(wildcards.items()))))
-    )
+    @ending_the_process()
+    def paths(wildcards):
+        return list(map(str, job.inputs(**typed(dict(wildcards.items())))))
+
+    return paths
 
 
 def identity_of_job(job):
     """A params function: what shapes a job's outputs, and the code behind them."""
 
+    @ending_the_process()
     def hashed(wildcards):
         outputs = [
             EXPERIMENT.directory / pattern.format(**dict(wildcards.items()))
@@ -194,6 +191,16 @@ def needed_by(study):
     return list(map(str, study.files() + study.cells() + study.results()))
 
 
+def last_words(jobs):
+    """The errors of ours that failed jobs ended with, from their logs, in the order they came."""
+    logs = {Path(path) for job in jobs for path in job.log if Path(path).is_file()}
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in sorted(logs, key=os.path.getmtime)
+    ]
+    return "\n".join(dict.fromkeys(filter(None, map(last_error, texts))))
+
+
 onstart:
     write_experiment(EXPERIMENT)
     (
@@ -208,3 +215,9 @@ onstart:
 
 onsuccess:
     forget_all(EXPERIMENT.directory)
+
+
+onerror:
+    # The run ends with these, not with a summary that sends one to look for them.
+    if words := last_words(workflow.scheduler.failed):
+        sys.exit(words)
