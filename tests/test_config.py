@@ -342,6 +342,11 @@ def test_a_locale_without_utf_8_changes_nothing(tmp_path):
     assert all("方" in (tmp_path / f"t.{end}").read_text("utf-8") for end in ("md", "csv", "tex"))
 
 
+def test_ones_own_images_are_held_to_no_claim():
+    assert resolve({"scale": "folder", "data": {"folder": "mine"}}).claims is None
+    assert all(resolve({"scale": scale}).claims for scale in ("smoke", "mini", "imagenet"))
+
+
 def test_results_stand_apart_when_something_that_shapes_weights_changes():
     assert resolve(SMOKE).name == "smoke"
     assert resolve({**SMOKE, "seeds": [5, 6], "methods": ["soft_kd", "sp"]}).name == "smoke"

@@ -295,6 +295,20 @@ def test_claims_are_judged_by_direction_at_this_scale_alone(finished):
     assert set(claims["verdict_at_reported_scale"]) == {"not run"}
 
 
+def test_without_claims_a_table_speaks_of_its_own_runs_alone(finished):
+    made = finished.replaced(claims=None)
+    study = made.studies["table1"]
+    study.preflight()
+    study.write()
+    written = {path.name for path in made.directory.glob("table1*")}
+    assert written == {path.name for path in study.files()}
+    assert "table1_claims.csv" not in written and study.reads() == []
+    for name in ("table1.md", "table1.tex"):
+        text = (made.directory / name).read_text(encoding="utf-8")
+        assert "76.5" not in text and "eported" not in text and "laim" not in text
+    assert (made.directory / "table1.csv").read_text(encoding="utf-8").startswith(COLUMNS)
+
+
 PAPERS_OWN = {"reported_dataset": "imagenet1k"}
 
 

@@ -71,6 +71,14 @@ def test_gains_are_over_the_baseline_of_the_same_recipe_and_budget(finished):
     assert rows.loc[("B", 2, "soft_kd"), "top1_mean"] == pytest.approx(73.0)
 
 
+def test_without_claims_no_public_run_is_drawn(finished):
+    study = finished.replaced(claims=None).studies["recipes"]
+    assert study.reads() == []
+    document = study.build()
+    panels = [axes.get_title(loc="left") for axes in document.figures[""]("caption").axes]
+    assert sum(bool(title) for title in panels) == 2 and not any("Public" in t for t in panels)
+
+
 def test_the_words_follow_from_the_intervals(finished):
     study = recipes.measure(finished.studies["recipes"])
     changes = study.changes.set_index(["method", "question"])

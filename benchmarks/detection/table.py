@@ -74,7 +74,12 @@ def build(study: Detection) -> Document:
     return Document(
         title=f"{study.title}, {experiment.name}",
         caption=found.caption,
-        parts=[*tables, NO_REPORT, "## In words", _in_words(found.rows, baseline)],
+        parts=[
+            *tables,
+            "" if experiment.claims is None else NO_REPORT,
+            "## In words",
+            _in_words(found.rows, baseline),
+        ],
         csv={"": found.rows, "_seeds": found.seeds},
         latex=[(whole.fillna(MISSING), "")],
         figures=figures,

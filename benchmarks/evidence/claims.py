@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from manifold.errors import UserError
 from manifold.files import read_text
-from manifold.settings import suggest
+from manifold.settings import Experiment, find, suggest
 
 if TYPE_CHECKING:  # which imports SciPy, and a claim is read to plan
     from benchmarks.evidence.statistics import Interval
@@ -46,6 +46,15 @@ class Claim:
     def printed(self) -> str | None:
         """The value as a table may print it: a remembered one never is."""
         return None if self.evidence == "remembered" else self.value
+
+
+def claims_of(experiment: Experiment, wanted: Iterable[str] = ()) -> dict[str, Claim]:
+    """The claims that a run is held to; none where the key ``claims`` is null.
+
+    Raises:
+        UserError: as ``read_claims`` raises it.
+    """
+    return {} if experiment.claims is None else read_claims(find(experiment.claims), wanted)
 
 
 def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:

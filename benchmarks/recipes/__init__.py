@@ -23,7 +23,7 @@ class RecipeStudySettings(StudySettings):
     baseline: str
     """Gains are over this method, under the same recipe and budget."""
     public_curves: WorkflowFile
-    """Top-1 per epoch of public ImageNet runs, drawn next to it."""
+    """Top-1 per epoch of public ImageNet runs, drawn next to it unless `claims` is null."""
 
 
 class RecipeStudy(Study):
@@ -61,7 +61,7 @@ class RecipeStudy(Study):
         }
 
     def reads(self) -> list[Path]:
-        return [find(self.settings.public_curves)]
+        return [] if self.experiment.claims is None else [find(self.settings.public_curves)]
 
     def build(self) -> Document:
         from benchmarks.recipes.figure import draw
@@ -83,7 +83,7 @@ class RecipeStudy(Study):
                     found.public,
                     baseline,
                     title,
-                    f"{caption} {PUBLIC_CAPTION}",
+                    caption if found.public is None else f"{caption} {PUBLIC_CAPTION}",
                 )
             },
         )

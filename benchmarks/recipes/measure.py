@@ -40,14 +40,15 @@ class Measured:
         variance: one an effect: the share of the variance of top-1 that it explains.
         changes: one a question: how a method's gain differs between budgets, or between recipes.
         seeds: one a run.
-        public: one an epoch: the lead over soft KD in the public ImageNet runs.
+        public: one an epoch: the lead over soft KD in the public ImageNet runs; None where others'
+            numbers are left out.
     """
 
     rows: pd.DataFrame
     variance: pd.DataFrame
     changes: pd.DataFrame
     seeds: pd.DataFrame
-    public: pd.DataFrame
+    public: pd.DataFrame | None
     caption: str
 
 
@@ -84,7 +85,7 @@ def measure(study: RecipeStudy) -> Measured:
         variance=variance_shares(seeds, confidence),
         changes=_changes(experiment, seeds),
         seeds=seeds,
-        public=public_leads(find(settings.public_curves)),
+        public=None if experiment.claims is None else public_leads(find(settings.public_curves)),
         caption=(
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
             f"{first['result']['images']:,} {first['result']['split']} images; pair "

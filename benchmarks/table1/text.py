@@ -13,10 +13,16 @@ from benchmarks.evidence.words import (
 from benchmarks.table1.measure import Measured
 from manifold.settings import Experiment
 
+REPORTED = "Reported, ImageNet-1k"
+
 
 def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     def shown(value: object, form: str) -> str:
         return MISSING if pd.isna(value) else f"{value:{form}}"
+
+    def reported(values: pd.Series) -> str:
+        is_known = pd.notna(values["reported"])
+        return f"{values['reported']} ({values['evidence']})" if is_known else MISSING
 
     def row(values: pd.Series) -> dict:
         return {
@@ -25,9 +31,7 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Top-1 (%)": readable_interval(values, "top1"),
             f"Gain over {experiment.table1.baseline}": readable_interval(values, "gain", "+"),
             "p (Holm)": readable_p(values["p_holm"]),
-            "Reported, ImageNet-1k": MISSING
-            if pd.isna(values["reported"])
-            else f"{values['reported']} ({values['evidence']})",
+            **({} if experiment.claims is None else {REPORTED: reported(values)}),
             "EMA": shown(values["ema_top1_mean"], ".2f"),
             "Best epoch": shown(values["best_top1_mean"], ".2f"),
             "Epochs": shown(values["epochs"], ".0f"),
@@ -46,8 +50,23 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
 
 def parts(table: Measured, experiment: Experiment) -> list[str | list[str] | pd.DataFrame]:
     """What stands below the caption."""
-    judged = table.claims[table.claims["n"] > 0]
-    unjudged = table.claims[table.claims["n"] == 0]
+    whole, words = readable(table.rows, experiment), _in_words(table.rows, experiment)
+    if table.claims is None:
+        return [whole, "## In words", words]
+    return [
+        whole,
+        _words_on_reported(experiment),
+        "## In words",
+        words,
+        *_parts_on_claims(table.claims, experiment),
+    ]
+
+
+def _parts_on_claims(
+    all_claims: pd.DataFrame, experiment: Experiment
+) -> list[str | list[str] | pd.DataFrame]:
+    """The verdicts of this run."""
+    judged, unjudged = all_claims[all_claims["n"] > 0], all_claims[all_claims["n"] == 0]
     claims = pd.DataFrame(
         [
             {
@@ -62,10 +81,6 @@ def parts(table: Measured, experiment: Experiment) -> list[str | list[str] | pd.
         ]
     )
     return [
-        readable(table.rows, experiment),
-        _words_on_reported(experiment),
-        "## In words",
-        _in_words(table.rows, experiment),
         "## Claims",
         "A verdict on a direction is on the sign of a difference, from its interval, at this "
         "scale alone. A claim is judged at its own scale where data, networks, budget and "

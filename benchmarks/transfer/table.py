@@ -27,6 +27,9 @@ from manifold.errors import UserError
 from manifold.settings import UNTRAINED, fingerprint
 from manifold.training.records import read_run
 
+NO_REPORT = (
+    "No number of the paper stands here: none of its transfer results is known with evidence."
+)
 PROTOCOLS = {
     "linear-probe": "Linear probe",
     "k-nn": "k-NN",
@@ -287,9 +290,9 @@ def _parts_of_text(
     """What stands below the caption."""
     experiment = study.experiment
     sections = [
-        "No number of the paper stands here: none of its transfer results is known with evidence. "
+        "" if experiment.claims is None else NO_REPORT,
         "p follows a gain after Holm's correction over the methods of its column; the untrained "
-        "student is not among them."
+        "student is not among them.",
     ]
     shown = None
     for name, title, rows in _parts(table):
