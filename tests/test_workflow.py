@@ -250,7 +250,9 @@ def test_ones_own_method_is_trained_again_after_an_edit_and_no_other(finished):
     mine.write_text(mine.read_text() + "\n# a comment is no edit\n")
     done = snakemake(finished, *command)
     assert "Nothing to be done" in done.stdout + done.stderr
-    mine.write_text(mine.read_text() + "\nEDITED = True\n")
+    before_edit = mine.read_text()
+    mine.write_text(before_edit.replace("self.weight *", "2 * self.weight *"))
+    assert mine.read_text() != before_edit
     done = snakemake(finished, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     after = records_of_cells(finished)
