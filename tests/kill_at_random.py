@@ -30,6 +30,7 @@ WEIGHTS = ("*.safetensors", "predictions.*.json")
 TIMES = {"images_per_second", "wall_seconds", "git_commit", "seconds", "time", "data_time"}
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
 LONGEST_WAIT = 40.0  # seconds from a start to a kill
+LONGEST_END = 60.0  # seconds from Snakemake's end to that of its jobs
 MOST_STARTS = 200
 
 
@@ -49,7 +50,11 @@ def unlock(results: Path, log) -> None:
 def jobs_of(group: int) -> list[int]:
     """The processes of a group that do a job: Python, and not Snakemake."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-eo", "pid=,pgid=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     ).stdout
     found = []
     for line in listed.splitlines():
@@ -75,15 +80,21 @@ def kill(process: subprocess.Popen, draw: random.Random) -> str:
 
 
 def settle(process: subprocess.Popen) -> None:
-    """Wait for Snakemake, and end what it left behind, as a closed terminal does."""
+    """Wait for Snakemake, and for its jobs, which end with it.
+
+    Raises:
+        RuntimeError: some go on.
+    """
     try:
         process.wait(timeout=120)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    for pid in jobs_of(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(1)
+    deadline = time.monotonic() + LONGEST_END
+    while left := jobs_of(process.pid):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"Snakemake is gone, and its jobs go on: {left}")
+        time.sleep(0.5)
 
 
 def finished_records(results: Path) -> dict[Path, bytes]:

@@ -16,6 +16,7 @@ from benchmarks.detection import annotations, scenes
 from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder
 from manifold.files import sha256, write_directory
 from manifold.settings import Experiment, fingerprint, to_plain
+from manifold.training.alone import alone_on
 from manifold.training.data import load_splits
 
 
@@ -28,7 +29,8 @@ def prepare(experiment: Experiment) -> None:
     for detector in experiment.detection.detectors:
         experiment.studies["detection"].configuration_file(detector)
     make = _make_scenes if experiment.detection.data.scenes is not None else _check_folder
-    write_directory(data_directory(experiment), lambda partial: make(experiment, partial))
+    with alone_on([data_directory(experiment)]):
+        write_directory(data_directory(experiment), lambda partial: make(experiment, partial))
 
 
 def _make_scenes(experiment: Experiment, partial: Path) -> None:

@@ -46,6 +46,7 @@ from manifold.seeds import derive, reseed
 from manifold.settings import Experiment, Machine, fingerprint, to_plain
 from manifold.settings.sources import job_hash
 from manifold.settings.stale import is_outdated_job
+from manifold.training.alone import alone_on
 from manifold.training.description import describe_environment
 from manifold.training.progress import progress
 from manifold.training.records import write_run
@@ -62,14 +63,14 @@ class ProgressHook(Hook):
         self.shown = None
 
     def before_train(self, runner: Runner) -> None:
-        if runner.iter and _is_first():
+        if runner.iter and ranks.is_first():
             print(f"resuming {self.description} at step {runner.iter}", file=sys.stderr)
         self.shown = progress(
             what=self.description,
             unit="step",
             total=runner.max_iters,
             initial=runner.iter,
-            disable=not _is_first(),
+            disable=not ranks.is_first(),
         )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -86,12 +87,10 @@ class ProgressHook(Hook):
         self.shown.close()
 
 
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def train(cell: DetectorCell, *hooks: Hook) -> None:
     """Train a detector, or go on with it, and write its files; nothing where they are to stay.
+
+    What another process is training is waited for.
 
     Args:
         hooks: what else is to watch the training.
@@ -99,11 +98,16 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     Raises:
         UserError: the student or the data are missing or damaged; the loss is not finite.
     """
+    with alone_on([cell.directory]):
+        _train(cell, *hooks)
+
+
+def _train(cell: DetectorCell, *hooks: Hook) -> None:
     settings = configure(cell)
     identity = cell.identity(settings)
     digest = fingerprint(identity)
     if is_kept(cell.experiment, __name__, cell.directory, DETECTOR_FILES, digest):
-        if _is_first():
+        if ranks.is_first():
             keep(cell.directory, DETECTOR_FILES)
         return
     made_by = begin(cell, digest)
@@ -117,7 +121,7 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     runner.test()
     if is_model_wrapper(model):  # of several processes
         model = model.module
-    if _is_first():
+    if ranks.is_first():
         run = {
             "fingerprint": digest,
             "configuration": identity,
@@ -139,7 +143,7 @@ def begin(cell: DetectorCell, digest: str) -> str:
     """
     work = work_folder(cell, digest)
     begun_by = work / "source_hash"
-    if _is_first():
+    if ranks.is_first():
         if begun_by.is_file() and is_outdated_job(
             cell.experiment, __name__, begun_by.read_text(encoding="utf-8")
         ):

@@ -7,7 +7,6 @@ processes. It resumes from its last checkpoint, and cells that are complete are 
 import os
 import sys
 import time
-import zipfile
 from functools import cached_property
 
 import torch
@@ -18,12 +17,13 @@ from torch.utils.data import DataLoader
 
 from manifold import ranks
 from manifold.errors import UserError
-from manifold.files import csv_text, sha256, write_atomic, write_text
-from manifold.models import is_finite, save_weights
+from manifold.files import csv_text, sha256, write_text
+from manifold.models import is_finite, read_state, save_state, save_weights
 from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest, to_plain
 from manifold.settings.sources import source_hash, training_hash
 from manifold.settings.stale import is_outdated
 from manifold.training import command, description, records
+from manifold.training.alone import alone_on
 from manifold.training.cells import Cell
 from manifold.training.cohort import Member, cohort_name
 from manifold.training.data import (
@@ -201,7 +201,7 @@ class Training:
             "duplicates": self.duplicates,
             "wall_seconds": self.wall_seconds,
         }
-        write_atomic(self.setting.state, lambda partial: torch.save(state, partial))
+        save_state(state, self.setting.state)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this very configuration.
@@ -212,16 +212,8 @@ class Training:
         path = self.setting.state
         if not path.is_file():
             return
-        try:
-            if broken := zipfile.ZipFile(path).testzip():  # torch.load does not look at checksums
-                raise ValueError(f"the checksum of {broken} is wrong")
-            state = torch.load(path, map_location=self.setting.device, weights_only=True)
-            fingerprints, source_hashes = state["fingerprints"], state["source_hashes"]
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise UserError(
-                f"{path} is damaged: not a checkpoint of this project ({error}); delete it to "
-                "start this cohort again"
-            ) from error
+        state = read_state(path, self.setting.device, ("fingerprints", "source_hashes"))
+        fingerprints, source_hashes = state["fingerprints"], state["source_hashes"]
         # A kill between two cells leaves a checkpoint of more members than are still missing.
         if not self._fingerprints().items() <= fingerprints.items():
             print(f"{path} is of another configuration; starting anew", file=sys.stderr)
@@ -341,7 +333,15 @@ class Training:
 
 
 def train(setting: Setting, cells: list[Cell]) -> None:
-    """Train the cells that are not complete, or not of this code, and write their files."""
+    """Train the cells that are not complete, or not of this code, and write their files.
+
+    What another process is training is waited for.
+    """
+    with alone_on([cell.directory for cell in cells]):
+        _train(setting, cells)
+
+
+def _train(setting: Setting, cells: list[Cell]) -> None:
     missing = [cell for cell in cells if not is_kept(setting.experiment, cell)]
     if setting.ranks.count > 1:
         dist.barrier()  # all have looked before the first one writes

@@ -8,10 +8,12 @@ from manifold.settings.sources import job_hash
 from manifold.settings.stale import planned_sources_of_cells, planned_sources_of_job
 from manifold.training.finished import forget_all, keep_all
 from manifold.training.launch import cpus, resources
+from manifold.training.parent import tell_jobs
 
 MACHINE = EXPERIMENT.machine
 
 let_jobs_run_these_sources()
+tell_jobs()
 if len(workflow.modifier_stack) > 1:  # a module, whose hooks Snakemake does not call
     write_experiment(EXPERIMENT)
 
