@@ -136,7 +136,7 @@ def make(targets: list[str], results: Path, moments: int, draw: random.Random, l
 
 
 def without_times(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [
             {key: value for key, value in row.items() if key not in TIMES}
             for row in csv.DictReader(file)
@@ -172,7 +172,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="kills-"))
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(options.seed)
-    with (folder / "log.txt").open("w") as log:
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
         print(f"the undisturbed run; its log and all results: {folder}", flush=True)
         make(options.targets, folder / "undisturbed", 0, draw, log)
         before = make(options.targets, folder / "killed", options.moments, draw, log)

@@ -50,7 +50,7 @@ def finished(tmp_path, monkeypatch):
             }
             path = made.cell_directory(*key) / "run.json"
             path.parent.mkdir(parents=True)
-            path.write_text(json.dumps(record))
+            path.write_text(json.dumps(record), encoding="utf-8")
     monkeypatch.setattr(ablation, "read_teacher", lambda _, pair: {"top1": float(len(pair))})
     return made
 

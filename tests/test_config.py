@@ -262,7 +262,7 @@ def test_preflight_finds_sizes_and_tokens(experiment):
 def test_an_error_is_one_line_without_a_traceback(tmp_path, warm_python):
     words = ["--config", "scale=smoke", "seeds=[0]"]
     command = [warm_python / "python", "-m", "manifold", "train", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1
     assert done.stderr.startswith("error: seeds")
     assert "Traceback" not in done.stderr
@@ -414,7 +414,9 @@ def test_a_word_without_a_value_is_refused():
 
 def test_a_scale_of_ones_own_may_extend_another(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"extends": "smoke", "data": {"validation": 100}}))
+    path.write_text(
+        yaml.safe_dump({"extends": "smoke", "data": {"validation": 100}}), encoding="utf-8"
+    )
     experiment = resolve({"scale": str(path)})
     assert (experiment.name, experiment.data.validation) == ("mine", 100)
     assert experiment.pairs == resolve(SMOKE).pairs

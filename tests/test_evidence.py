@@ -160,7 +160,7 @@ def test_a_remembered_value_is_never_printed():
     ],
 )
 def test_a_broken_claims_file_names_the_line(tmp_path, change, words):
-    with CLAIMS.open(newline="") as file:
+    with CLAIMS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     change(rows)
     path = tmp_path / "claims.csv"
@@ -220,13 +220,13 @@ def finished(experiment, tmp_path):
             **more,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
 
     evaluation = {"top1": 88.0, "parameters": 5000, "sha256": digest}
     unknown = dict.fromkeys(TRAINING)  # a teacher that comes without a record
     path = evaluation_path(made, "deit-cait")
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({**evaluation, **unknown}))
+    path.write_text(json.dumps({**evaluation, **unknown}), encoding="utf-8")
     for method, values in TOP1.items():
         for seed, value in enumerate(values):
             key = ("deit-cait", "A", 4, method, seed)
@@ -235,7 +235,7 @@ def finished(experiment, tmp_path):
             write(path, value, fingerprint=fingerprint(identity))
             terms = "kl" if method in ("soft_kd", "manifold") else "cross_entropy"
             header = f"epoch,step,learning_rate,loss,{terms},validation_top1,images_per_second\n"
-            path.with_name("metrics.csv").write_text(header)
+            path.with_name("metrics.csv").write_text(header, encoding="utf-8")
     return made
 
 
@@ -256,14 +256,14 @@ def test_the_table_holds_means_gains_and_reported_values(finished):
 def test_the_files_of_the_table(finished):
     finished.studies["table1"].write()
     folder = finished.directory
-    assert (folder / "table1.csv").read_text().startswith(COLUMNS)
-    markdown = (folder / "table1.md").read_text()
+    assert (folder / "table1.csv").read_text(encoding="utf-8").startswith(COLUMNS)
+    markdown = (folder / "table1.md").read_text(encoding="utf-8")
     assert "76.5 (verbatim)" in markdown and "gain-over-soft-kd" in markdown
     assert "- ahead of Soft KD (the interval lies above zero): Manifold, decoupled\n" in markdown
     assert "trained without labels, by the recipe's alpha = 1: Soft KD; Manifold" in markdown
     assert "| Teacher (cait_xxs24_224)    |   1 | 88.00" in markdown
     assert "| supported" in markdown and "not run" in markdown
-    latex = (folder / "table1.tex").read_text()
+    latex = (folder / "table1.tex").read_text(encoding="utf-8")
     assert r"\begin{tabular}" in latex and r"\_" in latex and "←" not in latex
     assert (folder / "table1.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "table1.pdf").read_bytes().startswith(b"%PDF")
@@ -366,7 +366,7 @@ def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
     assert pd.isna(rows.loc[("deit-cait", "none"), "reported"])
     assert rows.loc[("again", "none"), "reported"] == "72.2"
     made.studies["table1"].write()
-    markdown = (made.directory / "table1.md").read_text()
+    markdown = (made.directory / "table1.md").read_text(encoding="utf-8")
     assert "| Pair " in markdown and "No distillation [again]" in markdown
     assert set(built.seeds["pair"]) == {"deit-cait", "again"}
 
@@ -381,8 +381,8 @@ def test_a_remembered_value_never_reaches_the_table(finished):
 
 def test_a_cell_of_another_configuration_is_refused(finished):
     path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "fingerprint": "other"}))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "fingerprint": "other"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"none/seed-1/run\.json is of another configuration"):
         table1.measure(finished.studies["table1"])
 

@@ -27,7 +27,9 @@ from manifold.tokens import Outputs, after_final_norm, forward_with_tokens
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 METHODS = ["vitkd", "vkd", "projector_ensemble", "attention_maps", "masked_kd"]
 GOLDEN = {
-    name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text())["cases"]
+    name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text(encoding="utf-8"))[
+        "cases"
+    ]
     for name in METHODS
 }
 CLASSES = 10

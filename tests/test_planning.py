@@ -29,6 +29,7 @@ def snakemake(folder, *arguments, environment=None):
         capture_output=True,
         text=True,
         env={**os.environ, **(environment or {})},
+        encoding="utf-8",
     )
 
 
@@ -170,7 +171,8 @@ def test_it_is_a_module_of_another_workflow(tmp_path):
         "    default_target: True\n"
         "    input: 'results/smoke/table1.csv'\n"
         "    output: 'mine.txt'\n"
-        "    shell: 'cp {input} {output}'\n"
+        "    shell: 'cp {input} {output}'\n",
+        encoding="utf-8",
     )
     jobs = planned(tmp_path)
     assert jobs["distillation_table1"] == jobs["mine"] == 1
@@ -204,9 +206,9 @@ class Spread(Study):
 
 
 def test_a_study_of_ones_own_is_planned_like_the_others(touched):
-    (touched / "own.py").write_text(OWN_STUDY)
+    (touched / "own.py").write_text(OWN_STUDY, encoding="utf-8")
     section = {"spread": {"study": "own:Spread", "epochs": 4}}
-    (touched / "own.yaml").write_text(yaml.safe_dump(section))
+    (touched / "own.yaml").write_text(yaml.safe_dump(section), encoding="utf-8")
     words = ("--configfile", "own.yaml", "--config", SCALE)
     assert planned(touched, "all", *words) == {"spread": 1, "all": 1}
     assert planned(touched, "reproduce_spread", *words) == {"spread": 1, "reproduce_spread": 1}
@@ -221,7 +223,9 @@ def test_a_study_of_ones_own_is_planned_like_the_others(touched):
 def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path):
     # What cannot be imported stands in front of the real ones.
     for name in ("torch", "matplotlib", "scipy", "timm", "mmdet"):
-        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+        (tmp_path / f"{name}.py").write_text(
+            f"raise RuntimeError('{name} was imported')", encoding="utf-8"
+        )
     environment = {"PYTHONPATH": str(tmp_path)}
     done = snakemake(touched, "-n", "all", "--config", f"scale={scale}", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -229,7 +233,9 @@ def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path):
 
 def test_the_catalogues_requirements_are_met():
     """https://snakemake.github.io/snakemake-workflow-catalog: what a standardised workflow has."""
-    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))[
+        "usage"
+    ]
     assert usage["mandatory-flags"].keys() == {"desc", "flags"}
     assert set(usage["software-stack-deployment"]) == {"conda"} and usage["report"] is True
     assert (ROOT / "Snakefile").is_file() and (ROOT / "README.md").is_file()

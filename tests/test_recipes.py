@@ -55,7 +55,7 @@ def finished(tmp_path):
         }
         path = made.cell_directory(*key) / "run.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
     return made
 
 
@@ -101,7 +101,7 @@ def test_the_files_of_the_study(finished):
         assert (folder / f"recipes.{name}").stat().st_size
     assert len(pd.read_csv(folder / "recipes_seeds.csv")) == 36
     assert len(pd.read_csv(folder / "recipes_variance.csv")) == 7
-    text = (folder / "recipes.md").read_text()
+    text = (folder / "recipes.md").read_text(encoding="utf-8")
     assert "each with its own full schedule" in text and "n = 3 paired seeds" in text
 
 

@@ -72,7 +72,10 @@ def trained(resolve):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "create_model", create_with_large_weights)
         train.train(setting, cells)
-    found = {cell.method: json.loads((cell.directory / "run.json").read_text()) for cell in cells}
+    found = {
+        cell.method: json.loads((cell.directory / "run.json").read_text(encoding="utf-8"))
+        for cell in cells
+    }
     return setting, {cell.method: cell for cell in cells}, found
 
 
@@ -131,7 +134,9 @@ def test_a_run_names_its_environment(trained):
     for package in ("torch", "torchvision", "timm", "numpy", "pandas", "safetensors"):
         assert environment["packages"][package] == version(package)
     command = ["git", "rev-parse", "HEAD"]
-    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert environment["git_commit"] == (git.stdout.strip() if git.returncode == 0 else None)
     assert environment["device"] == "cpu"
     assert environment["threads"] == torch.get_num_threads()
@@ -236,7 +241,7 @@ def test_parameters_are_counted(live):
 
 def test_a_damaged_record_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "run.json"
-    path.write_text('{"fingerprint": "a')
+    path.write_text('{"fingerprint": "a', encoding="utf-8")
     with pytest.raises(UserError) as caught:
         records.read_run(path)
     assert str(path) in str(caught.value)
@@ -277,17 +282,17 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_text(path, "old")
 
     def fail(partial):
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, fail)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     with pytest.raises(OSError, match="disk full"):
         write_atomic(tmp_path / "new.txt", fail)
     assert not (tmp_path / "new.txt").exists()
     write_text(path, "new")
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["file.txt"]
 
 
