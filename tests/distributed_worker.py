@@ -57,7 +57,7 @@ def overrides(results, weights, recipe=None, machine=None):
         "name": "run",
         "data": DATA,
         "pairs": {PAIR: {"teacher": {"weights": str(weights)}}},
-        "recipes": {RECIPE: recipe or {}},
+        "recipes": {RECIPE: {"batch_size": 32, **(recipe or {})}},
         "machine": machine or {},
     }
 

@@ -57,7 +57,7 @@ def resolve(tmp_path_factory):
                 "results": str(tmp_path_factory.mktemp("results")),
                 "data": {"validation": 1100},
                 "pairs": {PAIR: {"teacher": {"weights": str(folder / "teacher.safetensors")}}},
-                "recipes": {RECIPE: recipe},
+                "recipes": {RECIPE: {"batch_size": 32, **recipe}},
             }
         )
 

@@ -45,6 +45,7 @@ def settings(results, weights="train", **overrides):
         "pairs": {PAIR: {"teacher": {"weights": str(weights), "epochs": 1}}},
         "machine": {"checkpoint_seconds": 0},
         **overrides,
+        "recipes": {"A": {"batch_size": 32, **overrides.get("recipes", {}).get("A", {})}},
     }
 
 

@@ -889,6 +889,7 @@ def finished(tmp_path_factory):
             "data": {"validation": 1373},  # leaves two steps an epoch
             "methods": TABLE,
             "table1": {"epochs": 1},
+            "recipes": {RECIPE: {"batch_size": 32}},
             "pairs": {PAIR: {"teacher": {"epochs": 1}}},
         }
     )
