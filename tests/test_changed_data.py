@@ -140,6 +140,16 @@ def test_transfer_is_checked_and_measured_again_on_other_files_of_its_data(folde
     assert all(now != before[name] for name, now in planned().items())
 
 
+def test_scenes_are_composed_again_of_other_items(folder, experiment):
+    study = experiment(data={"dataset": "folder", "folder": str(folder)}).studies["detection"]
+    (prepare,) = [job for job in study.jobs() if job.name == "prepare"]
+    before = prepare.identity()
+    touch(folder)
+    assert prepare.identity() == before
+    replace_in_place(folder)
+    assert prepare.identity() != before
+
+
 def test_the_check_before_compute_looks_again_at_other_files(folder, experiment, tmp_path):
     made = experiment(data={"dataset": "folder", "folder": str(folder)})
     record = tmp_path / "preflight.json"

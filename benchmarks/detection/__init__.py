@@ -9,7 +9,9 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Section, Students, find
+from manifold.settings.data_files import files_digest
 from manifold.settings.section import Count, WholeNumber
+from manifold.settings.stale import planned_data, read_record
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
@@ -208,7 +210,7 @@ class Detection(Study):
                 run="benchmarks.detection.prepare:prepare",
                 message="Preparing the images of the detectors",
                 outputs=data,
-                identity=lambda: [of.data, self.experiment.data if of.data.scenes else None],
+                identity=self._prepared,
             ),
             Job(
                 "train",
@@ -221,6 +223,15 @@ class Detection(Study):
                 processes="as trainings",
             ),
         ]
+
+    def _prepared(self) -> Any:
+        """What shapes the prepared data: of scenes also the images that are their items."""
+        data, experiment = self.settings.data, self.experiment
+        if data.scenes is None:
+            return [data, None]
+        record = read_record(self.data_folder / DATA_FILES[-1])
+        files = planned_data(record, files_digest(experiment.data, experiment.results))
+        return [data, experiment.data, *([] if files is None else [files])]
 
     def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
         student = self.student(method, seed)

@@ -16,7 +16,7 @@ from benchmarks.detection import annotations, scenes
 from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder
 from manifold.files import sha256, write_directory
 from manifold.settings import Experiment, fingerprint, to_plain
-from manifold.training.data import load_splits
+from manifold.training.data import data_digest, load_splits
 
 
 def prepare(experiment: Experiment) -> None:
@@ -48,7 +48,8 @@ def _make_scenes(experiment: Experiment, partial: Path) -> None:
             "items": items,
             "images": _digest(path.read_bytes() for path in sorted((partial / split).iterdir())),
         }
-    _write(experiment, partial, contents, sources, {"dataset": experiment.data})
+    made_of = {"dataset": experiment.data, "data_digest": data_digest(experiment, splits)}
+    _write(experiment, partial, contents, sources, made_of)
 
 
 def _check_folder(experiment: Experiment, partial: Path) -> None:
