@@ -117,6 +117,39 @@ def test_cells_teachers_and_jobs_are_planned_whatever_stale_says(
         assert (first != second) is is_planned
 
 
+def test_transfer_is_checked_and_measured_again_on_other_files_of_its_data(folder, experiment):
+    data = {"pets": {"dataset": "folder", "folder": str(folder), "validation": 4}}
+    study = experiment(transfer={"data": data}).studies["transfer"]
+    jobs = {job.name: job for job in study.jobs()}
+
+    def planned():
+        found = {"prepare": jobs["prepare"].identity()}
+        for name in ("probes", "fine-tuning"):
+            found[name] = jobs[name].data_files(data="pets", seed=0)
+        return found
+
+    before = planned()
+    study.found.parent.mkdir(parents=True)
+    study.found.write_text(json.dumps({"pets": {"data_digest": before["probes"]}}))
+    touch(folder)
+    assert planned() == before
+    folder.rename(folder.with_name("away"))
+    assert planned()["prepare"] == before["prepare"]  # what is there stays without the data
+    folder.with_name("away").rename(folder)
+    add(folder)
+    assert all(now != before[name] for name, now in planned().items())
+
+
+def test_scenes_are_composed_again_of_other_items(folder, experiment):
+    study = experiment(data={"dataset": "folder", "folder": str(folder)}).studies["detection"]
+    (prepare,) = [job for job in study.jobs() if job.name == "prepare"]
+    before = prepare.identity()
+    touch(folder)
+    assert prepare.identity() == before
+    replace_in_place(folder)
+    assert prepare.identity() != before
+
+
 def test_the_check_before_compute_looks_again_at_other_files(folder, experiment, tmp_path):
     made = experiment(data={"dataset": "folder", "folder": str(folder)})
     record = tmp_path / "preflight.json"

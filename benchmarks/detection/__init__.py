@@ -11,6 +11,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Section, Students, find, suggest
+from manifold.settings.data_files import files_digest
 from manifold.settings.experiment import check_folder_name, check_seeds
 from manifold.settings.section import (
     Count,
@@ -21,6 +22,7 @@ from manifold.settings.section import (
     Size,
     WholeNumber,
 )
+from manifold.settings.stale import planned_data, read_record
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
@@ -281,13 +283,15 @@ class Detection(Study):
         ]
 
     def _prepared(self) -> Any:
-        """What shapes the prepared data: of a folder the files too, as far as that is quick."""
-        data = self.settings.data
-        if data.scenes is not None:
-            return [data, self.experiment.data]
-        from benchmarks.detection.data import found_in_folder  # only where there is one
+        """What shapes the prepared data: the files too, of a folder as far as that is quick."""
+        data, experiment = self.settings.data, self.experiment
+        if data.scenes is None:
+            from benchmarks.detection.data import found_in_folder  # only where there is one
 
-        return [data, found_in_folder(data.folder)]
+            return [data, found_in_folder(data.folder)]
+        record = read_record(self.data_folder / DATA_FILES[-1])
+        files = planned_data(record, files_digest(experiment.data, experiment.results))
+        return [data, experiment.data, *([] if files is None else [files])]
 
     def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
         student = self.student(method, seed)

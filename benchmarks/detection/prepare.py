@@ -17,7 +17,7 @@ from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_fold
 from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.alone import alone_on
-from manifold.training.data import load_splits
+from manifold.training.data import data_digest, load_splits
 
 NOTES = "notes.txt"
 
@@ -49,7 +49,8 @@ def _make_scenes(experiment: Experiment, partial: Path) -> None:
             "items": items,
             "images": _digest(path.read_bytes() for path in sorted((partial / split).iterdir())),
         }
-    write(experiment, partial, contents, sources, {"dataset": experiment.data})
+    made_of = {"dataset": experiment.data, "data_digest": data_digest(experiment, splits)}
+    write(experiment, partial, contents, sources, made_of)
 
 
 def _take_folder(experiment: Experiment, partial: Path) -> None:

@@ -121,7 +121,8 @@ def _read_fine_tuning(study: Transfer, name: str, student: Student, seed: int) -
     cell = fine_tuning_cell(study, name, student, seed)
     record = _read(cell.directory / "run.json", cell.fingerprint)
     row = f"{student.method}, fine-tuned on {name}"
-    study.sources.add(row, FINE_TUNING_METHOD, seed, record, name)
+    # Which of its images are held out differs from the probes, and so may the digest.
+    study.sources.add(row, FINE_TUNING_METHOD, seed, record, f"{name}, fine-tuned")
     return record
 
 
