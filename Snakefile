@@ -9,24 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 # The folder of this file, also where it is a module of another workflow.
 HERE = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, HERE)
 
-from manifold.errors import UserError
+from manifold.errors import ending_the_process, last_error
 from manifold.settings import refuse_repeated, resolve
 
 
 configfile: os.path.join(HERE, "config", "config.yaml")
 
 
-try:
+with ending_the_process():
     refuse_repeated(sys.argv)
     EXPERIMENT = resolve(config)
-except UserError as error:
-    raise WorkflowError(str(error)) from None
 
 RESULTS = str(EXPERIMENT.directory)
 

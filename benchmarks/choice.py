@@ -80,12 +80,13 @@ class Choice(Study):
             index=["pair", "recipe", "epochs"], columns="method", values="validation_top1"
         )
         means["mean of the arms"] = means.mean(axis=1)
-        means = means.sort_values("mean of the arms", ascending=False).reset_index()
+        means = means.sort_values("mean of the arms", ascending=False)
+        shown = means.map("{:.2f}".format).reset_index()
         seeds = ", ".join(map(str, self.experiment.seeds))
         return Document(
             title=f"Choice of {self.experiment.name}",
             caption=f"Validation top-1 (%), mean over seeds {seeds}; the test split was not "
             "looked at.",
-            parts=[means.to_markdown(index=False, floatfmt=".2f")],
+            parts=[shown],
             csv={"": rows},
         )

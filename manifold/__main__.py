@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from manifold.training import command
+from manifold.training.parent import end_with_snakemake
 
 COMMANDS = {
     "train": "manifold.training.train",
@@ -29,6 +30,8 @@ def call(package: str, name: str, module: str) -> None:
     # What a command imports stays until its end: a collector that walks all of torch's objects, as
     # they are loaded and again at exit, takes as long as a third of the imports and frees nothing.
     gc.disable()
+    end_with_snakemake()
+    sys.stdout.reconfigure(errors="backslashreplace")  # of whatever locale: no letter is an error
     work = import_module(module).main
     gc.freeze()
     gc.enable()

@@ -2,9 +2,11 @@
 
 import re
 import sys
+import zipfile
 from pathlib import Path
 
 import timm
+import torch
 from safetensors.torch import save_file
 from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import load_state_dict
@@ -49,6 +51,40 @@ def create_model(
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
     return network
+
+
+def save_state(state: dict, path: Path) -> None:
+    """Write a training's state.
+
+    Raises:
+        UserError: the disk is full.
+    """
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # of a path, torch would not say why it cannot be written
+            torch.save(state, file)
+
+    write_atomic(path, write)
+
+
+def read_state(path: Path, device: torch.device, keys: tuple[str, ...]) -> dict:
+    """Read a training's state.
+
+    Raises:
+        UserError: the file is damaged, or lacks one of the keys.
+    """
+    try:
+        if broken := zipfile.ZipFile(path).testzip():  # torch.load does not look at checksums
+            raise ValueError(f"the checksum of {broken} is wrong")
+        state = torch.load(path, map_location=device, weights_only=True)
+        if missing := [key for key in keys if key not in state]:
+            raise KeyError(missing[0])
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise UserError(
+            f"{path} is damaged: not a checkpoint of this project ({error}); delete it to start "
+            "this cohort again"
+        ) from error
+    return state
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,6 +53,19 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def is_first() -> bool:
+    """Whether this process is alone or the first of its training."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def from_first(value: Any) -> Any:
+    """The first rank's value, for all of them; others wait for it."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def start(device: str) -> tuple[Ranks, torch.device]:

@@ -30,6 +30,7 @@ WEIGHTS = ("*.safetensors", "predictions.*.json")
 TIMES = {"images_per_second", "wall_seconds", "git_commit", "seconds", "time", "data_time"}
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
 LONGEST_WAIT = 40.0  # seconds from a start to a kill
+LONGEST_END = 60.0  # seconds from Snakemake's end to that of its jobs
 MOST_STARTS = 200
 
 
@@ -49,7 +50,11 @@ def unlock(results: Path, log) -> None:
 def jobs_of(group: int) -> list[int]:
     """The processes of a group that do a job: Python, and not Snakemake."""
     listed = subprocess.run(
-        ["ps", "-eo", "pid=,pgid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-eo", "pid=,pgid=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
+        encoding="utf-8",
     ).stdout
     found = []
     for line in listed.splitlines():
@@ -75,15 +80,21 @@ def kill(process: subprocess.Popen, draw: random.Random) -> str:
 
 
 def settle(process: subprocess.Popen) -> None:
-    """Wait for Snakemake, and end what it left behind, as a closed terminal does."""
+    """Wait for Snakemake, and for its jobs, which end with it.
+
+    Raises:
+        RuntimeError: some go on.
+    """
     try:
         process.wait(timeout=120)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    for pid in jobs_of(process.pid):
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(1)
+    deadline = time.monotonic() + LONGEST_END
+    while left := jobs_of(process.pid):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"Snakemake is gone, and its jobs go on: {left}")
+        time.sleep(0.5)
 
 
 def finished_records(results: Path) -> dict[Path, bytes]:
@@ -125,7 +136,7 @@ def make(targets: list[str], results: Path, moments: int, draw: random.Random, l
 
 
 def without_times(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         return [
             {key: value for key, value in row.items() if key not in TIMES}
             for row in csv.DictReader(file)
@@ -161,7 +172,7 @@ def main() -> None:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="kills-"))
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(options.seed)
-    with (folder / "log.txt").open("w") as log:
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
         print(f"the undisturbed run; its log and all results: {folder}", flush=True)
         make(options.targets, folder / "undisturbed", 0, draw, log)
         before = make(options.targets, folder / "killed", options.moments, draw, log)

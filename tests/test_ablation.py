@@ -50,7 +50,7 @@ def finished(tmp_path, monkeypatch):
             }
             path = made.cell_directory(*key) / "run.json"
             path.parent.mkdir(parents=True)
-            path.write_text(json.dumps(record))
+            path.write_text(json.dumps(record), encoding="utf-8")
     monkeypatch.setattr(ablation, "read_teacher", lambda _, pair: {"top1": float(len(pair))})
     return made
 
@@ -83,13 +83,13 @@ def test_changes_are_to_the_reference_and_gains_to_the_variants_own_baseline(fin
 
 def test_words_follow_the_intervals(finished):
     words = ablation.in_words(ablation.measure(finished.studies["ablation"]).rows, "Soft KD", 0.95)
-    assert words[0] == "- Reference. ahead of Soft KD: Manifold, decoupled"
-    terms = [line for line in words if line.startswith("- Loss terms.")]
+    assert words[0] == "Reference. ahead of Soft KD: Manifold, decoupled"
+    terms = [line for line in words if line.startswith("Loss terms.")]
     assert "worse than the reference: Manifold, intra-image term" in terms[0]
     assert "not told from it: Manifold without the intra-image term" in terms[0]
-    assert "- Teacher. worse than the reference: Pair untrained-teacher" in words[-2]
+    assert "Teacher. worse than the reference: Pair untrained-teacher" in words[-2]
     assert "not told from Soft KD: Pair untrained-teacher" in words[-2]
-    last = "- told from the reference after Holm's correction over all 4 comparisons, at p < 0.05: "
+    last = "told from the reference after Holm's correction over all 4 comparisons, at p < 0.05: "
     assert words[-1].startswith(last)
     assert "Pair untrained-teacher" in words[-1] and "without the intra" not in words[-1]
 

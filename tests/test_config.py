@@ -1,19 +1,33 @@
 """The configuration: what it accepts, where results go, and errors that name culprit and cure."""
 
 import json
+import os
 import subprocess
+import sys
 
 import pytest
 import yaml
 
 from benchmarks.evidence.preflight import preflight
 from manifold.errors import UserError
-from manifold.settings import ROOT, fingerprint, parse_words, read_yaml, resolve, to_plain, to_words
+from manifold.settings import (
+    ROOT,
+    fingerprint,
+    parse_words,
+    read_yaml,
+    resolve,
+    to_plain,
+    to_words,
+    write_experiment,
+)
 
 SMOKE = {"scale": "smoke"}
 
 
 SEEN_BY = {"mean": [0.5], "std": [0.5], "crop": 1.0, "interpolation": "bicubic"}
+
+
+SP = read_yaml(ROOT / "config/methods.yaml")["sp"]
 
 
 def recipe(**changes):
@@ -92,6 +106,24 @@ def test_every_scale_resolves(scale):
         ({**SMOKE, "methods": ["none", "sp"]}, ["table1.baseline", "'soft_kd'", "add it"]),
         ({**SMOKE, "seeds": [0]}, ["seeds", "at least two"]),
         ({**SMOKE, "seeds": []}, ["seeds", "at least two"]),
+        ({**SMOKE, "seeds": ["-1", "2"]}, ["seeds[0] must not be negative, got -1"]),
+        ({**SMOKE, "results": "README.md"}, ["results: README.md is a file", "a folder"]),
+        ({**SMOKE, "results": "README.md/x"}, ["results: README.md is a file", "README.md/x"]),
+        ({**SMOKE, "results": {"x": ""}}, ["results must be text", "--config"]),
+        ({**SMOKE, "results": "{x}"}, ["results must be a path without braces", "'{x}'"]),
+        ({**SMOKE, "results": "null"}, ["results must be text, got None"]),
+        ({**SMOKE, "claims": "{x}.csv"}, ["claims must be a path without braces"]),
+        ({**SMOKE, "results": "a\udce6"}, ["results must be a path in ASCII", "PYTHONUTF8=1"]),
+        ({**SMOKE, "name": "published"}, ["name: 'published'", "take another name"]),
+        ({**SMOKE, "name": "reported"}, ["name: 'reported'", "take another name"]),
+        (
+            {**SMOKE, "method_definitions": {"mine": SP}},
+            ["method_definitions.mine.title: 'SP' is sp's", "its own"],
+        ),
+        (
+            {**SMOKE, "method_definitions": {"teacher": {**SP, "title": "Own"}}},
+            ["methods", "'teacher'", "rename"],
+        ),
         ({**SMOKE, "seeds": [1, 1]}, ["seeds", "1", "more than once"]),
         ({**SMOKE, "table1": {"pairs": ["deit"]}}, ["table1.pairs", "'deit'", "deit-cait"]),
         ({**SMOKE, "table1": {"recipe": "Z"}}, ["table1.recipe", "'Z'"]),
@@ -130,7 +162,7 @@ def test_every_scale_resolves(scale):
         (
             {
                 **detection(methods=["soft_kd", "random"]),
-                "method_definitions": {"random": read_yaml(ROOT / "config/methods.yaml")["sp"]},
+                "method_definitions": {"random": {**SP, "title": "Own"}},
             },
             ["detection.methods", "'random'", "rename"],
         ),
@@ -241,11 +273,89 @@ def test_preflight_finds_sizes_and_tokens(experiment):
 def test_an_error_is_one_line_without_a_traceback(tmp_path, on_path):
     words = ["--config", "scale=smoke", "seeds=[0]"]
     command = ["python", "-m", "manifold", "train", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1
     assert done.stderr.startswith("error: seeds")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_tilde_is_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("extends: smoke\nseeds: [3, 4]\n", encoding="utf-8")
+    (tmp_path / "a.pth").touch()
+    mine = {"dataset": "folder", "folder": "~/mine", "validation": 5}
+    found = resolve(
+        {
+            "scale": "~/own.yaml",
+            "results": "~/results",
+            "claims": "~/claims.csv",
+            "data": {"folder": "~/data"},
+            "transfer": {"data": {"mine": mine}},
+            "detection": {"detectors": {"own": "~/own.py"}},
+            **pair(teacher={"weights": "~/a.pth"}),
+        }
+    )
+    assert found.seeds == [3, 4] and found.directory.parent == tmp_path / "results"
+    paths = [found.claims, found.data.folder, found.transfer.data["mine"].folder]
+    paths += [found.detection.detectors["own"], found.pairs["deit-cait"].teacher.weights]
+    names = ("claims.csv", "data", "mine", "own.py", "a.pth")
+    assert paths == [f"{tmp_path}/{name}" for name in names]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, mark):
+    own = tmp_path / "own.yaml"
+    own.write_bytes(mark + "extends: smoke\ndescription: Pilze, weiß\n".encode())
+    assert resolve({"scale": str(own)}).description == "Pilze, weiß"
+    own.write_bytes(mark + "description: weiß".encode("latin-1"))
+    with pytest.raises(UserError, match=r"own\.yaml is not UTF-8 .*save it in that encoding"):
+        resolve({"scale": str(own)})
+
+
+def test_a_name_that_is_used_again_for_other_settings_is_said(experiment, capsys):
+    write_experiment(experiment(name="mine"))
+    write_experiment(experiment(name="mine", seeds=[5, 6], methods=["soft_kd", "sp"]))
+    new = {"mine": {**SP, "title": "Own"}}
+    write_experiment(experiment(name="mine", seeds=[5, 6], method_definitions=new))
+    assert capsys.readouterr().err == ""
+    other = experiment(name="mine", data={"validation": 150}, recipes={"A": {"ema_decay": 0.5}})
+    write_experiment(other)
+    said = capsys.readouterr().err
+    assert f"{other.directory} holds runs of other settings, and its name is used again" in said
+    assert "data.validation was " in said and "is 150" in said and "recipes.A.ema_decay" in said
+    write_experiment(other)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_locale_without_utf_8_changes_nothing(tmp_path):
+    """Files are written and read as UTF-8 whatever the locale is, and no letter stops a command."""
+    code = (
+        "import sys, pandas as pd\n"
+        "from pathlib import Path\n"
+        "from benchmarks.evidence.document import Document\n"
+        "from manifold.settings import read_experiment, resolve, write_experiment\n"
+        "own = {'scale': 'smoke', 'results': sys.argv[1], 'description': '\\u65b9 \\xd7'}\n"
+        "made = resolve(own)\n"
+        "assert read_experiment(write_experiment(made)) == made\n"
+        "rows = pd.DataFrame({'a': ['\\u65b9']})\n"
+        "Document('T', '\\xd7', [rows], {'': rows}, [(rows, '')]).write(Path(sys.argv[1]), 't')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 0, done.stderr
+    assert all("方" in (tmp_path / f"t.{end}").read_text("utf-8") for end in ("md", "csv", "tex"))
+
+
+def test_ones_own_images_are_held_to_no_claim():
+    assert resolve({"scale": "folder", "data": {"folder": "mine"}}).claims is None
+    assert all(resolve({"scale": scale}).claims for scale in ("smoke", "mini", "imagenet"))
 
 
 def test_results_stand_apart_when_something_that_shapes_weights_changes():
@@ -284,7 +394,7 @@ def test_detection_trains_only_what_table_1_lacks():
 
 
 def test_ones_own_method_becomes_a_backbone_too():
-    mine = {"mine": resolve(SMOKE).method_definitions["sp"]}
+    mine = {"mine": {**SP, "title": "Own"}}
     given = {**SMOKE, "method_definitions": to_plain(mine)}
     assert resolve(given).detection.methods == [*resolve(SMOKE).detection.methods, "mine"]
     listed = {**given, "detection": {"methods": ["soft_kd"]}}
@@ -321,7 +431,9 @@ def test_a_word_without_a_value_is_refused():
 
 def test_a_scale_of_ones_own_may_extend_another(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"extends": "smoke", "data": {"validation": 100}}))
+    path.write_text(
+        yaml.safe_dump({"extends": "smoke", "data": {"validation": 100}}), encoding="utf-8"
+    )
     experiment = resolve({"scale": str(path)})
     assert (experiment.name, experiment.data.validation) == ("mine", 100)
     assert experiment.pairs == resolve(SMOKE).pairs

@@ -67,7 +67,7 @@ def draw(folder, split, count, seed):
         Image.fromarray(pixels).save(folder / split / name, quality=95)
     categories = [{"id": 10 + 5 * i, "name": name} for i, name in enumerate(CLASSES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / f"{split}.json").write_text(json.dumps(content))
+    (folder / f"{split}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def trained(prepared):
 
 
 def test_a_folder_of_others_trains_and_is_measured(trained):
-    record = json.loads((trained.directory / "run.json").read_text())
+    record = json.loads((trained.directory / "run.json").read_text(encoding="utf-8"))
     assert record["result"].keys() == {"bbox"}
     assert 0 <= record["result"]["bbox"]["ap"] <= 100
     assert record["images_seen"] == 24 and record["configuration"]["student_sha256"]
@@ -262,7 +262,7 @@ def test_a_folder_of_others_trains_and_is_measured(trained):
 
 
 def test_ap_is_that_of_pycocotools_and_of_mmdet(trained):
-    record = json.loads((trained.directory / "run.json").read_text())
+    record = json.loads((trained.directory / "run.json").read_text(encoding="utf-8"))
     annotations = trained.experiment.directory / "detection/data/test.json"
     truth = COCO(str(annotations))
     found = truth.loadRes(str(trained.directory / "predictions.bbox.json"))
@@ -276,10 +276,10 @@ def test_ap_is_that_of_pycocotools_and_of_mmdet(trained):
 
 def test_ap_of_predictions_that_are_the_truth_and_of_none(prepared, tmp_path):
     annotations = prepared.directory / "detection/data/test.json"
-    entries = json.loads(annotations.read_text())["annotations"]
+    entries = json.loads(annotations.read_text(encoding="utf-8"))["annotations"]
     perfect, none = tmp_path / "perfect.json", tmp_path / "none.json"
-    perfect.write_text(json.dumps([{**entry, "score": 0.9} for entry in entries]))
-    none.write_text("[]")
+    perfect.write_text(json.dumps([{**entry, "score": 0.9} for entry in entries]), encoding="utf-8")
+    none.write_text("[]", encoding="utf-8")
     assert average_precision(annotations, perfect, "bbox")["ap"] == pytest.approx(100)
     assert average_precision(annotations, none, "bbox")["ap"] == 0
     drawn = average_precision(annotations, perfect, "bbox", class_seed=0)["ap"]
@@ -296,7 +296,7 @@ def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(train
     for name in ("0", "of-another-configuration", "zz"):  # what a killed run may have left
         stale = trained.state / name / "predictions.bbox.json"
         stale.parent.mkdir(parents=True)
-        stale.write_text("[]")
+        stale.write_text("[]", encoding="utf-8")
     train(trained)
     assert "is complete" not in capsys.readouterr().err
     after = {path.name: sha256(path) for path in trained.directory.iterdir()}
@@ -307,18 +307,18 @@ def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(train
 
 def test_a_detector_of_other_code_is_kept_or_made_anew_as_is_asked(trained, capsys):
     path = trained.directory / "run.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     assert record["source_hash"] == job_hash("benchmarks.detection.train")
-    path.write_text(json.dumps(record | {"source_hash": "other", "result": {}}))
+    path.write_text(json.dumps(record | {"source_hash": "other", "result": {}}), encoding="utf-8")
     train(trained)
     said = capsys.readouterr().err
     assert f"{trained.directory} was made by other code than now stands" in said
     assert f"{trained.directory} is complete" in said
-    assert json.loads(path.read_text())["source_hash"] == "other"
+    assert json.loads(path.read_text(encoding="utf-8"))["source_hash"] == "other"
     again = trained.experiment.replaced(stale="retrain")
     train(replace(trained, experiment=again))
     assert "is complete" not in capsys.readouterr().err
-    made = json.loads(path.read_text())
+    made = json.loads(path.read_text(encoding="utf-8"))
     assert (made["source_hash"], made["result"]) == (record["source_hash"], record["result"])
 
 
@@ -328,8 +328,8 @@ def test_what_earlier_code_began_goes_on_or_is_thrown_away(prepared, stale, made
     now = begin(cell, "begun")
     assert now == begin(cell, "begun") == job_hash("benchmarks.detection.train")
     checkpoint, begun_by = (work_folder(cell, "begun") / name for name in ("last", "source_hash"))
-    begun_by.write_text("earlier")
-    checkpoint.write_text("")
+    begun_by.write_text("earlier", encoding="utf-8")
+    checkpoint.write_text("", encoding="utf-8")
     assert begin(cell, "begun") == {"earlier": "earlier", "now": now}[made_by]
     assert checkpoint.is_file() == (stale == "keep")
     is_told = "begun by other code; starting anew" in capsys.readouterr().err
@@ -352,7 +352,7 @@ def test_a_killed_detector_goes_on_to_the_same_weights(trained, on_path):
     process.wait()
     assert not (trained.directory / "run.json").exists()
     command = ["python", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "resuming retinanet-none-0 at step 3\n" in done.stderr  # of 6: the second epoch alone
     assert sha256(trained.directory / "detector.safetensors") == uninterrupted

@@ -159,7 +159,7 @@ def test_features_inside_a_detector_are_timms_own(kind, weights, tmp_path):
     """From the picture's bytes, through mmdet's normalisation and padding, after initialisation."""
     register_all_modules()
     path = tmp_path / "detector.py"
-    path.write_text("_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'\n")
+    path.write_text("_base_ = 'mmdet::_base_/models/retinanet_r50_fpn.py'\n", encoding="utf-8")
     configuration = Config.fromfile(path).model
     configuration.backbone = settings(kind, weights(kind), drop_path=0.2)
     strides, widths = describe(configuration.backbone)

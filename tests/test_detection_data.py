@@ -158,10 +158,10 @@ def test_pycocotools_reads_what_is_written(data, capsys):
 
 
 def test_the_record_counts_and_names_the_sources(data):
-    record = json.loads((data / "data.json").read_text())
+    record = json.loads((data / "data.json").read_text(encoding="utf-8"))
     assert record["kind"] == "scenes"
     for split in ("train", "test"):
-        content = json.loads((data / f"{split}.json").read_text())
+        content = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
         counted = record["splits"][split]
         assert counted["annotations"] == len(content["annotations"])
         assert sum(counted["annotations_per_class"].values()) == counted["annotations"]
@@ -179,9 +179,11 @@ def test_more_scenes_keep_the_first_and_leave_no_old_ones(experiment, data, tmp_
 
     _, same = make()
     made, more = make(train=14)
-    assert same == json.loads((data / "data.json").read_text())["fingerprint"] != more
+    assert (
+        same == json.loads((data / "data.json").read_text(encoding="utf-8"))["fingerprint"] != more
+    )
     first, longer = (
-        json.loads(path.read_text())
+        json.loads(path.read_text(encoding="utf-8"))
         for path in (data / "train.json", prepared.annotation_file(made, "train"))
     )
     for key in ("images", "annotations"):
@@ -197,7 +199,7 @@ def test_more_scenes_keep_the_first_and_leave_no_old_ones(experiment, data, tmp_
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_what_is_written_is_composed_of_the_splits_own_images(data, composer, split):
     made = composer(split)
-    content = json.loads((data / f"{split}.json").read_text())
+    content = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
     for index, entry in enumerate(content["images"]):
         scene = made.compose(index)
         with Image.open(data / split / entry["file_name"]) as image:
@@ -289,7 +291,7 @@ def folder(tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         for i, size in SIZES.items():
             Image.new("RGB", size, (200, 30, i)).save(tmp_path / "images" / f"{i}.jpg")
-        (tmp_path / "images/notes.jpg").write_text("not an image")
+        (tmp_path / "images/notes.jpg").write_text("not an image", encoding="utf-8")
         for name, part in (("train", first), ("test", other or content())):
             text = part if isinstance(part, str | bytes) else json.dumps(part)
             (tmp_path / f"{name}.json").write_bytes(

@@ -34,7 +34,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-GOLDEN = json.loads((Path(__file__).parent / "golden/mmcv_operators.json").read_text())
+GOLDEN = json.loads(
+    (Path(__file__).parent / "golden/mmcv_operators.json").read_text(encoding="utf-8")
+)
 pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
 
 
@@ -399,7 +401,9 @@ for module in [*modules, "benchmarks.detection.pictures"]:
     except ValueError as error:
         print(type(error).__name__, error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     messages = done.stdout.splitlines()
     assert len(messages) == 5
@@ -414,7 +418,7 @@ for module in [*modules, "benchmarks.detection.pictures"]:
 def small(name, tmp_path):
     """A detector of mmdet's own configuration, narrow and on a ResNet-18."""
     path = tmp_path / "detector.py"
-    path.write_text(f"_base_ = 'mmdet::_base_/models/{name}.py'\n")
+    path.write_text(f"_base_ = 'mmdet::_base_/models/{name}.py'\n", encoding="utf-8")
     model = Config.fromfile(path).model
     model.backbone.update(depth=18, base_channels=8, init_cfg=None)
     model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)

@@ -57,7 +57,7 @@ def found(experiment, study):
     records = {}
     for detector in experiment.detection.detectors:
         run(experiment, PAIR, detector)
-        records[detector] = json.loads(study.record(PAIR, detector).read_text())
+        records[detector] = json.loads(study.record(PAIR, detector).read_text(encoding="utf-8"))
     return records
 
 
@@ -121,7 +121,7 @@ def test_the_table_holds_every_student_and_detector(experiment, study, found):
         parts = sum(rows[f"{kind}_{part}"] for part in PARTS)
         assert parts.tolist() == pytest.approx(rows[f"{kind}_all"].tolist())
     assert rows["gpu_hours"].isna().all() and rows["published_gmacs"].isna().all()
-    text = (experiment.directory / "rehearsal_detection.md").read_text()
+    text = (experiment.directory / "rehearsal_detection.md").read_text(encoding="utf-8")
     assert text.startswith("# Rehearsal of detection, small\n\nEvery student of Table 1")
     assert f"{found['mask_rcnn']['loss']:.3f}" in text
 
@@ -167,8 +167,8 @@ def test_a_parameter_without_a_gradient_is_named(experiment, monkeypatch):
     MODELS.register_module(name="Padded", module=Padded, force=True)
     path = ROOT / experiment.detection.detectors["retinanet"]
     own = experiment.directory / "padded.py"
-    text = path.read_text().replace('"SimpleFeaturePyramid"', '"Padded"')
-    own.write_text(text.replace('"base.py"', f'"{path.parent / "base.py"}"'))
+    text = path.read_text(encoding="utf-8").replace('"SimpleFeaturePyramid"', '"Padded"')
+    own.write_text(text.replace('"base.py"', f'"{path.parent / "base.py"}"'), encoding="utf-8")
     changed = derived(experiment, {"detection": {"detectors": {"retinanet": str(own)}}})
     small = rehearsed(changed, PAIR, "retinanet")
     with pytest.raises(UserError, match=r"neck\.unused\.weight, neck\.unused\.bias$"):
@@ -226,7 +226,7 @@ def test_the_published_run_is_of_the_paper_and_fits():
         ["swin_tiny_patch4_window7_224", "mask_rcnn"]
     ]
     hours = rows.set_index(["pair", "detector"])["gpu_hours"]
-    docs = " ".join((ROOT / "docs/paper-scale.md").read_text().split())
+    docs = " ".join((ROOT / "docs/paper-scale.md").read_text(encoding="utf-8").split())
     for detector, name in (("mask_rcnn", "Mask R-CNN"), ("retinanet", "RetinaNet")):
         assert f"{hours['swin_tiny-swin_small', detector]:.0f} GPU-hours for {name}" in docs
 
@@ -289,7 +289,7 @@ def test_a_checkpoint_that_is_gone_is_not_gone_on_from(experiment):
     cell = DetectorCell(small, "retinanet", "random", 1)
     latest = cell.state / "gone" / "last_checkpoint"
     latest.parent.mkdir(parents=True)
-    latest.write_text("")
+    latest.write_text("", encoding="utf-8")
     build_runner(cell, configure(cell), "gone")
     assert not latest.exists()
 
@@ -307,9 +307,9 @@ def test_two_processes_train_one_detector(experiment):
     command = [*launch, "-m", "benchmarks", "detection", "train"]
     command += ["detector=retinanet", "method=random", "seed=0"]
     command += ["--experiment", str(write_experiment(shared))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     cell = DetectorCell(shared, "retinanet", "random", 0)
-    record = json.loads((cell.directory / "run.json").read_text())
+    record = json.loads((cell.directory / "run.json").read_text(encoding="utf-8"))
     assert record["images_seen"] == 1 and record["parameters"] > record["backbone_parameters"] > 0
     assert not cell.state.exists()

@@ -97,14 +97,17 @@ def kill(processes):
 def children(process):
     try:
         path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        return [int(number) for number in path.read_text().split()]
+        return [int(number) for number in path.read_text(encoding="utf-8").split()]
     except OSError:
         return []
 
 
 def is_running(number):
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return (
+            Path(f"/proc/{number}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            not in "ZX"
+        )
     return False
 
 
@@ -693,7 +696,9 @@ def test_kills_do_not_show_in_the_weights(method, killed, uninterrupted, two_ran
     """Bit for bit: a sum of two ranks has one order."""
     own, other = (directory_of(chosen, method) for chosen in (killed[0], uninterrupted))
     assert sha256(own / "student.safetensors") == sha256(other / "student.safetensors")
-    records = [json.loads((folder / "run.json").read_text()) for folder in (own, other)]
+    records = [
+        json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (own, other)
+    ]
     for key in ("result", "images_seen", "duplicate_share", "resolved", "passes"):
         assert records[0][key] == records[1][key]
     assert [record["processes"] for record in records] == [2, 2]
@@ -997,7 +1002,8 @@ def step(tmp_path, monkeypatch):
     def make(node=0, names=("localhost", "LOCALHOST")):
         scontrol = tmp_path / "scontrol"
         scontrol.write_text(
-            f"#!/bin/sh\n[ \"$*\" = 'show hostnames n[3-4]' ] && echo {' '.join(names)}"
+            f"#!/bin/sh\n[ \"$*\" = 'show hostnames n[3-4]' ] && echo {' '.join(names)}",
+            encoding="utf-8",
         )
         scontrol.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -1069,10 +1075,13 @@ def test_nodes_meet_whose_own_names_are_not_slurms(step, tmp_path):
     Of two names of one address, torchrun knows the machine by "localhost" only.
     """
     (tmp_path / "sitecustomize.py").write_text(
-        "import socket\nsocket.gethostname = lambda: '192.0.2.1'\n"
+        "import socket\nsocket.gethostname = lambda: '192.0.2.1'\n", encoding="utf-8"
     )
     job = tmp_path / "job.py"
-    job.write_text("import os\nprint(*(os.environ[name] for name in ('RANK', 'MASTER_ADDR')))\n")
+    job.write_text(
+        "import os\nprint(*(os.environ[name] for name in ('RANK', 'MASTER_ADDR')))\n",
+        encoding="utf-8",
+    )
     command = [sys.executable, "-m", "manifold", "launch", "--nodes", "2", "--", str(job)]
     python_path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     nodes = [
@@ -1089,6 +1098,7 @@ def test_nodes_meet_whose_own_names_are_not_slurms(step, tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            encoding="utf-8",
         )
         for node in (1, 0)
     ]
@@ -1139,7 +1149,7 @@ def locks(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     monkeypatch.setenv("OPENED_GPUS", "a b c d e f g h")
-    (tmp_path / "torch.py").write_text(TORCH)
+    (tmp_path / "torch.py").write_text(TORCH, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     return tmp_path
 
@@ -1311,7 +1321,7 @@ def test_a_job_is_told_of_the_gpus_that_cuda_finds(environment, shown, locks):
 
 
 def test_a_job_is_told_why_torch_finds_no_gpus(locks):
-    (locks / "torch.py").write_text("raise ImportError('libcudart.so.13')")
+    (locks / "torch.py").write_text("raise ImportError('libcudart.so.13')", encoding="utf-8")
     with launched("--gpus", "1") as process:
         said, complaint = process.communicate(timeout=60)
     assert (process.returncode, said) == (1, "")
@@ -1329,5 +1339,7 @@ def test_a_job_of_too_many_gpus_ends_with_the_message_alone(locks):
 def test_a_jobs_own_options_are_left_to_it(locks):
     code = "import sys; print(sys.argv[1:])"
     words = [sys.executable, "-m", "manifold", "launch", "--gpus", "1", "--", "-c", code]
-    done = subprocess.run([*words, "--gpus", "5", "a=b"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*words, "--gpus", "5", "a=b"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.stdout.strip() == "['--gpus', '5', 'a=b']", done.stderr

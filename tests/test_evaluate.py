@@ -42,7 +42,7 @@ def test_a_checkpoint_of_the_suite_has_its_recorded_accuracy(cell):
     experiment, folder = cell
     weights = str(folder / "student.safetensors")
     found = evaluate_checkpoint(experiment, teacher_model(experiment), weights)
-    record = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert found["top1"] == record["result"]["top1"]
     assert found["sha256"] == record["files"]["student.safetensors"]
     assert found["evaluated_as"] == str(folder / "run.json")
@@ -92,7 +92,7 @@ def test_timms_weights_are_measured_by_name(cell, monkeypatch):
     monkeypatch.setattr(evaluate, "pretrained_network", fetched)
     monkeypatch.setattr(evaluate, "seen_by", lambda *_: (evaluate.TeacherInput(**SEEN), "a test"))
     found = evaluate_checkpoint(experiment, teacher_model(experiment), "pretrained")
-    record = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     assert found["top1"] == record["result"]["top1"]
 
 
@@ -123,7 +123,7 @@ def run(experiment, tmp_path, monkeypatch):
     made.directory.mkdir(parents=True)
     half = [path for path in files(made, "table1") if path.suffix != ".png"]
     for path in (*files(made, "rehearsal"), *half):
-        path.write_text(path.name)
+        path.write_text(path.name, encoding="utf-8")
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
     return made
 
@@ -136,9 +136,12 @@ def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
     rehearsal = [path.name for path in files(run, "rehearsal")]
     copies = publish.publish(run)
     assert [path.name for path in copies] == rehearsal
-    assert all(path.read_text() == path.name for path in (tmp_path / "published/mine").iterdir())
-    (run.directory / "table1.png").write_text("table1.png")
-    (run.directory / "preflight.json").write_text("preflight.json")
+    assert all(
+        path.read_text(encoding="utf-8") == path.name
+        for path in (tmp_path / "published/mine").iterdir()
+    )
+    (run.directory / "table1.png").write_text("table1.png", encoding="utf-8")
+    (run.directory / "preflight.json").write_text("preflight.json", encoding="utf-8")
     names = {path.name for path in publish.publish(run)}
     table = {path.name for path in files(run, "table1")}
     assert names == {*table, *rehearsal, "preflight.json"}

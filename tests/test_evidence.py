@@ -32,6 +32,33 @@ def test_the_interval_is_students():
     assert interval.n == 4
 
 
+@pytest.mark.parametrize(
+    ("values", "low", "high", "cut"),
+    [
+        ([97.0, 99.5, 99.0], None, 100.0, ("high",)),
+        ([0.5, 4.0, 1.0], 0.0, None, ("low",)),
+        ([20.0, 80.0], 0.0, 100.0, ("low", "high")),
+        ([80.1, 81.4, 79.9], None, None, ()),
+        ([100.0, 100.0], 100.0, 100.0, ()),
+    ],
+)
+def test_an_interval_ends_where_percentages_end_and_says_so(values, low, high, cut):
+    interval = mean_interval(values, 0.95)
+    scale = max(stats.sem(values), 1e-9)
+    expected = stats.t.interval(0.95, len(values) - 1, np.mean(values), scale)
+    assert interval.cut == cut and interval.mean == pytest.approx(np.mean(values))
+    assert interval.low == pytest.approx(expected[0] if low is None else low)
+    assert interval.high == pytest.approx(expected[1] if high is None else high)
+
+
+def test_a_difference_of_percentages_ends_at_a_hundred_points():
+    first, second = {0: 95.0, 1: 60.0}, {0: 10.0, 1: 20.0}
+    difference = paired_difference(first, second, 0.95)
+    assert (difference.low, difference.high, difference.cut) == (-100.0, 100.0, ("low", "high"))
+    assert difference.p == pytest.approx(stats.ttest_rel([95, 60], [10, 20]).pvalue)
+    assert paired_difference(first, second, 0.95, most=400).cut == ()
+
+
 def test_an_interval_of_one_value_is_refused():
     with pytest.raises(ValueError, match="at least two"):
         mean_interval([80.0], 0.95)
@@ -111,6 +138,12 @@ def test_every_claim_has_evidence_and_a_source_unless_remembered():
         assert claim.source or claim.evidence == "remembered"
 
 
+def test_claims_that_begin_with_a_byte_order_mark_are_the_same(tmp_path):
+    path = tmp_path / "claims.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + CLAIMS.read_bytes())
+    assert read_claims(path) == read_claims(CLAIMS)
+
+
 def test_a_remembered_value_is_never_printed():
     claims = read_claims(CLAIMS)
     remembered = [claim for claim in claims.values() if claim.evidence == "remembered"]
@@ -127,11 +160,11 @@ def test_a_remembered_value_is_never_printed():
     ],
 )
 def test_a_broken_claims_file_names_the_line(tmp_path, change, words):
-    with CLAIMS.open(newline="") as file:
+    with CLAIMS.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     change(rows)
     path = tmp_path / "claims.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
+    pd.DataFrame(rows).to_csv(path, index=False, encoding="utf-8-sig")
     with pytest.raises(UserError, match=words):
         read_claims(path)
 
@@ -187,13 +220,13 @@ def finished(experiment, tmp_path):
             **more,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
 
     evaluation = {"top1": 88.0, "parameters": 5000, "sha256": digest}
     unknown = dict.fromkeys(TRAINING)  # a teacher that comes without a record
     path = evaluation_path(made, "deit-cait")
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({**evaluation, **unknown}))
+    path.write_text(json.dumps({**evaluation, **unknown}), encoding="utf-8")
     for method, values in TOP1.items():
         for seed, value in enumerate(values):
             key = ("deit-cait", "A", 4, method, seed)
@@ -202,7 +235,7 @@ def finished(experiment, tmp_path):
             write(path, value, fingerprint=fingerprint(identity))
             terms = "kl" if method in ("soft_kd", "manifold") else "cross_entropy"
             header = f"epoch,step,learning_rate,loss,{terms},validation_top1,images_per_second\n"
-            path.with_name("metrics.csv").write_text(header)
+            path.with_name("metrics.csv").write_text(header, encoding="utf-8")
     return made
 
 
@@ -223,19 +256,35 @@ def test_the_table_holds_means_gains_and_reported_values(finished):
 def test_the_files_of_the_table(finished):
     finished.studies["table1"].write()
     folder = finished.directory
-    assert (folder / "table1.csv").read_text().startswith(COLUMNS)
-    markdown = (folder / "table1.md").read_text()
+    assert (folder / "table1.csv").read_text(encoding="utf-8").startswith(COLUMNS)
+    markdown = (folder / "table1.md").read_text(encoding="utf-8")
     assert "76.5 (verbatim)" in markdown and "gain-over-soft-kd" in markdown
     assert "- ahead of Soft KD (the interval lies above zero): Manifold, decoupled\n" in markdown
     assert "trained without labels, by the recipe's alpha = 1: Soft KD; Manifold" in markdown
     assert "| Teacher (cait_xxs24_224)    |   1 | 88.00" in markdown
     assert "| supported" in markdown and "not run" in markdown
-    latex = (folder / "table1.tex").read_text()
+    latex = (folder / "table1.tex").read_text(encoding="utf-8")
     assert r"\begin{tabular}" in latex and r"\_" in latex and "←" not in latex
     assert (folder / "table1.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "table1.pdf").read_bytes().startswith(b"%PDF")
     seeds = pd.read_csv(folder / "table1_seeds.csv")
     assert len(seeds) == 12
+
+
+def test_an_interval_that_is_cut_is_marked_in_every_format(finished):
+    for seed, value in enumerate([99.9, 97.0, 99.0]):
+        path = finished.cell_directory("deit-cait", "A", 4, "manifold", seed) / "run.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["result"]["top1"] = value
+        path.write_text(json.dumps(record), encoding="utf-8")
+    finished.studies["table1"].write()
+    folder = finished.directory
+    rows = pd.read_csv(folder / "table1.csv").set_index("method")
+    assert rows.loc["manifold", ["top1_high", "top1_cut"]].tolist() == [100.0, "high"]
+    assert rows["top1_cut"].drop("manifold").isna().all()
+    for name in ("table1.md", "table1.tex"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert ", 100.00 (cut)]" in text and "(cut): the t interval goes on beyond" in text
 
 
 def test_claims_are_judged_by_direction_at_this_scale_alone(finished):
@@ -244,6 +293,20 @@ def test_claims_are_judged_by_direction_at_this_scale_alone(finished):
     assert claims.loc["rerun-gain-over-soft-kd", "direction_at_this_scale"] == "contradicted"
     assert claims.loc["headline", "direction_at_this_scale"] == "not run"
     assert set(claims["verdict_at_reported_scale"]) == {"not run"}
+
+
+def test_without_claims_a_table_speaks_of_its_own_runs_alone(finished):
+    made = finished.replaced(claims=None)
+    study = made.studies["table1"]
+    study.preflight()
+    study.write()
+    written = {path.name for path in made.directory.glob("table1*")}
+    assert written == {path.name for path in study.files()}
+    assert "table1_claims.csv" not in written and study.reads() == []
+    for name in ("table1.md", "table1.tex"):
+        text = (made.directory / name).read_text(encoding="utf-8")
+        assert "76.5" not in text and "eported" not in text and "laim" not in text
+    assert (made.directory / "table1.csv").read_text(encoding="utf-8").startswith(COLUMNS)
 
 
 PAPERS_OWN = {"reported_dataset": "imagenet1k"}
@@ -303,7 +366,7 @@ def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
     assert pd.isna(rows.loc[("deit-cait", "none"), "reported"])
     assert rows.loc[("again", "none"), "reported"] == "72.2"
     made.studies["table1"].write()
-    markdown = (made.directory / "table1.md").read_text()
+    markdown = (made.directory / "table1.md").read_text(encoding="utf-8")
     assert "| Pair " in markdown and "No distillation [again]" in markdown
     assert set(built.seeds["pair"]) == {"deit-cait", "again"}
 
@@ -318,8 +381,8 @@ def test_a_remembered_value_never_reaches_the_table(finished):
 
 def test_a_cell_of_another_configuration_is_refused(finished):
     path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({**record, "fingerprint": "other"}))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**record, "fingerprint": "other"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"none/seed-1/run\.json is of another configuration"):
         table1.measure(finished.studies["table1"])
 

@@ -28,7 +28,9 @@ from manifold.training.arguments import checked_arguments
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 METHODS = ["vitkd", "vkd", "projector_ensemble", "attention_maps", "masked_kd"]
 GOLDEN = {
-    name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text())["cases"]
+    name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text(encoding="utf-8"))[
+        "cases"
+    ]
     for name in METHODS
 }
 CLASSES = 10

@@ -50,6 +50,15 @@ def test_a_row_that_lies_far_off_is_told_and_left_out_of_the_axis(value, top1, g
         assert low - 2 < start < low and high < end < high + 2
 
 
+@pytest.mark.parametrize(("ends", "markers"), [("low high", {"<", ">"}), ("", set())])
+def test_an_interval_that_is_cut_ends_in_an_arrow(ends, markers):
+    rows, seeds = measured(METHODS)
+    rows["top1_cut"] = ["", ends, "", "", "", None]
+    left, right = draw_table1(rows, seeds, "soft_kd", "caption").axes
+    assert {line.get_marker() for line in left.lines} & {"<", ">"} == markers
+    assert not {line.get_marker() for line in right.lines} & {"<", ">"}
+
+
 def test_rows_that_lie_together_are_all_on_the_axis():
     rows, seeds = measured(METHODS)
     for axes in draw_table1(rows, seeds, "soft_kd", "caption").axes:

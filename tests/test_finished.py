@@ -20,7 +20,7 @@ def write_cell(directory, fingerprint="f", record="run.json"):
         "fingerprint": fingerprint,
         "files": {name: sha256(directory / name) for name in FILES},
     }
-    (directory / record).write_text(json.dumps(found))
+    (directory / record).write_text(json.dumps(found), encoding="utf-8")
 
 
 def remove(directory):
@@ -57,8 +57,8 @@ def test_a_cell_whose_folder_is_gone_is_brought_back(cell, tmp_path):
     [
         lambda links: (links / "student.safetensors").write_bytes(b"others!"),
         lambda links: (links / "metrics.csv").unlink(),
-        lambda links: (links / "run.json").write_text("{"),
-        lambda links: (links / "run.json").write_text("{}"),
+        lambda links: (links / "run.json").write_text("{", encoding="utf-8"),
+        lambda links: (links / "run.json").write_text("{}", encoding="utf-8"),
     ],
 )
 def test_what_is_harmed_is_not_brought_back(cell, tmp_path, spoil):
@@ -108,7 +108,7 @@ def test_new_weights_take_the_place_of_the_kept_ones_and_do_not_change_them(cell
     assert (links / "student.safetensors").read_bytes() == b"weights"
     remove(cell)
     write_cell_again = {"fingerprint": "g", "files": {}}
-    (cell / "run.json").write_text(json.dumps(write_cell_again))
+    (cell / "run.json").write_text(json.dumps(write_cell_again), encoding="utf-8")
     keep_all(tmp_path)
     assert sorted(path.name for path in links.iterdir()) == ["run.json"]
 

@@ -22,7 +22,7 @@ SLOW = ("torch", "timm", "torchvision", "sklearn", "scipy.stats", "matplotlib")
 
 def slow_imports_of(modules, folder):
     """Import modules in a process in which a torch that raises stands before the real one."""
-    (folder / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    (folder / "torch.py").write_text("raise RuntimeError('torch was imported')", encoding="utf-8")
     lines = [f"import {module}" for module in ("sys", *modules)]
     lines.append(f"print(*[name for name in {SLOW} if name in sys.modules])")
     done = subprocess.run(
@@ -31,6 +31,7 @@ def slow_imports_of(modules, folder):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])},
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()

@@ -18,10 +18,10 @@ def result(tmp_path):
     """A function that writes a job's result as code of some hash has made it."""
 
     def write(source_hash):
-        (tmp_path / "weights.bin").write_text("weights")
+        (tmp_path / "weights.bin").write_text("weights", encoding="utf-8")
         files = {"weights.bin": sha256(tmp_path / "weights.bin")}
         record = {"fingerprint": "this", "source_hash": source_hash, "files": files}
-        (tmp_path / "run.json").write_text(json.dumps(record))
+        (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
         return tmp_path
 
     return write
@@ -47,7 +47,7 @@ def test_a_result_stays_unless_its_code_is_followed(
 
 
 def test_a_result_of_a_users_own_job_is_always_followed(experiment, result, tmp_path, monkeypatch):
-    (tmp_path / "job_of_a_user.py").write_text("")
+    (tmp_path / "job_of_a_user.py").write_text("", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     for made_by, expected in ((job_hash("job_of_a_user"), True), ("earlier", False)):
         assert is_kept(experiment(), "job_of_a_user", result(made_by), FILES, "this") is expected
@@ -56,14 +56,14 @@ def test_a_result_of_a_users_own_job_is_always_followed(experiment, result, tmp_
 def test_a_result_that_is_damaged_or_of_another_configuration_does_not_stay(experiment, result):
     folder = result(job_hash(JOB))
     assert not is_kept(experiment(), JOB, folder, FILES, "other")
-    (folder / "weights.bin").write_text("others")
+    (folder / "weights.bin").write_text("others", encoding="utf-8")
     assert not is_kept(experiment(), JOB, folder, FILES, "this")
 
 
 def test_what_stays_is_dated_anew(result, capsys):
     folder = result("now")
     old = folder / "old"
-    old.write_text("")
+    old.write_text("", encoding="utf-8")
     keep(folder, FILES)
     assert all((folder / name).stat().st_mtime >= old.stat().st_mtime for name in FILES)
     assert capsys.readouterr().err == f"{folder} is complete\n"
@@ -95,7 +95,7 @@ def hashes(tmp_path, monkeypatch):
 
     def compute(**changes):
         for name, text in (PACKAGE | {f"{key}.py": text for key, text in changes.items()}).items():
-            (tmp_path / "mine" / name).write_text(text)
+            (tmp_path / "mine" / name).write_text(text, encoding="utf-8")
         sources._shared_modules.cache_clear()
         job_hash.cache_clear()
         return job_hash("mine.work"), job_hash("mine")

@@ -51,7 +51,7 @@ def imported(path: Path) -> set[str]:
     """Every module of this project that a file imports, also within functions."""
     names = set()
     known = modules()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -78,12 +78,14 @@ def test_the_method_stands_first_in_its_package():
 
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_no_module_is_long(module):
-    assert len(modules()[module].read_text().splitlines()) <= 400
+    assert len(modules()[module].read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_the_settings_are_resolved_without_torch_or_pandas(tmp_path):
     for name in ("torch", "pandas", "matplotlib", "mmdet", "timm", "scipy"):
-        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+        (tmp_path / f"{name}.py").write_text(
+            f"raise RuntimeError('{name} was imported')", encoding="utf-8"
+        )
     code = (
         "from manifold.settings import resolve\n"
         "for scale in ('smoke', 'mini', 'imagenet', 'coco'):\n"
@@ -96,5 +98,6 @@ def test_the_settings_are_resolved_without_torch_or_pandas(tmp_path):
         env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,8 @@ LOSSES = {
     ),
 }
 GOLDEN = {
-    name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text()) for name in LOSSES
+    name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text(encoding="utf-8"))
+    for name in LOSSES
 }
 BATCH, CLASSES, TAU = 6, 7, 2.0
 

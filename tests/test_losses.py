@@ -16,7 +16,9 @@ import manifold
 from baselines.sp import similarity_loss
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
 
-GOLDEN = json.loads((Path(__file__).parent / "golden/manifold_loss.json").read_text())
+GOLDEN = json.loads(
+    (Path(__file__).parent / "golden/manifold_loss.json").read_text(encoding="utf-8")
+)
 TERMS = {
     "intra": lambda student, teacher, rows: decoupled_manifold_loss(student, teacher, rows)[0],
     "inter": lambda student, teacher, rows: decoupled_manifold_loss(student, teacher, rows)[1],
@@ -320,5 +322,7 @@ def test_package_offers_its_public_names():
 
 def test_reading_the_configuration_does_not_import_torch():
     code = "import sys, manifold.settings; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8"
+    )
     assert (result.returncode, result.stdout.strip()) == (0, "False"), result.stderr

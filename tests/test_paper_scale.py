@@ -38,7 +38,7 @@ from manifold.training.data import evaluation_transform, train_transform
 from manifold.training.runs import Setting, build_cohort, build_distiller, student_setting
 
 REPORTED = ROOT / "results/reported"
-GOLDEN = json.loads((ROOT / "tests/golden/reference_schedule.json").read_text())
+GOLDEN = json.loads((ROOT / "tests/golden/reference_schedule.json").read_text(encoding="utf-8"))
 PAPER = resolve({"scale": "imagenet", "networks": str(REPORTED / "networks.csv")})
 pytestmark = pytest.mark.slow
 
@@ -426,7 +426,13 @@ def snakemake(folder, *arguments, **environment):
     command = ["python", "-m", "snakemake", *arguments]
     environment = {**os.environ, **environment}
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        encoding="utf-8",
     )
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
@@ -441,7 +447,7 @@ def job_stats(output):
 
 def test_the_plan_of_the_paper_holds_every_pair_and_seed(clone, tmp_path):
     # A torch that cannot be imported stands in front of the real one.
-    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')", encoding="utf-8")
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
     planned = snakemake(clone, "-n", "--config", "scale=imagenet", PYTHONPATH=path)
     stats = job_stats(planned)
@@ -467,7 +473,7 @@ def rehearsed(clone, warm_python):
 
 def test_a_rehearsal_is_killed_resumed_and_written(rehearsed):
     small = resolve({"scale": "smoke"})
-    found = json.loads((rehearsed / "rehearsal/deit-cait-A.json").read_text())
+    found = json.loads((rehearsed / "rehearsal/deit-cait-A.json").read_text(encoding="utf-8"))
     assert found["resumed_at"] == small.rehearsal.killed_after == 1
     assert found["steps"] == small.rehearsal.steps == 3
     assert found["processes"] == small.rehearsal.processes == 2
@@ -481,7 +487,7 @@ def test_a_rehearsal_is_killed_resumed_and_written(rehearsed):
         ["deit-cait", "B", 1, 7],
     ]
     assert table["gpu_hours_per_seed"].isna().all()  # nobody published the toy networks
-    text = (rehearsed / "rehearsal.md").read_text()
+    text = (rehearsed / "rehearsal.md").read_text(encoding="utf-8")
     assert text.startswith("# Rehearsal of smoke")
     for part in ("deit_tiny_patch16_224", "| deit-cait | A", "killed after step 1"):
         assert part in text
@@ -552,7 +558,7 @@ def cell(experiment, method, seed, name):
 
 @pytest.mark.parametrize("method", ["none", "soft_kd"])
 def test_without_a_validation_split_there_is_no_best_epoch(method, without_validation):
-    run = json.loads(cell(without_validation, method, 0, "run.json").read_text())
+    run = json.loads(cell(without_validation, method, 0, "run.json").read_text(encoding="utf-8"))
     result = run["result"]
     assert (result["best_epoch"], result["best_top1"]) == (None, None)
     assert (result["split"], result["images"]) == ("test", 360)
@@ -582,12 +588,15 @@ def test_without_a_validation_split_table1_is_made(without_validation):
     assert list(rows.index) == ["none", "soft_kd", "teacher"]
     assert rows["best_top1_mean"].isna().all()
     for method in made.methods:
-        runs = [json.loads(cell(made, method, seed, "run.json").read_text()) for seed in made.seeds]
+        runs = [
+            json.loads(cell(made, method, seed, "run.json").read_text(encoding="utf-8"))
+            for seed in made.seeds
+        ]
         mean = sum(run["result"]["top1"] for run in runs) / 2
         assert rows.loc[method, "top1_mean"] == pytest.approx(mean)
     (header, *lines) = [
         [word.strip() for word in line.split("|")]
-        for line in (made.directory / "table1.md").read_text().splitlines()
+        for line in (made.directory / "table1.md").read_text(encoding="utf-8").splitlines()
         if line.startswith("|")
     ][:5]
     assert {line[header.index("Best epoch")] for line in lines[1:]} == {"—"}

@@ -33,6 +33,7 @@ def snakemake(folder, *arguments, environment=None):
         capture_output=True,
         text=True,
         env={**os.environ, **(environment or {})},
+        encoding="utf-8",
     )
 
 
@@ -131,6 +132,24 @@ def test_a_word_that_nothing_reads_is_refused(touched, word):
     assert done.returncode != 0 and "results/smoke" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        (["scale=smok"], "error: unknown scale 'smok'. Did you mean 'smoke'?"),
+        (
+            [SCALE, "method_definitions={sp: {distiller: 'broken:Mine'}}"],
+            "broken.py is not Python: ",  # found when jobs are planned, not when keys are read
+        ),
+    ],
+)
+def test_the_last_words_are_the_error(touched, words, last):
+    (touched / "broken.py").write_text("def (", encoding="utf-8")
+    done = snakemake(touched, "-n", "--config", *words)
+    assert done.returncode != 0
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("error: ") and last in line
+
+
 def test_the_default_is_table_1(touched):
     jobs = planned(touched, "--config", SCALE, "seeds=[0, 1, 2]")
     assert jobs["reproduce_table1"] == jobs["table1"] == 1 and "ablation" not in jobs
@@ -156,7 +175,8 @@ def test_it_is_a_module_of_another_workflow(tmp_path):
         "    default_target: True\n"
         "    input: 'results/smoke/table1.csv'\n"
         "    output: 'mine.txt'\n"
-        "    shell: 'cp {input} {output}'\n"
+        "    shell: 'cp {input} {output}'\n",
+        encoding="utf-8",
     )
     jobs = planned(tmp_path)
     assert jobs["distillation_table1"] == jobs["mine"] == 1
@@ -190,9 +210,9 @@ class Spread(Study):
 
 
 def test_a_study_of_ones_own_is_planned_like_the_others(touched):
-    (touched / "own.py").write_text(OWN_STUDY)
+    (touched / "own.py").write_text(OWN_STUDY, encoding="utf-8")
     section = {"spread": {"study": "own:Spread", "epochs": 4}}
-    (touched / "own.yaml").write_text(yaml.safe_dump(section))
+    (touched / "own.yaml").write_text(yaml.safe_dump(section), encoding="utf-8")
     words = ("--configfile", "own.yaml", "--config", SCALE)
     assert planned(touched, "all", *words) == {"spread": 1, "all": 1}
     assert planned(touched, "reproduce_spread", *words) == {"spread": 1, "reproduce_spread": 1}
@@ -207,7 +227,9 @@ def test_a_study_of_ones_own_is_planned_like_the_others(touched):
 def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path, cold_path):
     # What cannot be imported stands in front of the real ones.
     for name in ("torch", "matplotlib", "scipy", "timm", "mmdet"):
-        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name} was imported')")
+        (tmp_path / f"{name}.py").write_text(
+            f"raise RuntimeError('{name} was imported')", encoding="utf-8"
+        )
     environment = {"PYTHONPATH": str(tmp_path), "PATH": cold_path}
     done = snakemake(touched, "-n", "all", "--config", f"scale={scale}", environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -215,7 +237,9 @@ def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path, cold_path):
 
 def test_the_catalogues_requirements_are_met():
     """https://snakemake.github.io/snakemake-workflow-catalog: what a standardised workflow has."""
-    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text(encoding="utf-8"))[
+        "usage"
+    ]
     assert usage["mandatory-flags"].keys() == {"desc", "flags"}
     assert set(usage["software-stack-deployment"]) == {"conda"} and usage["report"] is True
     assert (ROOT / "Snakefile").is_file() and (ROOT / "README.md").is_file()

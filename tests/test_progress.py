@@ -162,7 +162,7 @@ def test_jobs_at_once_mix_whole_lines_in_a_pipe(option):
         for number in range(2)
     ]
     os.close(writing)
-    with open(reading, newline="") as pipe:
+    with open(reading, newline="", encoding="utf-8") as pipe:
         text = pipe.read()
     assert [job.wait() for job in jobs] == [0, 0]
     assert "\r" not in text and text.endswith("\n")

@@ -1,5 +1,6 @@
 """The project's own files agree with each other, and are formatted and linted."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -18,23 +19,23 @@ from manifold.training.records import check_weights, read_run
 
 
 def run(*command):
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
 
 
 def pins():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def test_the_environment_for_conda_lists_the_same_versions():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, packages = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
     assert packages == {"pip": pins()}
 
 
 def test_every_dependency_is_pinned_to_the_same_version_everywhere():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     direct = project["dependencies"] + [
         dependency for extra in project["optional-dependencies"].values() for dependency in extra
     ]
@@ -44,7 +45,9 @@ def test_every_dependency_is_pinned_to_the_same_version_everywhere():
 
 
 def test_every_package_is_installed():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["packages"]
     there = {
         ".".join(path.parent.relative_to(ROOT).parts)
         for name in ("manifold", "baselines", "benchmarks")
@@ -55,7 +58,7 @@ def test_every_package_is_installed():
 
 def test_no_registry_is_named():
     for name in ("constraints.txt", "environment.yml", "pyproject.toml", "setup.sh"):
-        assert not re.search(r"https?://", (ROOT / name).read_text()), name
+        assert not re.search(r"https?://", (ROOT / name).read_text(encoding="utf-8")), name
 
 
 def test_python_is_formatted_and_linted():
@@ -73,34 +76,89 @@ def test_snakefiles_are_formatted_and_linted():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def without_encoding(tree):
+    """Calls that open text and leave it to the locale how its bytes are read."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or {"encoding", None} & {k.arg for k in node.keywords}:
+            continue
+        is_method = isinstance(node.func, ast.Attribute)
+        name = node.func.attr if is_method else getattr(node.func, "id", "")
+        if ast.unparse(node.func) == "os.open":  # which gives a number
+            continue
+        texts = [word.value for word in node.args if isinstance(word, ast.Constant)]
+        if (
+            (is_method and name == "read_text" and not node.args)
+            or (is_method and name == "write_text" and len(node.args) == 1)
+            or (is_method and name == "open" and (not node.args or texts) and "b" not in str(texts))
+            or (not is_method and name == "open" and "b" not in str(texts))
+            or any(keyword.arg == "text" for keyword in node.keywords)
+        ):
+            yield node
+
+
+def test_every_file_is_opened_in_an_encoding_that_is_said():
+    found = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for folder in ("manifold", "baselines", "benchmarks", "tests")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for call in without_encoding(ast.parse(path.read_bytes()))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("code", "is_found"),
+    [
+        ("path.read_text()", True),
+        ("path.read_text(encoding='utf-8')", False),
+        ("path.read_text('utf-8')", False),
+        ("path.write_text(text)", True),
+        ("write_text(path, text)", False),
+        ("path.open()", True),
+        ("path.open('w', newline='')", True),
+        ("path.open('rb')", False),
+        ("open(path)", True),
+        ("open(path, 'wb')", False),
+        ("Image.open(path)", False),
+        ("os.open('name', os.O_RDWR)", False),
+        ("subprocess.run(words, text=True)", True),
+        ("subprocess.run(words, text=True, encoding='utf-8')", False),
+    ],
+)
+def test_what_leaves_the_encoding_to_the_locale(code, is_found):
+    assert bool(list(without_encoding(ast.parse(code)))) == is_found
+
+
 def test_the_readmes_test_command_is_what_ci_runs():
     command = ". ./setup.sh && python -m pytest"
-    assert command in (ROOT / "README.md").read_text()
-    assert command in (ROOT / ".ci/run").read_text()
+    assert command in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert command in (ROOT / ".ci/run").read_text(encoding="utf-8")
 
 
 def test_the_docs_show_the_published_tables_to_the_letter():
     published = ROOT / "results/published/mini"
     studies = list(resolve({"scale": "mini"}).studies.values())
-    assert publish.PAGE.read_text() == publish.results_page(studies, published)
+    assert publish.PAGE.read_text(encoding="utf-8") == publish.results_page(studies, published)
     begin, end = publish.markers(publish.IN_README)
-    shown = publish.README.read_text().partition(begin)[2].partition(end)[0].strip()
-    assert shown == publish.block((published / f"{publish.IN_README}.md").read_text())
+    shown = publish.README.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+    assert shown == publish.block(
+        (published / f"{publish.IN_README}.md").read_text(encoding="utf-8")
+    )
 
 
 def test_every_study_that_is_published_is_on_the_page():
-    page = publish.PAGE.read_text()
+    page = publish.PAGE.read_text(encoding="utf-8")
     for study in resolve({"scale": "mini"}).studies.values():
         assert (f"## {study.title}\n\n*{study.question}*" in page) == study.is_evidence
 
 
 def test_the_jobs_environment_holds_what_they_import_and_no_more():
     """Of constraints.txt, what follows from the packages without Snakemake, tests and linters."""
-    (_, _, packages) = yaml.safe_load((ROOT / "workflow/envs/suite.yaml").read_text())[
-        "dependencies"
-    ]
+    (_, _, packages) = yaml.safe_load(
+        (ROOT / "workflow/envs/suite.yaml").read_text(encoding="utf-8")
+    )["dependencies"]
     pinned = {line.split(";")[0].split("==")[0].lower().replace("_", "-"): line for line in pins()}
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     asked = [*project["dependencies"], *extras["transfer"], *extras["detection"]]
     pending = [Requirement(line).name for line in asked if not line.startswith("snakemake")]
@@ -135,9 +193,9 @@ def test_a_block_of_the_readme_is_the_caption_and_the_sections_that_are_asked_fo
 def test_a_readme_without_markers_is_refused_and_what_is_around_them_stays(tmp_path):
     readme = tmp_path / "README.md"
     begin, end = publish.markers("bench")
-    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n")
+    readme.write_text(f"before\n{begin}\nold\n{end}\nafter\n", encoding="utf-8")
     publish.update_readme(readme, "bench", "new")
-    assert readme.read_text() == f"before\n{begin}\nnew\n{end}\nafter\n"
+    assert readme.read_text(encoding="utf-8") == f"before\n{begin}\nnew\n{end}\nafter\n"
     with pytest.raises(UserError, match="lacks the markers <!-- recipes: begin -->"):
         publish.update_readme(readme, "recipes", "new")
 
@@ -145,7 +203,9 @@ def test_a_readme_without_markers_is_refused_and_what_is_around_them_stays(tmp_p
 def test_the_hours_in_the_docs_are_those_of_the_rehearsal():
     runs = pd.read_csv(ROOT / "results/published/imagenet/rehearsal.csv").set_index("pair")
     hours = runs.loc["deit_tiny-cait_s24", "gpu_hours_per_seed"].iloc[0]
-    assert f"{hours:,.0f} GPU-hours a seed" in (ROOT / "docs/paper-scale.md").read_text()
+    assert f"{hours:,.0f} GPU-hours a seed" in (ROOT / "docs/paper-scale.md").read_text(
+        encoding="utf-8"
+    )
     assert runs["peak_memory_gib"].max() < 16
 
 

@@ -55,7 +55,7 @@ def finished(tmp_path):
         }
         path = made.cell_directory(*key) / "run.json"
         path.parent.mkdir(parents=True)
-        path.write_text(json.dumps(record))
+        path.write_text(json.dumps(record), encoding="utf-8")
     return made
 
 
@@ -69,6 +69,14 @@ def test_gains_are_over_the_baseline_of_the_same_recipe_and_budget(finished):
         assert rows.loc[(recipe, 2, "manifold"), "gain_mean"] == pytest.approx(1.1)
         assert pd.isna(rows.loc[(recipe, 1, "soft_kd"), "gain_mean"])
     assert rows.loc[("B", 2, "soft_kd"), "top1_mean"] == pytest.approx(73.0)
+
+
+def test_without_claims_no_public_run_is_drawn(finished):
+    study = finished.replaced(claims=None).studies["recipes"]
+    assert study.reads() == []
+    document = study.build()
+    panels = [axes.get_title(loc="left") for axes in document.figures[""]("caption").axes]
+    assert sum(bool(title) for title in panels) == 2 and not any("Public" in t for t in panels)
 
 
 def test_the_words_follow_from_the_intervals(finished):
@@ -93,7 +101,7 @@ def test_the_files_of_the_study(finished):
         assert (folder / f"recipes.{name}").stat().st_size
     assert len(pd.read_csv(folder / "recipes_seeds.csv")) == 36
     assert len(pd.read_csv(folder / "recipes_variance.csv")) == 7
-    text = (folder / "recipes.md").read_text()
+    text = (folder / "recipes.md").read_text(encoding="utf-8")
     assert "each with its own full schedule" in text and "n = 3 paired seeds" in text
 
 

@@ -3,8 +3,10 @@
 Also how files are written, and how weights that do not fit are refused.
 """
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 from importlib.metadata import version
@@ -14,12 +16,13 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from manifold import settings
-from manifold.errors import UserError
-from manifold.files import csv_text, write_atomic, write_text
-from manifold.models import create_model, load_weights, save_weights
+from manifold.errors import UserError, ending_the_process
+from manifold.files import HOST, csv_text, write_atomic, write_directory, write_text
+from manifold.models import create_model, load_weights, save_state, save_weights
 from manifold.settings import ROOT, Model, fingerprint
 from manifold.settings.sources import source_hash
 from manifold.training import description, records, runs, train
@@ -69,7 +72,10 @@ def trained(resolve):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "create_model", create_with_large_weights)
         train.train(setting, cells)
-    found = {cell.method: json.loads((cell.directory / "run.json").read_text()) for cell in cells}
+    found = {
+        cell.method: json.loads((cell.directory / "run.json").read_text(encoding="utf-8"))
+        for cell in cells
+    }
     return setting, {cell.method: cell for cell in cells}, found
 
 
@@ -130,7 +136,9 @@ def test_a_run_names_its_environment(trained):
     for package in ("torch", "torchvision", "timm", "numpy", "pandas", "safetensors"):
         assert environment["packages"][package] == version(package)
     command = ["git", "rev-parse", "HEAD"]
-    git = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    git = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert environment["git_commit"] == (git.stdout.strip() if git.returncode == 0 else None)
     assert environment["device"] == "cpu"
     assert environment["threads"] == torch.get_num_threads()
@@ -235,7 +243,7 @@ def test_parameters_are_counted(live):
 
 def test_a_damaged_record_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "run.json"
-    path.write_text('{"fingerprint": "a')
+    path.write_text('{"fingerprint": "a', encoding="utf-8")
     with pytest.raises(UserError) as caught:
         records.read_run(path)
     assert str(path) in str(caught.value)
@@ -276,17 +284,95 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     write_text(path, "old")
 
     def fail(partial):
-        partial.write_text("half")
+        partial.write_text("half", encoding="utf-8")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, fail)
-    assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "old"
     with pytest.raises(OSError, match="disk full"):
         write_atomic(tmp_path / "new.txt", fail)
     assert not (tmp_path / "new.txt").exists()
     write_text(path, "new")
-    assert path.read_text() == "new"
+    assert path.read_text(encoding="utf-8") == "new"
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["file.txt"]
+
+
+def wrapped():
+    """As torch does: its own error, while the disk's is being handled."""
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+
+
+def no_space(kind=OSError, number=errno.ENOSPC):
+    raise kind(number, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        no_space,
+        wrapped,
+        lambda: no_space(number=errno.EDQUOT),
+        lambda: no_space(SafetensorError, "Error while serializing: I/O error"),
+    ],
+)
+@pytest.mark.parametrize("write", [write_atomic, write_directory])
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(write, fail, tmp_path):
+    def begin(partial):
+        (partial / "half" if partial.is_dir() else partial).write_text("half", encoding="utf-8")
+        fail()
+
+    with pytest.raises(UserError, match=r"^\S+/new: No space left on the disk; free some.*stays$"):
+        write(tmp_path / "new", begin)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_that_another_library_meets_ends_the_process_in_one_line():
+    words = r"^error: No space left on the disk; free some"
+    with pytest.raises(SystemExit, match=words), ending_the_process():
+        wrapped()
+    with pytest.raises(RuntimeError), ending_the_process():
+        raise RuntimeError("of another kind")
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """A disk of 64 KiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_weights_and_states_that_do_not_fit_leave_the_old_ones(tiny):
+    write_text(tiny / "state.pt", "old")
+    network = torch.nn.Linear(200, 200)
+    for name, write in (
+        ("state.pt", lambda path: save_state({"weights": network.weight}, path)),
+        ("student.safetensors", lambda path: save_weights(network, path)),
+        ("metrics.csv", lambda path: write_text(path, "0.1\n" * 50_000)),
+    ):
+        with pytest.raises(UserError, match=rf"{name}: No space left on the disk"):
+            write(tiny / name)
+    assert [path.name for path in tiny.iterdir()] == ["state.pt"]
+    assert (tiny / "state.pt").read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.parametrize("kind", ["partial", "old"])
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(kind, tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    names = [f".a.txt.{HOST}-{process}.{kind}" for process in (dead.pid, os.getppid())]
+    foreign = f".a.txt.elsewhere-{dead.pid}.{kind}"
+    for name in (*names, foreign, f".b.txt.{HOST}-{dead.pid}.{kind}"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "a.txt", "new")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a.txt", names[1], foreign, f".b.txt.{HOST}-{dead.pid}.{kind}"}
 
 
 # ---- weights that do not fit -----------------------------------------------------------------

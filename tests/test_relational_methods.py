@@ -97,7 +97,7 @@ AUTHORS = {
 @pytest.mark.parametrize("number", range(3))
 @pytest.mark.parametrize("name", AUTHORS)
 def test_loss_and_gradient_are_those_of_the_authors_code(name, number, dtype):
-    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    golden = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
     case = golden["cases"][number]
     rng = np.random.default_rng(case["seed"])
     student, teacher = (
@@ -125,7 +125,7 @@ def check_golden(case, loss, gradient, tolerance, prefix=""):
 )
 @pytest.mark.parametrize("number", range(3), ids=["no merging", "one merging", "two mergings"])
 def test_ofa_and_its_branches_are_those_of_the_authors_code(number, dtype, tolerance):
-    case = json.loads((GOLDEN / "ofa.json").read_text())["cases"][number]
+    case = json.loads((GOLDEN / "ofa.json").read_text(encoding="utf-8"))["cases"][number]
     rng = np.random.default_rng(case["seed"])
 
     def draw(*shape):

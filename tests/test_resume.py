@@ -74,7 +74,7 @@ def outcome(results):
     found = {}
     for method in METHODS:
         directory = directory_of(results, method)
-        record = json.loads((directory / "run.json").read_text())
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
         metrics = pd.read_csv(directory / "metrics.csv", dtype=str)
         keys = (
             "result",
@@ -226,7 +226,7 @@ def test_a_run_records_the_sources_that_it_was_started_with(teacher, tmp_path, m
     monkeypatch.setattr(train, "source_hash", lambda distiller: f"edited {distiller}")
     run(words(overrides))
     for cell in cohort_of(overrides)[1]:
-        record = json.loads((cell.directory / "run.json").read_text())
+        record = json.loads((cell.directory / "run.json").read_text(encoding="utf-8"))
         assert record["source_hash"] == f"first {cell.definition.distiller}"
 
 
@@ -274,7 +274,9 @@ def delete(path):
 
 
 def edit(path):
-    path.write_text(path.read_text().replace("validation_top1", "test_top1"))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("validation_top1", "test_top1"), encoding="utf-8"
+    )
 
 
 def flip(path):
@@ -299,7 +301,7 @@ def test_a_harmed_cell_alone_is_trained_again(name, harm, complete, teacher, uni
     run(words(settings(complete, teacher)))
     assert outcome(complete) == outcome(uninterrupted)
     assert digests(complete, others) == before
-    record = json.loads((directory_of(complete, "fitnet") / "run.json").read_text())
+    record = json.loads((directory_of(complete, "fitnet") / "run.json").read_text(encoding="utf-8"))
     assert record["cohort"] == ["fitnet"]
 
 

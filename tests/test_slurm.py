@@ -37,6 +37,7 @@ def snakemake(*arguments, path="", profile=PROFILE):
         capture_output=True,
         text=True,
         timeout=300,
+        encoding="utf-8",
     )
 
 
@@ -51,7 +52,7 @@ COMMANDS = {
 
 def write_commands(folder, commands):
     for name, script in commands.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         (folder / name).chmod(0o755)
 
 
@@ -82,7 +83,12 @@ def submitted(cluster):
             profile=profile,
         )
         assert "SLURM sbatch failed" in done.stdout + done.stderr  # the script ends with 1
-        return (cluster / "submitted.txt").read_text().partition("--wrap")[0].splitlines()
+        return (
+            (cluster / "submitted.txt")
+            .read_text(encoding="utf-8")
+            .partition("--wrap")[0]
+            .splitlines()
+        )
 
     return submit
 
@@ -121,11 +127,11 @@ def test_a_training_without_an_account_is_submitted_to_the_clusters_defaults(sub
 
 
 def test_the_account_and_the_partition_are_two_lines_of_the_profile(submitted, tmp_path):
-    lines = (PROFILE / "config.yaml").read_text()
+    lines = (PROFILE / "config.yaml").read_text(encoding="utf-8")
     lines, count = re.subn(r"# (slurm_(?:account|partition): )(ACCOUNT|PARTITION)", r"\1\2", lines)
     assert count == 2
     lines = lines.replace("ACCOUNT", "mine").replace("PARTITION", "short")
-    (tmp_path / "config.yaml").write_text(lines)
+    (tmp_path / "config.yaml").write_text(lines, encoding="utf-8")
     arguments = submitted(ONE_GPU, profile=tmp_path)
     assert arguments[arguments.index("-A") + 1] == "mine"
     assert arguments[arguments.index("-p") + 1] == "short"
@@ -190,6 +196,7 @@ def test_a_job_that_fails_keeps_the_files_that_it_has_finished(options, tmp_path
         capture_output=True,
         text=True,
         timeout=300,
+        encoding="utf-8",
     )
     assert done.returncode == 1 and "Error in rule train_teacher" in done.stdout + done.stderr
     assert finished.exists(), done.stderr

@@ -37,7 +37,12 @@ def hashes_in(folder, methods=METHODS, working=None, path=None, seed="0"):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": seed}
     command = [sys.executable, "-c", code, json.dumps(list(methods.items()))]
     done = subprocess.run(
-        command, cwd=working or folder, env=environment, capture_output=True, text=True
+        command,
+        cwd=working or folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -58,7 +63,7 @@ def unedited():
 
 
 def append(path, text):
-    path.write_text(path.read_text() + text)
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
 
 
 def changed(before, after):
@@ -212,7 +217,7 @@ def write(tmp_path, monkeypatch):
         for name, text in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         return folder
 
     return make
@@ -365,10 +370,10 @@ def test_comments_change_the_hash_of_no_method(unedited, copy):
 )
 def test_a_new_import_joins_the_hash_of_its_method(statement, unedited, copy):
     append(copy / "baselines/sp.py", f"\n{statement}\n")
-    (copy / "baselines/helper.py").write_text("ONE = 1\n")
+    (copy / "baselines/helper.py").write_text("ONE = 1\n", encoding="utf-8")
     before = hashes_in(copy)
     assert changed(unedited, before) == {"sp"}
-    (copy / "baselines/helper.py").write_text("ONE = 2\n")
+    (copy / "baselines/helper.py").write_text("ONE = 2\n", encoding="utf-8")
     assert changed(before, hashes_in(copy)) == {"sp"}
 
 
@@ -376,9 +381,11 @@ def test_a_new_import_joins_the_hash_of_its_method(statement, unedited, copy):
 def test_a_users_method_is_followed_to_the_files_beside_it(is_working_folder, copy, tmp_path):
     folder = tmp_path / "users"
     (folder / "losses").mkdir(parents=True)
-    (folder / "mine.py").write_text("from losses.norms import norm\nimport torch\n")
-    (folder / "losses/norms.py").write_text("def norm(x):\n    return abs(x)\n")
-    (folder / "notes.py").write_text("")
+    (folder / "mine.py").write_text(
+        "from losses.norms import norm\nimport torch\n", encoding="utf-8"
+    )
+    (folder / "losses/norms.py").write_text("def norm(x):\n    return abs(x)\n", encoding="utf-8")
+    (folder / "notes.py").write_text("", encoding="utf-8")
     methods = METHODS | {"mine": "mine:Mine"}
     places = {"working": folder} if is_working_folder else {"path": folder}
     before = hashes_in(copy, methods, **places)

@@ -45,6 +45,7 @@ def make(folder, *words, force=(), **environment):
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        encoding="utf-8",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -52,7 +53,10 @@ def make(folder, *words, force=(), **environment):
 
 def records(folder):
     cells = folder / "results/s/cells"
-    return {path.parent: json.loads(path.read_text()) for path in sorted(cells.rglob("run.json"))}
+    return {
+        path.parent: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(cells.rglob("run.json"))
+    }
 
 
 def changed(before, after):
@@ -60,16 +64,18 @@ def changed(before, after):
 
 
 def caption(folder):
-    return (folder / "results/s/table1.md").read_text().split("\n\n")[1]
+    return (folder / "results/s/table1.md").read_text(encoding="utf-8").split("\n\n")[1]
 
 
 def test_an_edited_method_is_told_of_and_made_anew_on_request(clone):
     fresh = records(clone)
     assert len(fresh) == 4 and "Mixed" not in caption(clone)
     source = clone / "baselines/sp.py"
-    source.write_text(source.read_text() + "\n# a comment is no edit\n")
+    source.write_text(
+        source.read_text(encoding="utf-8") + "\n# a comment is no edit\n", encoding="utf-8"
+    )
     assert "Nothing to be done" in make(clone, "stale=retrain")
-    source.write_text(source.read_text() + "\nEDITED = True\n")
+    source.write_text(source.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
     assert "Nothing to be done" in make(clone)
 
     (cell,) = [path for path in fresh if path.parts[-2:] == ("sp", "seed-1")]
@@ -81,7 +87,7 @@ def test_an_edited_method_is_told_of_and_made_anew_on_request(clone):
     assert "Mixed: 1 of the 4 runs" in caption(clone)
     assert "sp, recipe A, 1 epochs (seed 0)" in caption(clone)
     for suffix in ("md", "tex"):
-        assert "stale=retrain" in (clone / f"results/s/table1.{suffix}").read_text()
+        assert "stale=retrain" in (clone / f"results/s/table1.{suffix}").read_text(encoding="utf-8")
 
     said = make(clone, "stale=retrain")
     assert "soft_kd/seed-0 is complete" in said and "sp/seed-0 is complete" not in said
@@ -99,7 +105,7 @@ def test_an_edited_method_is_told_of_and_made_anew_on_request(clone):
 def test_an_edited_training_is_told_of_by_the_job_that_keeps_its_cells(clone):
     before = records(clone)
     source = clone / "manifold/training/evaluation.py"
-    source.write_text(source.read_text() + "\nEDITED = True\n")
+    source.write_text(source.read_text(encoding="utf-8") + "\nEDITED = True\n", encoding="utf-8")
     (cell,) = [path for path in before if path.parts[-2:] == ("soft_kd", "seed-0")]
     (cell / "run.json").unlink()
     said = make(clone)

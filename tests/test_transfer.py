@@ -71,7 +71,9 @@ def dump_of(study, name, method, seed):
 
 
 def record_of(study, name, method, seed):
-    return json.loads((study.directory(name, method, seed) / "probes.json").read_text())
+    return json.loads(
+        (study.directory(name, method, seed) / "probes.json").read_text(encoding="utf-8")
+    )
 
 
 # ---- features --------------------------------------------------------------------------------
@@ -273,7 +275,7 @@ def test_fine_tuning_starts_from_the_student_with_a_new_classifier(study):
 
 def test_fine_tuning_uses_every_training_image_and_the_test_split(study):
     directory = study.directory("faces", "manifold", 1) / "fine-tuning"
-    record = json.loads((directory / "run.json").read_text())
+    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
     assert record["splits"] == {"train": 100, "validation": 0, "test": 100}
     assert record["result"]["split"] == "test" and record["result"]["images"] == 100
     assert record["recipe_name"] == "fine-tuning" and record["method"] == "manifold"
@@ -334,7 +336,7 @@ def test_probes_of_other_code_are_kept_or_made_anew_as_is_asked(study, capsys):
     path = study.directory("faces", "soft_kd", 0) / "probes.json"
     record = record_of(study, "faces", "soft_kd", 0)
     assert record["source_hash"] == job_hash("benchmarks.transfer.probes")
-    path.write_text(json.dumps(record | {"source_hash": "other", "results": []}))
+    path.write_text(json.dumps(record | {"source_hash": "other", "results": []}), encoding="utf-8")
     probes.run(study.experiment, "faces", 0)
     said = capsys.readouterr().err
     assert f"{path.parent} was made by other code than now stands" in said
@@ -351,11 +353,11 @@ def test_probes_of_other_code_are_kept_or_made_anew_as_is_asked(study, capsys):
 
 def test_the_table_tells_of_probes_that_other_code_made(study):
     path = study.directory("faces", "soft_kd", 0) / "probes.json"
-    before = path.read_text()
-    path.write_text(json.dumps(json.loads(before) | {"source_hash": "other"}))
+    before = path.read_text(encoding="utf-8")
+    path.write_text(json.dumps(json.loads(before) | {"source_hash": "other"}), encoding="utf-8")
     own = Transfer(study.experiment, study.settings)
     own.build()
-    path.write_text(before)
+    path.write_text(before, encoding="utf-8")
     assert "1 of the 24 runs" in own.sources.words()
     assert "probes of soft_kd on faces (seed 0)" in own.sources.words()
 
@@ -430,8 +432,8 @@ def fake_pets(root):
     annotations = root / "oxford-iiit-pet/annotations"
     annotations.mkdir(parents=True)
     lines = [f"{name} {1 + (number // 3)} 1 1" for number, name in enumerate(names)]
-    (annotations / "trainval.txt").write_text("\n".join(lines) + "\n")
-    (annotations / "test.txt").write_text("\n".join(lines[1::3]) + "\n")
+    (annotations / "trainval.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (annotations / "test.txt").write_text("\n".join(lines[1::3]) + "\n", encoding="utf-8")
 
 
 def fake_cars(root):
@@ -676,9 +678,9 @@ def test_gains_are_paired_by_seed_within_data_set_and_protocol(study):
     assert np.isnan(rows.loc[("faces", "untrained"), "p_holm"])
     assert np.isnan(rows.loc[("faces", "soft_kd"), "gain_mean"])
     words = in_words(rows.reset_index(), "Soft KD")
-    assert words[2].startswith("- faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled. ")
+    assert words[2].startswith("faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled. ")
     assert words[2].endswith(". behind Soft KD: Untrained")
-    assert words[1].startswith("- textures; k-NN, all images. behind Soft KD: Untrained. not told")
+    assert words[1].startswith("textures; k-NN, all images. behind Soft KD: Untrained. not told")
 
 
 def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):
@@ -696,9 +698,9 @@ def test_the_table_is_written_with_every_row(study):
     seeds = pd.read_csv(study.experiment.directory / "transfer_seeds.csv")
     top1 = seeds.set_index(["data", "protocol", "shots", "method", "seed"])["top1"]
     directory = study.directory("faces", "manifold", 1) / "fine-tuning"
-    tuned = json.loads((directory / "run.json").read_text())["result"]["top1"]
+    tuned = json.loads((directory / "run.json").read_text(encoding="utf-8"))["result"]["top1"]
     assert top1["faces", "fine-tuning", "all", "manifold", 1] == pytest.approx(tuned)
-    text = (study.experiment.directory / "transfer.md").read_text()
+    text = (study.experiment.directory / "transfer.md").read_text(encoding="utf-8")
     for part in (
         "Untrained",
         "## In words",

@@ -916,7 +916,7 @@ def check_rows_carry_their_provenance(experiment):
             assert [row["epochs"], row["images_seen"], row["recipe"]] == known, "budgets are mixed"
             assert row["teacher_sha256"] == run["teacher_sha256"], "teachers are mixed"
             assert ("distillation" in row["tokens"]) == (student == "VisionTransformerDistilled")
-    page = (experiment.directory / "table1.md").read_text()
+    page = (experiment.directory / "table1.md").read_text(encoding="utf-8")
     (header,) = [line for line in page.splitlines() if line.startswith("| Method")]
     shown = [title.strip() for title in header.split("|")]
     assert [title for title in SHOWN if title not in shown] == [], "the page hides it"

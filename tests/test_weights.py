@@ -546,7 +546,9 @@ def test_fetched_weights_are_written_with_their_record(timm_gives, experiment, m
     assert (record["tag"], record["license"]) == ("tag_in1k", "apache-2.0")
     assert (list(record["mean"]), list(record["std"])) == ([0.305], [0.376])
     assert record["architecture"] == teacher.name and record["timm"] == timm.__version__
-    written = json.loads((made.teacher_directory(PAIR) / "pretrained.json").read_text())
+    written = json.loads(
+        (made.teacher_directory(PAIR) / "pretrained.json").read_text(encoding="utf-8")
+    )
     assert written == json.loads(json.dumps(record))
     built = build_teacher(setting_of(made, path), CLASSES)
     probe = torch.randn(3, 1, 8, 8)

@@ -51,6 +51,15 @@ def test_intervals_as_text(place, sign, text):
     assert words.readable_interval(ROWS.iloc[place], "gain", sign) == text
 
 
+def test_an_end_that_is_cut_is_marked():
+    interval = Interval(98.0, 95.5, 100.0, 3, cut=("high",))
+    row = pd.Series(words.interval_columns("top1", interval))
+    assert words.readable_interval(row, "top1") == "98.00 [95.50, 100.00 (cut)]"
+    assert words.readable_interval(row, "top1", digits=1) == "98.0 [95.5, 100.0 (cut)]"
+    assert words.words_on_cuts([ROWS]) == ""
+    assert words.words_on_cuts([ROWS, pd.DataFrame([row])]).startswith("(cut): the t interval")
+
+
 def test_a_mean_without_an_interval_stands_alone():
     row = pd.Series({"top1_mean": 88.987, "top1_low": None, "top1_high": None})
     assert words.readable_interval(row, "top1") == "88.99"

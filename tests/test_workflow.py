@@ -30,7 +30,7 @@ def _warm(on_path):
 
 def snakemake(folder, *arguments):
     command = ["python", "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_table1_is_made_with_every_method_and_seed(finished):
     experiment = resolve({"scale": "smoke"})
     assert list(rows["method"]) == [*experiment.methods, "teacher"]
     assert (rows["n"][:-1] == len(experiment.seeds)).all()
-    teacher = json.loads((folder / "teachers/deit-cait/run.json").read_text())
+    teacher = json.loads((folder / "teachers/deit-cait/run.json").read_text(encoding="utf-8"))
     assert rows.set_index("method").loc["teacher", "top1_mean"] == teacher["result"]["top1"]
     assert not list(folder.rglob("*.partial")) and not list(folder.rglob("state/**/*.pt"))
 
@@ -165,6 +165,7 @@ def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
     output = done.stdout + done.stderr
     assert "error: transfer.data.mine: /nowhere/train" in output
     assert "Traceback" not in output and "Probing" not in output
+    assert done.stderr.splitlines()[-1].startswith("error: transfer.data.mine: /nowhere/train")
 
 
 @pytest.mark.parametrize("recipe", ["A", "B"])
@@ -176,12 +177,14 @@ def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
     methods = list(experiment.method_definitions)
     command = ["python", "-m", "manifold", "train", "--config", *to_words(overrides)]
     options = ["--recipe", recipe, "--epochs", "1", "--seed", "1", "--methods", *methods]
-    done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, *options], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     students = set()
     for method in methods:
         directory = experiment.cell_directory("deit-cait", recipe, 1, method, 1)
-        record = json.loads((directory / "run.json").read_text())
+        record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
         assert 0 <= record["result"]["top1"] <= 100 and record["recipe_name"] == recipe
         assert pd.read_csv(directory / "metrics.csv")["loss"].notna().all()
         students.add(record["files"]["student.safetensors"])
@@ -195,10 +198,10 @@ def texts(figure):
 
 def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeypatch):
     """The README's file and entry, beside the packages: nothing in them is edited."""
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
         (block,) = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
-        (finished / name).write_text(block)
+        (finished / name).write_text(block, encoding="utf-8")
     tables = ("table1", "bench", "recipes", "ablation")
     words = ["scale=smoke", "recipe_study={epochs: [1, 4]}"]
     done = snakemake(
@@ -222,8 +225,8 @@ def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeyp
         name: count * seeds for name, count in found.items()
     }
     for name in tables:
-        assert "Mine" in (experiment.directory / f"{name}.md").read_text()
-        assert "Mine" in (experiment.directory / f"{name}.tex").read_text()
+        assert "Mine" in (experiment.directory / f"{name}.md").read_text(encoding="utf-8")
+        assert "Mine" in (experiment.directory / f"{name}.tex").read_text(encoding="utf-8")
     title = experiment.method_definitions[experiment.table1.baseline].title
     for name in ("table1", "bench"):
         figure = draw_table1(rows[name], runs[name], experiment.table1.baseline, "")
@@ -241,10 +244,14 @@ def test_ones_own_method_is_trained_again_after_an_edit_and_no_other(finished):
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
     before = records_of_cells(finished)
     mine = finished / "mine.py"
-    mine.write_text(mine.read_text() + "\n# a comment is no edit\n")
+    mine.write_text(
+        mine.read_text(encoding="utf-8") + "\n# a comment is no edit\n", encoding="utf-8"
+    )
     done = snakemake(finished, *command)
     assert "Nothing to be done" in done.stdout + done.stderr
-    mine.write_text(mine.read_text() + "\nEDITED = True\n")
+    before_edit = mine.read_text(encoding="utf-8")
+    mine.write_text(before_edit.replace("self.weight *", "2 * self.weight *"), encoding="utf-8")
+    assert mine.read_text(encoding="utf-8") != before_edit
     done = snakemake(finished, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     after = records_of_cells(finished)
@@ -256,10 +263,10 @@ def test_ones_own_method_is_trained_again_after_an_edit_and_no_other(finished):
 
 def test_a_study_of_ones_own_is_made_in_all_formats_and_published(finished, tmp_path, monkeypatch):
     """The docs' file and section, beside the packages."""
-    page = (ROOT / "docs/studies.md").read_text()
+    page = (ROOT / "docs/studies.md").read_text(encoding="utf-8")
     for name, language in (("spread.py", "python"), ("spread.yaml", "yaml")):
         (block,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-        (finished / name).write_text(block.replace("epochs: [2]", "epochs: [4]"))
+        (finished / name).write_text(block.replace("epochs: [2]", "epochs: [4]"), encoding="utf-8")
     before = records_of_cells(finished)
     words = ("--configfile", "spread.yaml", "--config", "scale=smoke")
     done = snakemake(finished, "reproduce_spread", *words)

@@ -60,10 +60,14 @@ def started():
     with tempfile.TemporaryDirectory() as folder:
         address = f"{folder}/socket"
         client = Path(folder, "python")
-        client.write_text(CLIENT.format(python=sys.executable, address=address, warm=WARM))
+        client.write_text(
+            CLIENT.format(python=sys.executable, address=address, warm=WARM), encoding="utf-8"
+        )
         client.chmod(0o755)
         command = [sys.executable, __file__, address]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        ) as server:
             try:
                 assert server.stdout.readline() == "listening\n"
                 yield Path(folder)

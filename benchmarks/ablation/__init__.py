@@ -127,9 +127,9 @@ class Ablation(Study):
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
             parts=[
-                shown.to_markdown(index=False),
+                shown,
                 "## In words",
-                "\n".join(in_words(found.rows, baseline, confidence)),
+                in_words(found.rows, baseline, confidence),
             ],
             csv={"": found.rows, "_seeds": found.seeds},
             latex=[(shown, "")],

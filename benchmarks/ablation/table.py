@@ -163,6 +163,6 @@ def in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
                 names="variant",
             )
         said |= verdicts(own, "gain", *against(baseline), names="variant")
-        lines.append(f"- {group}. {sentence(said)}")
+        lines.append(f"{group}. {sentence(said)}")
     variants = rows[rows["change_mean"].notna()]
-    return [*lines, f"- {after_correction(variants, 'the reference', confidence, 'variant')}"]
+    return [*lines, after_correction(variants, "the reference", confidence, "variant")]

@@ -12,7 +12,15 @@ from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Section, Students, find, suggest
 from manifold.settings.experiment import check_folder_name, check_seeds
-from manifold.settings.section import Count, CountRange, PositiveShare, Rate, Size, WholeNumber
+from manifold.settings.section import (
+    Count,
+    CountRange,
+    Location,
+    PositiveShare,
+    Rate,
+    Size,
+    WholeNumber,
+)
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
@@ -89,13 +97,13 @@ class Ignored(Section):
 class CocoFolder(Section):
     """Images with annotations in COCO's format."""
 
-    train_images: str
+    train_images: Location
     """Folder of the training images."""
-    train_annotations: str
+    train_annotations: Location
     """JSON file of their annotations."""
-    test_images: str
+    test_images: Location
     """Folder of the test images."""
-    test_annotations: str
+    test_annotations: Location
     """JSON file of their annotations."""
     ignored: Ignored = Ignored()
     """Annotations that are left out, by the split and their ids."""
@@ -142,7 +150,7 @@ class DetectionSettings(StudySettings):
     """What the detectors learn."""
     seeds: list[WholeNumber] | None
     """Of the detectors and of the students below them; null: the experiment's."""
-    detectors: dict[str, str]
+    detectors: dict[str, Location]
     """name: mmdet's configuration file; null takes a scale's detector away."""
     options: dict[str, Any]
     """Laid over those that have such a key, as by mmengine's --cfg-options."""

@@ -35,7 +35,7 @@ def average_precision(
 
     Source: pycocotools.cocoeval, cocodataset/cocoapi.
     """
-    found = json.loads(predictions.read_text())
+    found = json.loads(predictions.read_text(encoding="utf-8"))
     if not found:  # loadRes refuses it
         return {name: 0.0 for name in STATISTICS}
     with contextlib.redirect_stdout(io.StringIO()):

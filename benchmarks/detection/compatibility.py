@@ -35,7 +35,7 @@ class PlainCheckpointHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         last = Path(runner.work_dir) / "last_checkpoint"
-        if last.is_file() and not last.read_text():
+        if last.is_file() and not last.read_text(encoding="utf-8"):
             newest = max(last.parent.glob("*.pth"), key=lambda path: path.stat().st_mtime_ns)
             write_text(last, str(newest))
 

@@ -42,7 +42,7 @@ def read_record(experiment: Experiment) -> dict[str, Any]:
     """
     path = data_directory(experiment) / RECORD
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path} is missing; run python -m benchmarks detection prepare first"

@@ -31,7 +31,7 @@ def draw_pictures(study: Detection) -> Figure:
     """
     experiment, detection = study.experiment, study.settings
     detector, seed = next(iter(detection.detectors)), study.seeds[0]
-    truth = json.loads(annotation_file(experiment, "test").read_text())
+    truth = json.loads(annotation_file(experiment, "test").read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]
     columns = {"Ground truth": truth["annotations"]}
@@ -72,7 +72,7 @@ def _detections(directory: Path) -> list[dict]:
     path = directory / "predictions.segm.json"
     if not path.is_file():
         path = directory / "predictions.bbox.json"
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _draw(axis: Axes, pixels: np.ndarray, entries: list[dict], names: dict[int, str]) -> None:

@@ -16,6 +16,7 @@ from benchmarks.detection import DetectionData, annotations, coco_files, scenes
 from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder, names_and_sizes
 from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
+from manifold.training.alone import alone_on
 from manifold.training.data import load_splits
 
 NOTES = "notes.txt"
@@ -28,7 +29,8 @@ def prepare(experiment: Experiment) -> None:
         UserError: a photograph is unknown, or annotations or images are broken.
     """
     make = _make_scenes if experiment.detection.data.scenes is not None else _take_folder
-    write_directory(data_directory(experiment), lambda partial: make(experiment, partial))
+    with alone_on([data_directory(experiment)]):
+        write_directory(data_directory(experiment), lambda partial: make(experiment, partial))
 
 
 def _make_scenes(experiment: Experiment, partial: Path) -> None:

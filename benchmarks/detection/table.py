@@ -65,11 +65,7 @@ def build(study: Detection) -> Document:
         for detector, own in found.rows.groupby("detector", sort=False)
     }
     whole = pd.concat([own.assign(Detector=name) for name, own in shown.items()])
-    tables = [
-        block
-        for detector, rows in shown.items()
-        for block in (f"## {detector}", rows.to_markdown(index=False))
-    ]
+    tables = [block for detector, rows in shown.items() for block in (f"## {detector}", rows)]
     figures = {"": lambda caption: draw(found.rows, found.seeds, baseline, caption)}
     if study.settings.pictures:
         from benchmarks.detection.pictures import draw_pictures
@@ -78,7 +74,12 @@ def build(study: Detection) -> Document:
     return Document(
         title=f"{study.title}, {experiment.name}",
         caption=found.caption,
-        parts=[*tables, NO_REPORT, "## In words", "\n".join(_in_words(found.rows, baseline))],
+        parts=[
+            *tables,
+            "" if experiment.claims is None else NO_REPORT,
+            "## In words",
+            _in_words(found.rows, baseline),
+        ],
         csv={"": found.rows, "_seeds": found.seeds},
         latex=[(whole.fillna(MISSING), "")],
         figures=figures,
@@ -244,5 +245,5 @@ def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
         said = {}
         for key, other in (("gain", baseline), ("over_random", RANDOM_TITLE.lower())):
             said |= verdicts(own, key, *against(other))
-        lines.append(f"- {detector}, {KINDS[kind]}. {sentence(said)}")
+        lines.append(f"{detector}, {KINDS[kind]}. {sentence(said)}")
     return lines

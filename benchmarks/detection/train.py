@@ -46,6 +46,7 @@ from manifold.seeds import derive, reseed
 from manifold.settings import Experiment, Machine, fingerprint, to_plain
 from manifold.settings.sources import job_hash
 from manifold.settings.stale import is_outdated_job
+from manifold.training.alone import alone_on
 from manifold.training.description import describe_environment
 from manifold.training.progress import progress
 from manifold.training.records import write_run
@@ -62,14 +63,14 @@ class ProgressHook(Hook):
         self.shown = None
 
     def before_train(self, runner: Runner) -> None:
-        if runner.iter and _is_first():
+        if runner.iter and ranks.is_first():
             print(f"resuming {self.description} at step {runner.iter}", file=sys.stderr)
         self.shown = progress(
             what=self.description,
             unit="step",
             total=runner.max_iters,
             initial=runner.iter,
-            disable=not _is_first(),
+            disable=not ranks.is_first(),
         )
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -86,12 +87,10 @@ class ProgressHook(Hook):
         self.shown.close()
 
 
-def _is_first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
 def train(cell: DetectorCell, *hooks: Hook) -> None:
     """Train a detector, or go on with it, and write its files; nothing where they are to stay.
+
+    What another process is training is waited for.
 
     Args:
         hooks: what else is to watch the training.
@@ -99,11 +98,16 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     Raises:
         UserError: the student or the data are missing or damaged; the loss is not finite.
     """
+    with alone_on([cell.directory]):
+        _train(cell, *hooks)
+
+
+def _train(cell: DetectorCell, *hooks: Hook) -> None:
     settings = configure(cell)
     identity = cell.identity(settings)
     digest = fingerprint(identity)
     if is_kept(cell.experiment, __name__, cell.directory, DETECTOR_FILES, digest):
-        if _is_first():
+        if ranks.is_first():
             keep(cell.directory, DETECTOR_FILES)
         return
     made_by = begin(cell, digest)
@@ -117,7 +121,7 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     runner.test()
     if is_model_wrapper(model):  # of several processes
         model = model.module
-    if _is_first():
+    if ranks.is_first():
         run = {
             "fingerprint": digest,
             "configuration": identity,
@@ -139,15 +143,17 @@ def begin(cell: DetectorCell, digest: str) -> str:
     """
     work = work_folder(cell, digest)
     begun_by = work / "source_hash"
-    if _is_first():
-        if begun_by.is_file() and is_outdated_job(cell.experiment, __name__, begun_by.read_text()):
+    if ranks.is_first():
+        if begun_by.is_file() and is_outdated_job(
+            cell.experiment, __name__, begun_by.read_text(encoding="utf-8")
+        ):
             print(f"{work} was begun by other code; starting anew", file=sys.stderr)
             shutil.rmtree(work)
         if not begun_by.is_file():
             write_text(begun_by, job_hash(__name__))
     if dist.is_initialized():
         dist.barrier()  # all have waited for the first before they look for a checkpoint
-    return begun_by.read_text()
+    return begun_by.read_text(encoding="utf-8")
 
 
 def work_folder(cell: DetectorCell, digest: str) -> Path:
@@ -162,7 +168,9 @@ def build_runner(cell: DetectorCell, settings: Config, digest: str) -> Runner:
     settings.work_dir = str(work)
     settings.resume = True
     latest = work / "last_checkpoint"
-    if latest.is_file() and not Path(latest.read_text()).is_file():  # killed while it was written
+    if (
+        latest.is_file() and not Path(latest.read_text(encoding="utf-8")).is_file()
+    ):  # killed while it was written
         latest.unlink(missing_ok=True)
     # mmengine keeps one visualizer of a name, with the folder that it was made for.
     settings.visualizer.name = f"{settings.experiment_name}-{time.time_ns()}"
@@ -227,7 +235,7 @@ def _losses(work: Path) -> pd.DataFrame:
     rows = [
         json.loads(line)
         for path in sorted(work.glob("*/vis_data/scalars.json"))
-        for line in path.read_text().splitlines()
+        for line in path.read_text(encoding="utf-8").splitlines()
     ]
     return pd.DataFrame([row for row in rows if "loss" in row]).drop_duplicates("step", keep="last")
 

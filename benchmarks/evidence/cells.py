@@ -54,6 +54,6 @@ def _read(experiment: Experiment, key: tuple[str, str, int, str, int], teacher: 
 
 def loss_terms(directory: Path) -> list[str]:
     """The named terms that a cell was trained with, from its metrics.csv."""
-    with (directory / "metrics.csv").open(newline="") as file:
+    with (directory / "metrics.csv").open(newline="", encoding="utf-8") as file:
         columns = next(csv.reader(file))
     return [name for name in columns if name not in EPOCH_COLUMNS]

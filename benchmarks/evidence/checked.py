@@ -74,7 +74,7 @@ def identity_of(experiment: Experiment, name: str) -> str:
 def read_checked(experiment: Experiment, record: Path) -> dict[str, Any]:
     """What preflight.json says of the studies that stand as they were checked; of none, nothing."""
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
         known = {
             name: identity
             for name, identity in found[CHECKED].items()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from manifold.errors import UserError
-from manifold.settings import suggest
+from manifold.files import read_text
+from manifold.settings import Experiment, find, suggest
 
 if TYPE_CHECKING:  # which imports SciPy, and a claim is read to plan
     from benchmarks.evidence.statistics import Interval
@@ -46,6 +48,15 @@ class Claim:
         return None if self.evidence == "remembered" else self.value
 
 
+def claims_of(experiment: Experiment, wanted: Iterable[str] = ()) -> dict[str, Claim]:
+    """The claims that a run is held to; none where the key ``claims`` is null.
+
+    Raises:
+        UserError: as ``read_claims`` raises it.
+    """
+    return {} if experiment.claims is None else read_claims(find(experiment.claims), wanted)
+
+
 def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:
     """Read claims.csv, by id.
 
@@ -54,8 +65,7 @@ def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:
             of ``wanted`` that is not there.
     """
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_text(path))))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of claims; correct the key 'claims'") from None
     columns = [field.name for field in fields(Claim)]

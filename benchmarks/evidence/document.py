@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.evidence.markup import latex_table, markdown_block
+from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 
 if TYPE_CHECKING:  # neither is needed to plan
     import pandas as pd
     from matplotlib.figure import Figure
 
+NO_GLYPH = r"Glyph (\d+) \(.*\) missing from font"
+
 
 @dataclass
 class Document:
-    """A study's result, format by format.
+    """A study's result, format by format. All text is plain: what is markup is escaped here.
 
     Attributes:
         title: the heading of NAME.md.
         caption: what was measured, how, and on what; the lead of every format.
-        parts: Markdown below the caption, block by block.
+        parts: what follows in NAME.md: paragraphs and "## headings", lists of lines, and tables of
+            cells that are text already.
         csv: suffix of the file's name ("" for NAME.csv): its rows.
         latex: cells that are text already, with what the caption says before the common one.
         figures: suffix: a function that draws it, given the caption.
@@ -30,45 +38,73 @@ class Document:
 
     title: str
     caption: str
-    parts: list[str]
+    parts: list[str | list[str] | pd.DataFrame]
     csv: dict[str, pd.DataFrame]
     latex: list[tuple[pd.DataFrame, str]] = field(default_factory=list)
     figures: dict[str, Callable[[str], Figure]] = field(default_factory=dict)
 
     def write(self, directory: Path, name: str) -> None:
-        """Write every format as ``name.*`` into a folder."""
+        """Write every format as ``name.*`` into a folder, the figures last.
+
+        Raises:
+            UserError: a figure cannot be drawn; all else stands.
+        """
+        from benchmarks.evidence.words import CUT, words_on_cuts
+
         for suffix, rows in self.csv.items():
-            write_text(directory / f"{name}{suffix}.csv", rows.to_csv(index=False))
-        blocks = [f"# {self.title}", self.caption, *self.parts]
-        write_text(directory / f"{name}.md", "\n\n".join(block for block in blocks if block) + "\n")
+            # Marks of cuts come last: every other column keeps its place.
+            ordered = rows[sorted(rows.columns, key=lambda column: str(column).endswith(CUT))]
+            write_text(directory / f"{name}{suffix}.csv", ordered.to_csv(index=False))
+        caption = " ".join(filter(None, [self.caption, words_on_cuts(self.csv.values())]))
+        blocks = map(markdown_block, [f"# {self.title}", caption, *self.parts])
+        write_text(directory / f"{name}.md", "\n\n".join(filter(None, blocks)) + "\n")
         if self.latex:
-            tables = [latex(rows, f"{before}{self.caption}") for rows, before in self.latex]
+            tables = [latex_table(rows, f"{before}{caption}") for rows, before in self.latex]
             write_text(directory / f"{name}.tex", "\n".join(tables))
         for suffix, draw in self.figures.items():
-            write_figure(draw(self.caption), directory, f"{name}{suffix}")
+            _draw(partial(draw, caption), directory, f"{name}{suffix}")
 
 
-def latex(readable: pd.DataFrame, caption: str) -> str:
-    """A LaTeX table (booktabs) of cells that are text already."""
-    escapes = {"%": r"\%", "_": r"\_", "←": r"$\leftarrow$", "×": r"$\times$", "—": "---"}
+def _draw(draw: Callable[[], Figure], directory: Path, name: str) -> None:
+    """Draw and write a figure.
 
-    def escape(text: object) -> str:
-        escaped = str(text)
-        for plain, command in escapes.items():
-            escaped = escaped.replace(plain, command)
-        return escaped
-
-    shown = readable.map(escape).rename(columns=escape)
-    tabular = shown.to_latex(index=False, column_format="l" + "r" * (len(shown.columns) - 1))
-    return (
-        "% needs \\usepackage{booktabs,graphicx}\n"
-        "\\begin{table}\n\\centering\n\\caption{" + escape(caption) + "}\n"
-        "\\resizebox{\\linewidth}{!}{%\n" + tabular + "}\n\\end{table}\n"
-    )
+    Raises:
+        UserError: it cannot be drawn.
+    """
+    try:
+        write_figure(draw(), directory, name)
+    except UserError:
+        raise
+    except Exception as error:  # matplotlib, its fonts and pictures fail in many ways
+        raise UserError(
+            f"{directory / name}.png: the figure cannot be drawn ({type(error).__name__}: "
+            f"{error}); the tables beside it are whole. Look at the names and files that it shows, "
+            "and give the command again"
+        ) from error
 
 
 def write_figure(figure: Figure, directory: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.pdf``, undated: the same table gives the same bytes."""
-    for suffix, metadata in (("png", None), ("pdf", {"CreationDate": None})):
-        save = partial(figure.savefig, format=suffix, metadata=metadata)
-        write_atomic(directory / f"{name}.{suffix}", save)
+    """Write ``name.png`` and ``name.pdf``, undated: the same table gives the same bytes.
+
+    Letters that the font lacks are drawn as boxes, which is said once.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for suffix, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+            save = partial(figure.savefig, format=suffix, metadata=metadata)
+            write_atomic(directory / f"{name}.{suffix}", save)
+    unknown: list[str] = []
+    for warning in caught:
+        if found := re.match(NO_GLYPH, str(warning.message)):
+            unknown.append(chr(int(found[1])))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+    if unknown:
+        print(
+            f"{directory / name}.*: the figures' font has no {' '.join(dict.fromkeys(unknown))}, "
+            "and boxes stand there; name an installed font that has them in a matplotlibrc, as "
+            "font.family",
+            file=sys.stderr,
+        )

@@ -70,7 +70,7 @@ def results_page(studies: list[Study], published: Path) -> str:
             f"## {study.title}",
             f"*{study.question}*",
             f"![{study.title}]({here}/{study.name}.png)",
-            block(table.read_text(), study.shown),
+            block(table.read_text(encoding="utf-8"), study.shown),
             f"Files: {files}.",
         ]
     return "\n\n".join(parts) + "\n"
@@ -110,7 +110,7 @@ def update_readme(readme: Path, name: str, shown: str) -> None:
         UserError: the markers are not there.
     """
     begin, end = markers(name)
-    before, found, rest = readme.read_text().partition(begin)
+    before, found, rest = readme.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
         raise UserError(f"{readme} lacks the markers {begin} and {end}")
@@ -124,4 +124,4 @@ def main() -> None:
         studies, published = list(experiment.studies.values()), PUBLISHED / SHOWN_SCALE
         write_text(PAGE, results_page(studies, published))
         table = published / f"{IN_README}.md"
-        update_readme(README, IN_README, block(table.read_text()))
+        update_readme(README, IN_README, block(table.read_text(encoding="utf-8")))

@@ -9,12 +9,15 @@ matplotlib.use("Agg")
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks.evidence.words import cut_ends, readable_interval
+
 # Okabe and Ito's palette, distinct for the colour-blind and in grey.
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6F6F6F"
 SERIES = (BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("s", "^", "v", "P", "X", "o")
 STYLE = {
     "font.size": 9,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.spines.top": False,
     "axes.spines.right": False,
     "savefig.dpi": 200,
@@ -35,8 +38,23 @@ def draw_row(axes, position: int, values: pd.Series, row: pd.Series, key: str, c
         solid_capstyle="round",
     )
     axes.plot(row[f"{key}_mean"], position, "D", color=colour, markersize=5)
+    mark_cuts(axes, position, row, key, colour)
     offsets = [position + 0.22] * len(values)
     axes.plot(values, offsets, "o", markersize=3, color=colour, alpha=0.6, markeredgewidth=0)
+
+
+def mark_cuts(
+    axes, position: float, row: pd.Series, key: str, colour: str, upright: bool = False
+) -> None:
+    """An arrow at each end of an interval that would lie beyond what the number can be.
+
+    Args:
+        upright: intervals run along the second axis.
+    """
+    arrows = {"low": "v" if upright else "<", "high": "^" if upright else ">"}
+    for end in cut_ends(row, key):
+        place = (row[f"{key}_{end}"], position)
+        axes.plot(*(place[::-1] if upright else place), arrows[end], color=colour, markersize=5)
 
 
 def leave_out_far_rows(axes, rows: pd.DataFrame, key: str, shown: float) -> None:
@@ -57,10 +75,9 @@ def leave_out_far_rows(axes, rows: pd.DataFrame, key: str, shown: float) -> None
     margin = 0.05 * (high - low)
     axes.set_xlim(low - margin, high + margin)
     for position, row in rows[far].iterrows():
-        mean, *ends = (row[f"{key}_{part}"] for part in ("mean", "low", "high"))
-        is_left = mean < low
+        is_left = row[f"{key}_mean"] < low
         axes.annotate(
-            f"{mean:.1f} [{ends[0]:.1f}, {ends[1]:.1f}]",
+            readable_interval(row, key, digits=1),
             (0 if is_left else 1, position - 0.28),
             xycoords=("axes fraction", "data"),
             xytext=(16 if is_left else -16, 0),

@@ -1,31 +1,66 @@
 """What the tables share: intervals as columns and as text, and verdicts in words."""
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from benchmarks.evidence.statistics import Interval
 
 MISSING = "—"
 PARTS = ("mean", "low", "high")
+CUT = "_cut"  # ends the name of the column that tells which ends of an interval are cut
+CUT_MARK = " (cut)"  # follows such an end
 
 
-def interval_columns(key: str, interval: Interval | None) -> dict[str, float | None]:
-    """The columns ``key_mean``, ``key_low`` and ``key_high`` of a row; None where there is none."""
-    return {f"{key}_{part}": interval and getattr(interval, part) for part in PARTS}
+def interval_columns(key: str, interval: Interval | None) -> dict[str, float | str | None]:
+    """A row's columns ``key_mean``, ``key_low``, ``key_high``, ``key_cut``; None without one.
+
+    ``key_cut`` names the ends that lie beyond what the number can be, and are cut there.
+    """
+    columns = {f"{key}_{part}": interval and getattr(interval, part) for part in PARTS}
+    return {**columns, f"{key}{CUT}": interval and " ".join(interval.cut)}
 
 
-def readable_interval(row: pd.Series, key: str, sign: str = "") -> str:
+def cut_ends(row: pd.Series, key: str) -> list[str]:
+    """Which ends of a row's interval are cut: "low", "high"."""
+    ends = row.get(f"{key}{CUT}")
+    return ends.split() if isinstance(ends, str) else []
+
+
+def words_on_cuts(tables: Iterable[pd.DataFrame]) -> str:
+    """What the mark of an end that is cut means; nothing where none is."""
+    if not any(
+        table[column].fillna("").astype(bool).any()
+        for table in tables
+        for column in table.columns
+        if str(column).endswith(CUT)
+    ):
+        return ""
+    return (
+        f"{CUT_MARK.strip()}: the t interval goes on beyond what a percentage, or a difference of "
+        "percentages, can be; in figures an arrow."
+    )
+
+
+def readable_interval(row: pd.Series, key: str, sign: str = "", digits: int = 2) -> str:
     """A row's mean and interval as text; a dash where there is none.
 
     Args:
         row: holds the columns of ``interval_columns``.
         sign: "+" to show the sign of what is positive.
+        digits: behind the point.
     """
     mean, low, high = (row[f"{key}_{part}"] for part in PARTS)
     if pd.isna(mean):
         return MISSING
     if pd.isna(low):
-        return f"{mean:{sign}.2f}"
-    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
+        return f"{mean:{sign}.{digits}f}"
+    cut = cut_ends(row, key)
+    ends = (
+        f"{value:{sign}.{digits}f}{CUT_MARK if end in cut else ''}"
+        for end, value in (("low", low), ("high", high))
+    )
+    return f"{mean:{sign}.{digits}f} [{', '.join(ends)}]"
 
 
 def readable_number(value: float | None, form: str) -> str:

@@ -6,7 +6,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
-from manifold.settings.section import Count
+from manifold.settings.section import Count, WorkflowFile
 
 
 class RecipeStudySettings(StudySettings):
@@ -22,8 +22,8 @@ class RecipeStudySettings(StudySettings):
     """At least two."""
     baseline: str
     """Gains are over this method, under the same recipe and budget."""
-    public_curves: str
-    """Top-1 per epoch of public ImageNet runs, drawn next to it."""
+    public_curves: WorkflowFile
+    """Top-1 per epoch of public ImageNet runs, drawn next to it unless `claims` is null."""
 
 
 class RecipeStudy(Study):
@@ -61,7 +61,7 @@ class RecipeStudy(Study):
         }
 
     def reads(self) -> list[Path]:
-        return [find(self.settings.public_curves)]
+        return [] if self.experiment.claims is None else [find(self.settings.public_curves)]
 
     def build(self) -> Document:
         from benchmarks.recipes.figure import draw
@@ -83,7 +83,7 @@ class RecipeStudy(Study):
                     found.public,
                     baseline,
                     title,
-                    f"{caption} {PUBLIC_CAPTION}",
+                    caption if found.public is None else f"{caption} {PUBLIC_CAPTION}",
                 )
             },
         )

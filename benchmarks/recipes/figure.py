@@ -9,6 +9,7 @@ from benchmarks.evidence.style import (
     MARKERS,
     SERIES,
     STYLE,
+    mark_cuts,
     rule_out,
     write_caption,
 )
@@ -17,7 +18,7 @@ from benchmarks.evidence.style import (
 def draw(
     rows: pd.DataFrame,
     seeds: pd.DataFrame,
-    public: pd.DataFrame,
+    public: pd.DataFrame | None,
     baseline: str,
     baseline_title: str,
     caption: str,
@@ -27,11 +28,13 @@ def draw(
     Args:
         rows: as in recipes.csv.
         seeds: as in recipes_seeds.csv.
-        public: epoch and lead over soft KD of public runs, as ``public_leads`` returns them.
+        public: epoch and lead over soft KD of public runs, as ``public_leads`` returns them; None:
+            no panel of them.
     """
     methods = [name for name in rows["method"].unique() if name != baseline]
-    columns = min(3, len(methods) + 1)
-    lines = -(-(len(methods) + 1) // columns)
+    count = len(methods) + (public is not None)
+    columns = min(3, count)
+    lines = -(-count // columns)
     by_seed = seeds.pivot(index="seed", columns=["recipe", "epochs", "method"], values="top1")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -46,9 +49,10 @@ def draw(
             axis.sharey(panels[0])
             _draw_gains(axis, rows[rows["method"] == method], by_seed, baseline)
         panels[0].legend(frameon=False, fontsize=7.5)
-        for axis in panels[len(methods) + 1 :]:
+        for axis in panels[count:]:
             axis.set_visible(False)
-        _draw_public_leads(panels[len(methods)], public)
+        if public is not None:
+            _draw_public_leads(panels[len(methods)], public)
         figure.supylabel(f"Paired gain over {baseline_title} (points)", fontsize=9)
         write_caption(figure, caption)
     return figure
@@ -73,6 +77,7 @@ def _draw_gains(axis, rows: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) 
             places, own["gain_mean"], marker, color=colour, markersize=5, label=f"Recipe {recipe}"
         )
         for place, budget in zip(places, budgets, strict=True):
+            mark_cuts(axis, place, own.loc[budget], "gain", colour, upright=True)
             gains = by_seed[recipe, budget, method] - by_seed[recipe, budget, baseline]
             axis.plot(
                 [place + 0.07] * len(gains),

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.statistics import (
+    HIGHEST,
     Interval,
     gains_over,
     holm,
@@ -39,14 +40,15 @@ class Measured:
         variance: one an effect: the share of the variance of top-1 that it explains.
         changes: one a question: how a method's gain differs between budgets, or between recipes.
         seeds: one a run.
-        public: one an epoch: the lead over soft KD in the public ImageNet runs.
+        public: one an epoch: the lead over soft KD in the public ImageNet runs; None where others'
+            numbers are left out.
     """
 
     rows: pd.DataFrame
     variance: pd.DataFrame
     changes: pd.DataFrame
     seeds: pd.DataFrame
-    public: pd.DataFrame
+    public: pd.DataFrame | None
     caption: str
 
 
@@ -83,7 +85,7 @@ def measure(study: RecipeStudy) -> Measured:
         variance=variance_shares(seeds, confidence),
         changes=_changes(experiment, seeds),
         seeds=seeds,
-        public=public_leads(find(settings.public_curves)),
+        public=None if experiment.claims is None else public_leads(find(settings.public_curves)),
         caption=(
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
             f"{first['result']['images']:,} {first['result']['split']} images; pair "
@@ -153,7 +155,8 @@ def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
     for method in study.methods:
         for question, one, other in questions if method != study.baseline else []:
             change = paired_difference(
-                gain(one, method), gain(other, method), experiment.statistics.confidence
+                *(gain(one, method), gain(other, method), experiment.statistics.confidence),
+                most=2 * HIGHEST,  # of two differences
             )
             rows.append(
                 {
@@ -193,7 +196,7 @@ def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
         seeds: columns seed, method, recipe, epochs and top1, one row a run.
 
     Returns:
-        Columns effect, share_mean, share_low, share_high (in %), n; intervals are cut at 0 and 100.
+        Columns effect, share_mean, share_low, share_high, share_cut (in %), n.
 
     Raises:
         ValueError: the runs are not a complete design, or all have the same top-1.
@@ -219,9 +222,7 @@ def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
         rows.append(
             {
                 "effect": " × ".join("budget" if part == "epochs" else part for part in effect),
-                "share_mean": share.mean,
-                "share_low": max(0.0, share.low),
-                "share_high": min(100.0, share.high),
+                **interval_columns("share", share),
                 "n": share.n,
             }
         )

@@ -34,14 +34,13 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def parts(study: Measured, experiment: Experiment) -> list[str]:
-    """The Markdown below the caption."""
+def parts(study: Measured, experiment: Experiment) -> list[str | list[str] | pd.DataFrame]:
+    """What stands below the caption."""
     variance = pd.DataFrame(
         [
             {
                 "Effect": row["effect"],
-                "Share of the variance of top-1 (%)": f"{row['share_mean']:.1f} "
-                f"[{row['share_low']:.1f}, {row['share_high']:.1f}]",
+                "Share of the variance of top-1 (%)": readable_interval(row, "share", digits=1),
                 "n": row["n"],
             }
             for _, row in study.variance.iterrows()
@@ -59,17 +58,17 @@ def parts(study: Measured, experiment: Experiment) -> list[str]:
         ]
     )
     return [
-        readable(study.rows).to_markdown(index=False),
+        readable(study.rows),
         "## How much is the method, how much the recipe, how much the budget?",
         "Shares of the sum of squares within a seed, mean and interval over seeds (cut at 0 "
         "and 100). They are shares of this grid: other methods, recipes or budgets would give "
         "others. The interaction of all three also holds the noise of single runs.",
-        variance.to_markdown(index=False),
+        variance,
         "## How the gain moves",
         "Differences of gains, seed by seed, not corrected for their number.",
-        changes.to_markdown(index=False),
+        changes,
         "## In words",
-        "\n".join(_in_words(study, experiment)),
+        _in_words(study, experiment),
     ]
 
 
@@ -81,9 +80,9 @@ def _in_words(study: Measured, experiment: Experiment) -> list[str]:
     for (recipe, epochs), own in gains.groupby(["recipe", "epochs"], sort=False):
         said = verdicts(own, "gain", f"ahead of {baseline}", f"behind {baseline}", "undecided")
         corrected = after_correction(own, baseline, experiment.statistics.confidence, "title")
-        lines.append(f"- Recipe {recipe}, {budget(epochs)}. {sentence(said)}. {corrected}")
+        lines.append(f"Recipe {recipe}, {budget(epochs)}. {sentence(said)}. {corrected}")
     for question, own in study.changes.groupby("question", sort=False):
         said = verdicts(own, "change", "larger gain", "smaller gain", "undecided")
-        lines.append(f"- {question[0].upper()}{question[1:]}. {sentence(said)}")
+        lines.append(f"{question[0].upper()}{question[1:]}. {sentence(said)}")
     largest = study.variance.loc[study.variance["share_mean"].idxmax(), "effect"]
-    return [*lines, f"- The largest share of the variance of top-1 in this grid: {largest}"]
+    return [*lines, f"The largest share of the variance of top-1 in this grid: {largest}"]

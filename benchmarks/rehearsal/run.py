@@ -143,7 +143,7 @@ def _finish(small: Experiment, pair: str, recipe: str, methods: list[str]) -> di
     finished = _train(small, pair, recipe, methods)
     if finished.returncode:
         raise UserError(f"{pair}, recipe {recipe} failed:\n{finished.stderr}")
-    return json.loads(taken_path(small).read_text())
+    return json.loads(taken_path(small).read_text(encoding="utf-8"))
 
 
 def _train(
@@ -155,4 +155,4 @@ def _train(
         *("--pair", pair, "--recipe", recipe, "--methods", *methods, *options),
     ]
     words = command_line(1, small.machine.processes, module, dict(os.environ))
-    return subprocess.run(words, stderr=subprocess.PIPE, text=True)
+    return subprocess.run(words, stderr=subprocess.PIPE, text=True, encoding="utf-8")

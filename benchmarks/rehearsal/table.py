@@ -65,9 +65,9 @@ def build(study: Rehearsal) -> Document:
         title=f"Rehearsal of {study.experiment.name}",
         caption=_caption(study, runs),
         parts=[
-            _readable_runs(runs).to_markdown(index=False),
+            _readable_runs(runs),
             _projection(study, weighed),
-            _readable_networks(weighed).to_markdown(index=False),
+            _readable_networks(weighed),
         ],
         csv={"": runs, "_networks": weighed},
     )

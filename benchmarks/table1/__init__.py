@@ -5,12 +5,15 @@ The full bench is the same table of more methods.
 
 from pathlib import Path
 
-from benchmarks.evidence.claims import read_claims
+from benchmarks.evidence.claims import claims_of
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
 from manifold.settings.section import Count
+
+CLAIMS = "_claims.csv"  # the file of the verdicts
+TEACHER = "teacher"  # in the place of a method: the teacher's own row
 
 
 class Table1Settings(StudySettings):
@@ -38,7 +41,7 @@ class Table1(Study):
     title = "Table 1"
     question = "Is a method's student ahead of soft KD's, under one recipe and budget?"
     Settings = Table1Settings
-    suffixes = (*FORMATS, "_claims.csv", "_seeds.csv")
+    suffixes = (*FORMATS, CLAIMS, "_seeds.csv")
     shown = None
 
     @property
@@ -54,6 +57,10 @@ class Table1(Study):
         experiment, table = self.experiment, self.table
         if not table.pairs:
             raise UserError("table1.pairs must list at least one pair")
+        if TEACHER in self.methods:
+            raise UserError(
+                f"methods: {TEACHER!r} stands for the teacher's own row; rename the method"
+            )
         for pair in (*table.pairs, *table.claims):
             experiment.check_known("table1.pairs", pair, experiment.pairs)
         experiment.check_known("table1.recipe", table.recipe, experiment.recipes)
@@ -66,7 +73,7 @@ class Table1(Study):
                 )
 
     def preflight(self) -> None:
-        read_claims(find(self.experiment.claims), self.table.claim_ids())
+        claims_of(self.experiment, self.table.claim_ids())
 
     def students(self) -> Students:
         table = self.table
@@ -79,7 +86,12 @@ class Table1(Study):
         return self.table.pairs
 
     def reads(self) -> list[Path]:
-        return [find(self.experiment.claims)]
+        claims = self.experiment.claims
+        return [] if claims is None else [find(claims)]
+
+    def files(self) -> list[Path]:
+        judged = self.experiment.directory / f"{self.name}{CLAIMS}"
+        return [path for path in super().files() if self.experiment.claims or path != judged]
 
     def identity(self):
         return [super().identity(), self.table]
@@ -91,11 +103,12 @@ class Table1(Study):
 
         found = measure(self)
         baseline = self.table.baseline
+        judged = {} if found.claims is None else {CLAIMS.removesuffix(".csv"): found.claims}
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
             parts=parts(found, self.experiment),
-            csv={"": found.rows, "_claims": found.claims, "_seeds": found.seeds},
+            csv={"": found.rows, **judged, "_seeds": found.seeds},
             latex=[(readable(found.rows, self.experiment), "")],
             figures={"": lambda caption: draw(found.rows, found.seeds, baseline, caption)},
         )

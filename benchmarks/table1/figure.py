@@ -14,6 +14,7 @@ from benchmarks.evidence.style import (
     rule_out,
     write_caption,
 )
+from benchmarks.table1 import TEACHER
 
 
 def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -> Figure:
@@ -46,8 +47,8 @@ def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -
 
 def _draw_pair(left, right, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str) -> None:
     """The two panels of one pair: top-1, and the paired gain."""
-    teacher = rows[rows["method"] == "teacher"].iloc[0]
-    methods = rows[rows["method"] != "teacher"].reset_index(drop=True)
+    teacher = rows[rows["method"] == TEACHER].iloc[0]
+    methods = rows[rows["method"] != TEACHER].reset_index(drop=True)
     by_seed = seeds.pivot(index="seed", columns="method", values="top1")
     for position, row in methods.iterrows():
         name = row["method"]

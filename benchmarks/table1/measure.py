@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.evidence.cells import loss_terms
-from benchmarks.evidence.claims import Claim, judge_direction, judge_value, read_claims
+from benchmarks.evidence.claims import Claim, claims_of, judge_direction, judge_value
 from benchmarks.evidence.statistics import (
     Interval,
     gains_over,
@@ -14,8 +14,8 @@ from benchmarks.evidence.statistics import (
     paired_difference,
 )
 from benchmarks.evidence.words import interval_columns
-from benchmarks.table1 import Table1
-from manifold.settings import Experiment, find
+from benchmarks.table1 import TEACHER, Table1
+from manifold.settings import Experiment
 from manifold.training.records import read_teacher
 
 LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
@@ -27,12 +27,12 @@ class Measured:
 
     Attributes:
         rows: one a method and one for the teacher, columns as in ``table1.csv``.
-        claims: one a claim of claims.csv, with this scale's verdict.
+        claims: one a claim of claims.csv, with this scale's verdict; None where it judges none.
         seeds: one a method and seed.
     """
 
     rows: pd.DataFrame
-    claims: pd.DataFrame
+    claims: pd.DataFrame | None
     seeds: pd.DataFrame
     caption: str
 
@@ -40,7 +40,7 @@ class Measured:
 def measure(study: Table1) -> Measured:
     """Read the cells and compute the table."""
     experiment, table = study.experiment, study.table
-    claims = read_claims(find(experiment.claims), table.claim_ids())
+    claims = claims_of(experiment, table.claim_ids())
     rows, seeds, top1, captions = [], [], {}, []
     for (pair, recipe, epochs), methods in study.students().items():
         records = study.collect(pair, recipe, epochs, methods)
@@ -55,7 +55,9 @@ def measure(study: Table1) -> Measured:
         captions.append(f"The teacher of {pair} reaches {teacher['top1']:.2f} % (one run).")
     return Measured(
         rows=pd.DataFrame(rows),
-        claims=pd.DataFrame([_claim_row(experiment, claim, top1) for claim in claims.values()]),
+        claims=None
+        if experiment.claims is None
+        else pd.DataFrame([_claim_row(experiment, claim, top1) for claim in claims.values()]),
         seeds=pd.DataFrame(seeds),
         caption=_caption(experiment, records, captions),
     )
@@ -130,7 +132,7 @@ def _method_row(
 
 def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
     return {
-        "method": "teacher",
+        "method": TEACHER,
         "n": 1,
         "top1_mean": measured["top1"],
         "parameters": measured["parameters"],

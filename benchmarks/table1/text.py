@@ -13,10 +13,16 @@ from benchmarks.evidence.words import (
 from benchmarks.table1.measure import Measured
 from manifold.settings import Experiment
 
+REPORTED = "Reported, ImageNet-1k"
+
 
 def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     def shown(value: object, form: str) -> str:
         return MISSING if pd.isna(value) else f"{value:{form}}"
+
+    def reported(values: pd.Series) -> str:
+        is_known = pd.notna(values["reported"])
+        return f"{values['reported']} ({values['evidence']})" if is_known else MISSING
 
     def row(values: pd.Series) -> dict:
         return {
@@ -25,9 +31,7 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Top-1 (%)": readable_interval(values, "top1"),
             f"Gain over {experiment.table1.baseline}": readable_interval(values, "gain", "+"),
             "p (Holm)": readable_p(values["p_holm"]),
-            "Reported, ImageNet-1k": MISSING
-            if pd.isna(values["reported"])
-            else f"{values['reported']} ({values['evidence']})",
+            **({} if experiment.claims is None else {REPORTED: reported(values)}),
             "EMA": shown(values["ema_top1_mean"], ".2f"),
             "Best epoch": shown(values["best_top1_mean"], ".2f"),
             "Epochs": shown(values["epochs"], ".0f"),
@@ -44,10 +48,25 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame([row(values) for _, values in rows.iterrows()])
 
 
-def parts(table: Measured, experiment: Experiment) -> list[str]:
-    """The Markdown below the caption."""
-    judged = table.claims[table.claims["n"] > 0]
-    unjudged = table.claims[table.claims["n"] == 0]
+def parts(table: Measured, experiment: Experiment) -> list[str | list[str] | pd.DataFrame]:
+    """What stands below the caption."""
+    whole, words = readable(table.rows, experiment), _in_words(table.rows, experiment)
+    if table.claims is None:
+        return [whole, "## In words", words]
+    return [
+        whole,
+        _words_on_reported(experiment),
+        "## In words",
+        words,
+        *_parts_on_claims(table.claims, experiment),
+    ]
+
+
+def _parts_on_claims(
+    all_claims: pd.DataFrame, experiment: Experiment
+) -> list[str | list[str] | pd.DataFrame]:
+    """The verdicts of this run."""
+    judged, unjudged = all_claims[all_claims["n"] > 0], all_claims[all_claims["n"] == 0]
     claims = pd.DataFrame(
         [
             {
@@ -62,16 +81,12 @@ def parts(table: Measured, experiment: Experiment) -> list[str]:
         ]
     )
     return [
-        readable(table.rows, experiment).to_markdown(index=False),
-        _words_on_reported(experiment),
-        "## In words",
-        "\n".join(_in_words(table.rows, experiment)),
         "## Claims",
         "A verdict on a direction is on the sign of a difference, from its interval, at this "
         "scale alone. A claim is judged at its own scale where data, networks, budget and "
         "recipe are those that it names; no other run confirms or refutes it.",
-        "\n".join(_claims_in_words(judged, experiment)),
-        claims.to_markdown(index=False) if len(claims) else "This run judges no claim.",
+        _claims_in_words(judged, experiment),
+        claims if len(claims) else "This run judges no claim.",
         f"Not run at this scale: {', '.join(unjudged['id'])}." if len(unjudged) else "",
     ]
 
@@ -84,7 +99,7 @@ def _claims_in_words(judged: pd.DataFrame, experiment: Experiment) -> list[str]:
         "inconclusive": f"undecided at {experiment.name} (the interval holds zero)",
     }
     return [
-        f"- {said}: {'; '.join(judged.loc[judged['direction_at_this_scale'] == verdict, 'id'])}"
+        f"{said}: {'; '.join(judged.loc[judged['direction_at_this_scale'] == verdict, 'id'])}"
         for verdict, said in words.items()
         if (judged["direction_at_this_scale"] == verdict).any()
     ]
@@ -113,15 +128,13 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
         f"behind {baseline} (the interval lies below zero)",
         "undecided (the interval holds zero)",
     )
-    lines = [f"- {sentence({words: names})}" for words, names in decided.items()]
+    lines = [sentence({words: names}) for words, names in decided.items()]
     confidence = experiment.statistics.confidence
     lines += [
-        f"- {after_correction(own, baseline, confidence, 'title')}"
+        after_correction(own, baseline, confidence, "title")
         for _, own in gains.groupby("pair", sort=False)  # the families of the correction
     ]
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
     if len(unlabelled):
-        lines.append(
-            f"- trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}"
-        )
+        lines.append(f"trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}")
     return lines

@@ -21,7 +21,7 @@ from manifold.settings import (
 from manifold.settings.data import Crop, DataSet
 from manifold.settings.data_files import files_digest
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.section import Count, ImagesOrShare, Interpolation, Positive
+from manifold.settings.section import Count, ImagesOrShare, Interpolation, Location, Positive
 from manifold.settings.stale import planned_data, read_record
 
 MEAN = "mean"  # stands for all data sets
@@ -39,7 +39,7 @@ class TransferData(Section):
 
     dataset: DataSet
     """Which one."""
-    folder: str | None
+    folder: Location | None
     """Where the files are; null for data that a package carries."""
     validation: ImagesOrShare
     """Training images held out to choose C and k; below 1: a share."""

@@ -37,6 +37,7 @@ from manifold.seeds import derive
 from manifold.settings import Experiment, fingerprint
 from manifold.settings.sources import job_hash
 from manifold.training import description, records
+from manifold.training.alone import alone_on
 from manifold.training.data import data_digest, evaluation_loader
 from manifold.training.progress import progress
 
@@ -202,8 +203,16 @@ def run(experiment: Experiment, data: str, seed: int) -> None:
     """
     study = experiment.studies["transfer"]
     _, device = ranks.start(experiment.machine.device)
-    files, missing = study.data_files(data), []
-    for student in students_of(study, seed):
+    students = students_of(study, seed)
+    with alone_on([study.directory(data, student.method, seed) for student in students]):
+        _run(study, data, students, seed, device)
+
+
+def _run(
+    study: Transfer, data: str, students: list[Student], seed: int, device: torch.device
+) -> None:
+    experiment, files, missing = study.experiment, study.data_files(data), []
+    for student in students:
         directory = study.directory(data, student.method, seed)
         expected = fingerprint(probes_identity(study, data, student, seed))
         if is_kept(experiment, __name__, directory, PROBE_FILES, expected, files):

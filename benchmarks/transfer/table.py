@@ -27,6 +27,9 @@ from manifold.errors import UserError
 from manifold.settings import UNTRAINED, fingerprint
 from manifold.training.records import read_run
 
+NO_REPORT = (
+    "No number of the paper stands here: none of its transfer results is known with evidence."
+)
 PROTOCOLS = {
     "linear-probe": "Linear probe",
     "k-nn": "k-NN",
@@ -281,20 +284,22 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _parts_of_text(table: Measured, study: Transfer, baseline: str) -> list[str]:
-    """The Markdown below the caption."""
+def _parts_of_text(
+    table: Measured, study: Transfer, baseline: str
+) -> list[str | list[str] | pd.DataFrame]:
+    """What stands below the caption."""
     experiment = study.experiment
     sections = [
-        "No number of the paper stands here: none of its transfer results is known with evidence. "
+        "" if experiment.claims is None else NO_REPORT,
         "p follows a gain after Holm's correction over the methods of its column; the untrained "
-        "student is not among them."
+        "student is not among them.",
     ]
     shown = None
     for name, title, rows in _parts(table):
         if name != shown:
             sections.append(f"## {_heading(table, name)}")
             shown = name
-        sections += [f"### {title}", _readable(rows, baseline).to_markdown(index=False)]
+        sections += [f"### {title}", _readable(rows, baseline)]
     confidence = 100 * experiment.statistics.confidence
     warning = (
         f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
@@ -304,8 +309,7 @@ def _parts_of_text(table: Measured, study: Transfer, baseline: str) -> list[str]
     is_mean = table.rows["data"] == MEAN
     for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
         if len(rows):
-            words = "\n".join(in_words(rows, baseline))
-            sections += [f"## In words{title}", warning, words]
+            sections += [f"## In words{title}", warning, in_words(rows, baseline)]
     if limit := _words_on_iterations(table.seeds, study):
         sections.append(limit)
     return sections
@@ -317,7 +321,7 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
         said = sentence(verdicts(own, "gain", *against(baseline)))
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"- {where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
+        lines.append(f"{where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
     return lines
 
 

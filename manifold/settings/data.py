@@ -9,6 +9,7 @@ from manifold.settings.section import (
     Count,
     ImagesOrShare,
     Interpolation,
+    Location,
     PositiveShare,
     Section,
     Share,
@@ -27,7 +28,7 @@ class Data(Section):
 
     dataset: DataSet
     """Which one; `folder` is any folder of train/CLASS/* and val/CLASS/*."""
-    folder: str | None
+    folder: Location | None
     """Where the files are; null for data that a package carries."""
     image_size: Count
     """Side of the square image that the networks see, in pixels."""

@@ -14,8 +14,9 @@ from manifold.settings.method import Method
 from manifold.settings.networks import Pair, teacher_file
 from manifold.settings.plain import to_plain
 from manifold.settings.recipe import Recipe, check_warmup
-from manifold.settings.section import Section, WholeNumber
+from manifold.settings.section import Section, WholeNumber, WorkflowFile
 
+KEPT_FOLDERS = ("published", "reported")  # of results/, which no run may fill
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
 
 Training = tuple[str, str, int]  # pair, recipe, epochs
@@ -44,13 +45,13 @@ class Experiment(Section):
     """The scale in a few words, for captions."""
     name: str
     """The folder below results; null: the scale's name, and a hash of what is overridden."""
-    results: str
+    results: WorkflowFile
     """Where the folders of results are."""
     stale: Literal["keep", "retrain"]
     """What happens to cells that other code made than now stands: reported, or made anew."""
-    claims: str
-    """What others report, with its evidence."""
-    networks: str
+    claims: WorkflowFile | None
+    """What others report, with its evidence; null: no reported number, no verdict on a claim."""
+    networks: WorkflowFile
     """Parameters, FLOPs and throughput that timm publishes."""
     data: Data
     """What students and teachers are trained on."""
@@ -116,6 +117,23 @@ class Experiment(Section):
         check_seeds("seeds", self.seeds)
         for name in (self.name, *self.pairs, *self.recipes, *self.method_definitions):
             check_folder_name(name)
+        if self.name in KEPT_FOLDERS:
+            raise UserError(
+                f"name: {self.name!r} is the folder of what ships with the suite; take another name"
+            )
+        by_title: dict[str, str] = {}
+        for name, definition in self.method_definitions.items():
+            if (other := by_title.setdefault(definition.title, name)) != name:
+                raise UserError(
+                    f"method_definitions.{name}.title: {definition.title!r} is {other}'s, and "
+                    "tables tell methods by it; give each its own"
+                )
+        for folder in (self.directory, *self.directory.parents):
+            if folder.exists() and not folder.is_dir():
+                raise UserError(
+                    f"results: {folder} is a file, and {self.directory} is to be a folder; give "
+                    "the path of a folder, or of none yet"
+                )
 
     def _check_pairs(self) -> None:
         for name, pair in self.pairs.items():

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from manifold.errors import UserError
+from manifold.files import read_text
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ def find(path: str | Path) -> Path:
     So the files that ship with the suite are found from any working directory, and one's own
     come first.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     return path if path.exists() or not (ROOT / path).exists() else ROOT / path
 
 
@@ -40,7 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: there is no such file, or it is not a YAML mapping.
     """
     try:
-        return read_yaml_text(path.read_text(), str(path))
+        return read_yaml_text(read_text(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
 

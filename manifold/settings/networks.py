@@ -8,7 +8,7 @@ from pydantic import model_validator
 from manifold.errors import UserError
 from manifold.settings.data import TeacherInput
 from manifold.settings.files import find
-from manifold.settings.section import Count, Section, WholeNumber
+from manifold.settings.section import Count, Section, WholeNumber, WorkflowFile
 
 TRAIN_TEACHER = "train"
 PRETRAINED = "pretrained"
@@ -29,7 +29,7 @@ class Teacher(Section):
 
     model: Model
     """The network."""
-    weights: str
+    weights: WorkflowFile
     """`train`, `pretrained` (timm's, by the model's name), `untrained`, or a file's path."""
     recipe: str | None
     """Of a teacher that is trained here, as are epochs and seed."""

@@ -1,6 +1,8 @@
 """From a scale's file and what the user overrides to one resolved experiment."""
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -10,14 +12,17 @@ import yaml
 from pydantic import ValidationError, create_model
 
 from manifold.errors import UserError
-from manifold.files import write_text
+from manifold.files import read_text, write_text
 from manifold.settings.experiment import Experiment
-from manifold.settings.files import ROOT, find, merge, read_yaml
+from manifold.settings.files import ROOT, find, merge, read_yaml, read_yaml_text
 from manifold.settings.messages import Origin, suggest, teaching_error
 from manifold.settings.plain import fingerprint, to_plain
+from manifold.settings.section import read
 
 # What a cell's weights depend on: a run that overrides any of these gets a folder of its own.
 SHAPING_SECTIONS = ("data", "pairs", "recipes", "method_definitions")
+SHAPING = (*SHAPING_SECTIONS, "evaluation_split")
+SHOWN_CHANGES = 5
 STUDY = "study"  # the key of a study's section that names the class that declares it
 RESOLVED = "resolved"  # the key of a file that holds a whole experiment
 
@@ -40,7 +45,7 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
         return _build({**overrides, "scale": scale}, origin, known=overrides)
     base, name = load_scale(scale), Path(scale).stem
     merged = _join_own_methods(merge(base, overrides), base, overrides)
-    if merged.get("name") is not None:
+    if read(str | None, merged.get("name")) is not None:
         return _build({**merged, "scale": name}, origin, known=base)
     experiment = _build({**merged, "scale": name, "name": name}, origin, known=base)
     own = _build({**base, "scale": name, "name": name}, Origin({}, scale), known=base)
@@ -72,9 +77,37 @@ def write_experiment(experiment: Experiment) -> Path:
         f"#   snakemake --cores all reproduce_table1 --configfile {experiment.file}\n"
         + yaml.safe_dump(_whole(experiment), sort_keys=False, allow_unicode=True, width=100)
     )
-    if not experiment.file.is_file() or experiment.file.read_text() != text:
+    before = read_text(experiment.file) if experiment.file.is_file() else None
+    if before != text:
+        if before is not None and (changed := _reshaped(before, experiment)):
+            print(
+                f"{experiment.directory} holds runs of other settings, and its name is used again: "
+                f"{changed}. What these shape is made anew; another name keeps both apart",
+                file=sys.stderr,
+            )
         write_text(experiment.file, text)
     return experiment.file
+
+
+def _reshaped(before: str, experiment: Experiment) -> str:
+    """What shapes weights otherwise than in an earlier experiment.yaml, in a few words."""
+    try:
+        earlier = read_yaml_text(before, str(experiment.file))
+    except UserError:  # damaged, and about to be replaced
+        return ""
+    pairs = ((key, earlier.get(key), to_plain(getattr(experiment, key))) for key in SHAPING)
+    changes = [change for pair in pairs for change in _changes(*pair)]
+    more = f" and {len(changes) - SHOWN_CHANGES} more" if len(changes) > SHOWN_CHANGES else ""
+    return ", ".join(changes[:SHOWN_CHANGES]) + more
+
+
+def _changes(path: str, old: Any, new: Any) -> Iterator[str]:
+    """The keys whose values differ; an entry that only one of both has shapes no cell of it."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [key for key in old if key in new]:
+            yield from _changes(f"{path}.{key}", old[key], new[key])
+    elif old != new:
+        yield f"{path} was {old}, is {new}"
 
 
 def _whole(experiment: Experiment) -> dict[str, Any]:
@@ -89,7 +122,7 @@ def known_scales() -> list[str]:
 def load_scale(scale: str) -> dict[str, Any]:
     """Read a scale's file over the one that it extends, recipe files and methods filled in."""
     if scale.endswith((".yaml", ".yml")):
-        content = read_yaml(Path(scale))
+        content = read_yaml(Path(os.path.expanduser(scale)))
     else:
         path = ROOT / "config/scales" / f"{scale}.yaml"
         if not path.is_file():
@@ -162,10 +195,10 @@ def find_study(section: str, declared: Any) -> Any:
     module, _, name = str(declared).partition(":")
     try:
         kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # the file is the user's, and fails as it likes when it is imported
         raise UserError(
-            f"{section}.{STUDY}: there is no {declared!r} ({error}); it is module:Class of the "
-            "file that declares the study"
+            f"{section}.{STUDY}: there is no {declared!r} ({type(error).__name__}: "
+            f"{error}); it is module:Class of the file that declares the study"
         ) from error
     if not all(hasattr(kind, needed) for needed in ("Settings", "students", "build")):
         raise UserError(f"{section}.{STUDY}: {declared} is not a benchmarks.evidence.study.Study")

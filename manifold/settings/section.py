@@ -5,6 +5,7 @@ A number's type says which numbers a run can use. None is NaN or infinite, whate
 
 import contextlib
 import math
+import os
 import types
 import typing
 from typing import Annotated, Any, Literal, Self
@@ -52,6 +53,32 @@ Size = Annotated[list[Count], _TWO]  # width, height
 CountRange = Annotated[list[Count], _TWO, AfterValidator(_in_order)]
 ShareRange = Annotated[list[PositiveShare], _TWO, AfterValidator(_in_order)]
 PositiveRange = Annotated[list[Positive], _TWO, AfterValidator(_in_order)]
+
+
+def _from_home(path: str) -> str:
+    """The path with ``~`` as one's home folder, where this process can write such a name at all."""
+    try:
+        path.encode()  # what a command line of another encoding gave is no text
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise PydanticCustomError(
+            "path",
+            "a path in ASCII where the locale is not UTF-8 (or set LC_ALL=C.UTF-8 or PYTHONUTF8=1)",
+        ) from None
+    return os.path.expanduser(path)
+
+
+def _without_wildcards(path: str) -> str:
+    if "{" in path or "}" in path:
+        raise PydanticCustomError(
+            "path", "a path without braces, which Snakemake takes for wildcards"
+        )
+    return path
+
+
+Location = Annotated[str, AfterValidator(_from_home)]  # of files; ~ is one's home
+WorkflowFile = Annotated[Location, AfterValidator(_without_wildcards)]  # in a rule's files
+NULLS = ("null", "Null", "NULL", "~")
 
 
 class Section(BaseModel):
@@ -120,6 +147,8 @@ def read(kind: Any, value: Any) -> Any:
 
 
 def _read_word(kind: Any, outer: Any, text: str) -> Any:
+    if kind is str:
+        return None if text in NULLS else text
     wanted: tuple[type, ...] = {int: (int,), float: (int, float), bool: (bool,)}.get(kind, ())
     if kind is Any:
         wanted = (bool, int, float, type(None))

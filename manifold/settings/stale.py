@@ -117,6 +117,6 @@ def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) ->
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record, or None where there is none that can be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None

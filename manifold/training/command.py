@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from manifold.errors import UserError
+from manifold.errors import ending_the_process
 from manifold.settings import Experiment, parse_words, read_experiment, resolve
 
 
@@ -47,7 +47,5 @@ def limit_threads(experiment: Experiment) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; a user's error ends it with its message alone."""
-    try:
+    with ending_the_process():
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")

@@ -7,11 +7,10 @@ started again, makes nothing twice.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
-from manifold.files import sha256
+from manifold.files import link, sha256
 
 RECORDS = ("run.json", "probes.json")
 
@@ -47,7 +46,7 @@ def bring_back(directory: Path, record: str, fingerprint: str) -> None:
     if is_whole:
         directory.mkdir(parents=True, exist_ok=True)
         for name in (*found["files"], record):  # the record last: it says that all is there
-            _link(links / name, directory / name)
+            link(links / name, directory / name)
 
 
 def link_folder(directory: Path, record: str) -> Path:
@@ -67,7 +66,7 @@ def _is_link_folder(folder: Path) -> bool:
 def _read(record: Path) -> dict | None:
     """The record of a cell; None where there is none, or it is damaged."""
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return found if {"fingerprint", "files"} <= found.keys() else None
@@ -82,16 +81,4 @@ def _keep(record: Path) -> None:
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir()
     for name in names:
-        _link(record.parent / name, links / name)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file, in one step; a copy where the file system has no links."""
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        shutil.copy2(source, partial)
-    os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # renaming a file to another of its names leaves both
+        link(record.parent / name, links / name)

@@ -164,7 +164,9 @@ def rendezvous(nodes: int, environment: dict) -> list[str]:
 def _hostnames(nodelist: str) -> list[str]:
     question = ["scontrol", "show", "hostnames", nodelist]
     try:
-        return subprocess.run(question, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(
+            question, capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(
             f"several nodes meet by the names that `{' '.join(question)}` lists, and on "
@@ -230,7 +232,7 @@ def hold_gpus(count: int, jobs_per_gpu: int, visible: dict[str, str]) -> list[tu
         )
     waiting = False
     while True:
-        with open(_lock("queue"), "w") as queue:
+        with open(_lock("queue"), "w", encoding="utf-8") as queue:
             fcntl.flock(queue, fcntl.LOCK_EX)
             held = _free_slots(count, jobs_per_gpu, visible)
             if len(held) == count:
@@ -274,7 +276,11 @@ def visible_gpus(environment: dict) -> dict[str, str]:
         UserError: torch cannot say.
     """
     asked = subprocess.run(
-        [sys.executable, "-c", PRINT_UUIDS], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", PRINT_UUIDS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     if asked.returncode != 0:
         raise UserError(f"torch finds no GPUs, and machine.device is cuda:\n{asked.stderr}")

@@ -22,7 +22,7 @@ def read_run(path: Path) -> dict[str, Any]:
         UserError: it is damaged.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}); delete its folder to run it again"

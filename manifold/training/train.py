@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from manifold import ranks
 from manifold.errors import UserError
-from manifold.files import csv_text, sha256, write_atomic, write_text
-from manifold.models import is_finite, save_weights
+from manifold.files import csv_text, sha256, write_text
+from manifold.models import is_finite, read_state, save_state, save_weights
 from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest, to_plain
 from manifold.settings.data import epoch_of
 from manifold.settings.data_files import files_digest, is_other
@@ -25,8 +25,8 @@ from manifold.settings.recipe import check_warmup
 from manifold.settings.sources import source_hash, training_hash
 from manifold.settings.stale import is_outdated
 from manifold.training import command, description, records
+from manifold.training.alone import alone_on
 from manifold.training.cells import Cell
-from manifold.training.checkpoints import read_checkpoint
 from manifold.training.cohort import Member, cohort_name
 from manifold.training.data import (
     Images,
@@ -69,6 +69,7 @@ class Training:
         self.data_digest = data_digest(setting.experiment, splits)
         self.source_hashes = {cell.method: source_hash(cell.definition.distiller) for cell in cells}
         self.training_hash = training_hash()
+        self.fingerprints = {cell.method: cell.fingerprint for cell in cells}
         self.mixer = Mixer(setting.recipe, len(splits.classes), setting.seed)
         self.train_images = splits.train.transformed(
             train_transform(setting.experiment.data, setting.recipe)
@@ -186,16 +187,13 @@ class Training:
         self.wall_seconds += now - self._clock
         self._clock = now
 
-    def _fingerprints(self) -> dict[str, str]:
-        return {cell.method: cell.fingerprint for cell in self.cells}
-
     def save(self) -> None:
         """Write the checkpoint: all ranks hold the same, so the first one's is everyone's."""
         self._read_clock()
         if not self.setting.ranks.is_first:
             return
         state = {
-            "fingerprints": self._fingerprints(),
+            "fingerprints": self.fingerprints,
             "source_hashes": self.source_hashes,
             "training_hash": self.training_hash,
             "data_digest": self.data_digest,
@@ -206,7 +204,7 @@ class Training:
             "duplicates": self.duplicates,
             "wall_seconds": self.wall_seconds,
         }
-        write_atomic(self.setting.state, lambda partial: torch.save(state, partial))
+        save_state(state, self.setting.state)
 
     def resume(self) -> None:
         """Go on from the checkpoint, if there is one of this very configuration.
@@ -217,15 +215,14 @@ class Training:
         path = self.setting.state
         if not path.is_file():
             return
-        state = read_checkpoint(path, self.setting.device)
-        fingerprints, source_hashes = state["fingerprints"], state["source_hashes"]
+        state = read_state(path, self.setting.device, ("fingerprints", "source_hashes"))
         # A kill between two cells leaves a checkpoint of more members than are still missing.
-        if not self._fingerprints().items() <= fingerprints.items():
+        if not self.fingerprints.items() <= state["fingerprints"].items():
             print(f"{path} is of another configuration; starting anew", file=sys.stderr)
             return
-        experiment = self.setting.experiment
+        experiment, made_by = self.setting.experiment, state["source_hashes"]
         is_of_old_code = any(
-            is_outdated(experiment, cell.definition.distiller, source_hashes[cell.method])
+            is_outdated(experiment, cell.definition.distiller, made_by[cell.method])
             for cell in self.cells
         )
         if is_of_old_code or is_other(state.get("data_digest"), self.data_digest):
@@ -234,7 +231,7 @@ class Training:
             return
         self.cohort.load_state(state["cohort"])
         # Those of the first start: the sources may have been edited since.
-        self.source_hashes = {name: source_hashes[name] for name in self.source_hashes}
+        self.source_hashes = {name: made_by[name] for name in self.source_hashes}
         self.training_hash = state["training_hash"]
         self.step = state["step"]
         self.rows = {name: state["rows"][name] for name in self.rows}
@@ -336,25 +333,31 @@ class Training:
 
 
 def train(setting: Setting, cells: list[Cell]) -> None:
-    """Train the cells that are not complete, or not of this code or data; write their files."""
-    files = files_digest(setting.experiment.data, setting.experiment.results)
-    missing = [cell for cell in cells if not is_kept(setting.experiment, cell, files)]
-    if setting.ranks.count > 1:
-        dist.barrier()  # all have looked before the first one writes
-    for cell in cells:
-        if cell not in missing and setting.ranks.is_first:
-            print(f"{cell.directory} is complete", file=sys.stderr)
-            for name in CELL_FILES:
-                os.utime(cell.directory / name)  # up to date with a teacher that was only touched
-    if not missing:
-        if setting.ranks.is_first:
-            setting.state.unlink(missing_ok=True)
-        return
-    check_warmup(setting.recipe_name, setting.recipe, setting.epochs)
-    training = Training(setting, missing, load_splits(setting.experiment.data))
-    training.resume()
-    training.run()
-    training.finish()
+    """Train the cells that are not complete, or not of this code or data; write their files.
+
+    What another process is training is waited for.
+    """
+    with alone_on([cell.directory for cell in cells]):
+        files = files_digest(setting.experiment.data, setting.experiment.results)
+        missing = [cell for cell in cells if not is_kept(setting.experiment, cell, files)]
+        if setting.ranks.count > 1:
+            dist.barrier()  # all have looked before the first one writes
+        for cell in cells:
+            if cell not in missing and setting.ranks.is_first:
+                print(f"{cell.directory} is complete", file=sys.stderr)
+                for name in CELL_FILES:
+                    os.utime(
+                        cell.directory / name
+                    )  # up to date with a teacher that was only touched
+        if not missing:
+            if setting.ranks.is_first:
+                setting.state.unlink(missing_ok=True)
+            return
+        check_warmup(setting.recipe_name, setting.recipe, setting.epochs)
+        training = Training(setting, missing, load_splits(setting.experiment.data))
+        training.resume()
+        training.run()
+        training.finish()
 
 
 def main() -> None:

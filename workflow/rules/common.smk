@@ -1,7 +1,5 @@
 """What the rules share: how a job is started, and what plans it again."""
 
-import functools
-
 from benchmarks.evidence.checked import asked_studies, unchecked
 from benchmarks.evidence.study import typed
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
@@ -15,10 +13,12 @@ from manifold.settings.stale import (
 )
 from manifold.training.finished import forget_all, keep_all
 from manifold.training.launch import cpus, resources
+from manifold.training.parent import tell_jobs
 
 MACHINE = EXPERIMENT.machine
 
 let_jobs_run_these_sources()
+tell_jobs()
 if len(workflow.modifier_stack) > 1:  # a module, whose hooks Snakemake does not call
     write_experiment(EXPERIMENT)
 
@@ -30,19 +30,6 @@ CELL = f"{RESULTS}/cells/{{pair}}/{{recipe}}/{{epochs}}-epochs/{{method}}/seed-{
 
 # The rules that compute; what they need is checked before the first of them starts.
 COMPUTES = {"train_teacher", "evaluate_teacher"}
-
-
-def said(function):
-    """The function, with a user's error as the last word of Snakemake instead of a traceback."""
-
-    @functools.wraps(function)  # Snakemake looks at what it may be called with
-    def saying(*arguments, **keywords):
-        try:
-            return function(*arguments, **keywords)
-        except UserError as error:
-            sys.exit(f"error: {error}")
-
-    return saying
 
 
 def is_forced():
@@ -63,17 +50,10 @@ def check_before_compute():
     studies = unchecked(EXPERIMENT, asked_studies(EXPERIMENT, outputs), PREFLIGHT)
     if not studies:
         return
-    try:
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "benchmarks", "preflight"),
-                *("--experiment", EXPERIMENT.file, "--output", PREFLIGHT),
-                *("--studies", *studies),
-            ],
-            check=True,
-        )
-    except subprocess.CalledProcessError:
-        raise WorkflowError("Nothing was started: see the error above.") from None
+    check = [sys.executable, "-m", "benchmarks", "preflight"]
+    words = ["--experiment", EXPERIMENT.file, "--output", PREFLIGHT, "--studies"]
+    if subprocess.run([*check, *words, *studies]).returncode:
+        sys.exit(1)  # and no more is said: the last words are the check's
 
 
 wildcard_constraints:
@@ -87,7 +67,7 @@ wildcard_constraints:
 def identity_of(pair, recipe, epochs, methods):
     """A params function: what shapes the weights of a cohort of these methods."""
 
-    @said
+    @ending_the_process()
     def hashed(wildcards):
         key, seed = (pair, recipe, epochs), int(wildcards.seed)
         return fingerprint(
@@ -117,7 +97,7 @@ def identity_of_teacher(record, data=DATA_FILES):
         data: the digest of their files; None where no data are read.
     """
 
-    @said
+    @ending_the_process()
     def hashed(wildcards):
         sources = planned_sources_of_teacher(EXPERIMENT, wildcards.pair, record, data)
         return fingerprint([EXPERIMENT.teacher_identity(wildcards.pair), sources])
@@ -158,15 +138,17 @@ def resources_of(job):
 
 
 def inputs_of(job):
-    return lambda wildcards: list(
-        map(str, job.inputs(**typed(dict(wildcards.items()))))
-    )
+    @ending_the_process()
+    def paths(wildcards):
+        return list(map(str, job.inputs(**typed(dict(wildcards.items())))))
+
+    return paths
 
 
 def identity_of_job(job):
     """A params function: what shapes a job's outputs, and the code behind them."""
 
-    @said
+    @ending_the_process()
     def hashed(wildcards):
         words = dict(wildcards.items())
         outputs = [
@@ -179,7 +161,7 @@ def identity_of_job(job):
     return hashed
 
 
-@said
+@ending_the_process()
 def identity_of_table(study):
     """What shapes a study's table beside its inputs, and the code behind it."""
     return fingerprint([study.identity(), job_hash(type(study).__module__)])
@@ -225,6 +207,16 @@ def needed_by(study):
     return list(map(str, study.files() + study.cells() + study.results()))
 
 
+def last_words(jobs):
+    """The errors of ours that failed jobs ended with, from their logs, in the order they came."""
+    logs = {Path(path) for job in jobs for path in job.log if Path(path).is_file()}
+    texts = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in sorted(logs, key=os.path.getmtime)
+    ]
+    return "\n".join(dict.fromkeys(filter(None, map(last_error, texts))))
+
+
 onstart:
     write_experiment(EXPERIMENT)
     (
@@ -239,3 +231,9 @@ onstart:
 
 onsuccess:
     forget_all(EXPERIMENT.directory)
+
+
+onerror:
+    # The run ends with these, not with a summary that sends one to look for them.
+    if words := last_words(workflow.scheduler.failed):
+        sys.exit(words)

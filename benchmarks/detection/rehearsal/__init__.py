@@ -12,7 +12,7 @@ from benchmarks.detection import Detection
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
 from manifold.settings import find, fingerprint
-from manifold.settings.section import Count, ShareRange, Size
+from manifold.settings.section import Count, ShareRange, Size, WorkflowFile
 
 PARTS = ("backbone", "pyramid", "heads")  # of a detector; each is weighed
 
@@ -38,7 +38,7 @@ class DetectionRehearsalSettings(StudySettings):
     """Of one detector's process."""
     options: dict[str, Any]
     """Laid over the detectors' own."""
-    published: str
+    published: WorkflowFile
     """Parameters and FLOPs that others publish."""
 
 

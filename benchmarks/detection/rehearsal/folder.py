@@ -59,7 +59,7 @@ def make(experiment: Experiment) -> None:
                 photograph.save(images / name, quality=JPEG_QUALITY)
                 _annotate(content, photograph, name, ids, study.settings, generator)
             path = Path(getattr(folder, f"{split}_annotations"))
-            (annotations / path.name).write_text(json.dumps(content))
+            (annotations / path.name).write_text(json.dumps(content), encoding="utf-8")
 
     write_directory(study.coco, write)
 

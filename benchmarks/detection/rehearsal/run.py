@@ -162,7 +162,11 @@ def rehearse(experiment: Experiment, small: Experiment, detector: str) -> dict[s
         "threads": made["environment"]["threads"],
         "files": files,
         "predictions": {
-            kind: len(json.loads((cell.directory / f"predictions.{kind}.json").read_text()))
+            kind: len(
+                json.loads(
+                    (cell.directory / f"predictions.{kind}.json").read_text(encoding="utf-8")
+                )
+            )
             for kind in made["result"]
         },
         "ap_of_random_weights": {kind: ap["ap"] for kind, ap in made["result"].items()},

@@ -27,9 +27,9 @@ def build(study: DetectionRehearsal) -> Document:
         title=f"{study.title}, {study.experiment.name}",
         caption=_caption(rows),
         parts=[
-            _readable_runs(rows).to_markdown(index=False, disable_numparse=True),
+            _readable_runs(rows),
             _projection(study, rows),
-            _readable_weights(rows).to_markdown(index=False, disable_numparse=True),
+            _readable_weights(rows),
             _on_published(study),
         ],
         csv={"": rows},
