@@ -150,6 +150,21 @@ def test_the_last_words_are_the_error(touched, words, last):
     assert line.startswith("error: ") and last in line
 
 
+def test_a_method_that_is_not_python_is_told_without_a_traceback(touched):
+    (touched / "broken.py").write_text("class Mine(:\n")
+    mine = {"title": "Mine", "distiller": "broken:Mine", "arguments": {}, "student": "student"}
+    methods = {"method_definitions": {"mine": {**mine, "source": "none"}}}
+    (touched / "broken.yaml").write_text(yaml.safe_dump(methods))
+    done = snakemake(touched, "-n", "--configfile", "broken.yaml", "--config", SCALE)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and "Traceback" not in output
+    assert re.search(r"^error: .*broken.py is not Python: .*line 1", output, re.MULTILINE)
+
+
+def test_check_plans_nothing_else(touched):
+    assert planned(touched, "check", "--config", SCALE) == {"check": 1}
+
+
 def test_the_default_is_table_1(touched):
     jobs = planned(touched, "--config", SCALE, "seeds=[0, 1, 2]")
     assert jobs["reproduce_table1"] == jobs["table1"] == 1 and "ablation" not in jobs

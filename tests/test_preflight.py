@@ -298,7 +298,7 @@ def test_a_number_of_held_out_images_is_refused_by_what_there_is(photographs):
 def test_an_epoch_of_a_small_split_shows_as_many_images_as_are_asked_for(experiment):
     data = {"validation": 1407, "least_images_per_epoch": 96}  # 30 images to train on
     teacher = {"teacher": {"epochs": 2}}
-    made = experiment(data=data, pairs={PAIR: teacher})
+    made = experiment(data=data, pairs={PAIR: teacher}, **recipe(batch_size=32))
     train(*teacher_setting(made, PAIR))
     record = json.loads((made.teacher_directory(PAIR) / "run.json").read_text())
     assert record["splits"]["train"] == 30 and record["images_seen"] == 2 * 96

@@ -302,16 +302,19 @@ def test_another_data_set_stands_apart(finished):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("target", "words", "message"),
     [
-        (["scale=smoke", "mehtods=[none]"], "Did you mean 'methods'?"),
-        (["scale=smoke", "seeds=[3]"], "at least two"),
-        (["scale=smoke", "pairs={deit-cait: {student: {name: deit_tinny}}}"], "deit_tinny"),
+        ("reproduce_table1", ["mehtods=[none]"], "Did you mean 'methods'?"),
+        ("reproduce_table1", ["seeds=[3]"], "at least two"),
+        ("reproduce_table1", ["pairs={deit-cait: {student: {name: deit_tinny}}}"], "deit_tinny"),
+        ("reproduce_table1", ["machine={compile: nonsense}", "name=other"], "machine.compile"),
+        ("reproduce_transfer", ["transfer={data: {faces: {shots: [5000]}}}", "name=other"], "5000"),
+        ("check", ["transfer={data: {faces: {shots: [5000]}}}", "name=other"], "faces.shots"),
     ],
 )
-def test_a_user_error_ends_the_workflow_before_any_training(clone, words, message):
+def test_a_user_error_ends_the_workflow_before_any_training(clone, target, words, message):
     before = set(clone.glob("results/*/cells")) | set(clone.glob("results/*/teachers"))
-    done = snakemake(clone, "reproduce_table1", "--config", *words)
+    done = snakemake(clone, target, "--config", "scale=smoke", *words)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

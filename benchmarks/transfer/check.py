@@ -4,11 +4,11 @@ from pathlib import Path
 
 from benchmarks.transfer import FINE_TUNING, FINE_TUNING_METHOD, Transfer
 from benchmarks.transfer.fine_tuning import setting
-from benchmarks.transfer.prepare import check_data, open_data
+from benchmarks.transfer.prepare import check_data, fine_tuning_splits, open_data
 from manifold.errors import Faults, UserError
 from manifold.ranks import ALONE
 from manifold.training.cells import Cell
-from manifold.training.data import verify
+from manifold.training.data import Splits, verify
 from manifold.training.runs import CPU
 from manifold.training.trial import try_cohort
 
@@ -23,32 +23,34 @@ def check(study: Transfer) -> dict:
         UserError: says all that would stop the study later.
     """
     faults, found = Faults(), {}
-    for name, entry in study.settings.data.items():
+    for name in study.settings.data:
         with faults.collected():
-            found[name] = check_data(study, name)
-        with faults.collected():
-            _verify(study, name)
-        if name in found and FINE_TUNING in entry.protocols:
+            splits = open_data(name, study.data(name))
             with faults.collected():
-                _try_fine_tuning(study, name, faults)
+                found[name] = check_data(study, name, splits)
+            with faults.collected():
+                _verify(study, name, splits)
+            if name in found:
+                _try_fine_tuning(study, name, splits, faults)
     faults.raise_any()
     return found
 
 
-def _verify(study: Transfer, name: str) -> None:
-    splits = open_data(name, study.data(name))
+def _verify(study: Transfer, name: str, splits: Splits) -> None:
     try:
         verify(splits, decode=study.settings.data[name].verify)
     except UserError as error:
         raise UserError(f"transfer.data.{name}: {error}") from error
 
 
-def _try_fine_tuning(study: Transfer, name: str, faults: Faults) -> None:
-    """Take one small step of fine-tuning, from a student as it is created."""
+def _try_fine_tuning(study: Transfer, name: str, splits: Splits, faults: Faults) -> None:
+    """Take one small step of fine-tuning, if it is asked for, from a student as it is created."""
+    if FINE_TUNING not in study.settings.data[name].protocols:
+        return
     experiment = study.experiment
     machine = experiment.machine.replaced(compile=None)
     tried = type(study)(experiment.replaced(machine=machine), study.settings)
     made = setting(tried, name, experiment.seeds[0], [], (ALONE, CPU))
     definition = experiment.method_definitions[FINE_TUNING_METHOD]
     cell = Cell(FINE_TUNING_METHOD, definition, made.pair.student, Path(), {})
-    try_cohort(made, [cell], None, open_data(name, study.fine_tuning_data(name)), faults)
+    try_cohort(made, [cell], None, fine_tuning_splits(study, splits), faults)

@@ -8,7 +8,7 @@ from benchmarks.transfer import Transfer
 from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.settings import Data, Experiment
-from manifold.training.data import Splits, data_digest, load_splits
+from manifold.training.data import Splits, data_digest, load_splits, with_validation
 from manifold.training.runs import steps_per_epoch
 from manifold.training.untrained import write_initialised
 
@@ -25,7 +25,13 @@ def open_data(name: str, data: Data) -> Splits:
         raise UserError(f"transfer.data.{name}: {error}") from error
 
 
-def check_data(study: Transfer, name: str) -> dict:
+def fine_tuning_splits(study: Transfer, splits: Splits) -> Splits:
+    """A data set as fine-tuning sees it, which ``Transfer.fine_tuning_data`` says too."""
+    is_final = study.experiment.evaluation_split == "test"
+    return with_validation(splits) if is_final else splits
+
+
+def check_data(study: Transfer, name: str, splits: Splits) -> dict:
     """Hold a data set to what the study asks of it; return its sizes, classes and digest.
 
     Raises:
@@ -39,7 +45,6 @@ def check_data(study: Transfer, name: str) -> dict:
             f"{where}.protocols: with evaluation_split: validation only fine-tuning can be "
             "measured; the other protocols choose C and k on that split"
         )
-    splits = open_data(name, study.data(name))
     counts = np.bincount(splits.train.labels[splits.train.indices], minlength=len(splits.classes))
     smallest = int(counts.argmin())
     needed = max([1, *entry.shots])
@@ -52,10 +57,9 @@ def check_data(study: Transfer, name: str) -> dict:
     if "k-nn" in entry.protocols:
         _check_neighbours(study, where, len(splits.train), len(splits.classes), entry.shots)
     if "fine-tuning" in entry.protocols:
-        data = study.fine_tuning_data(name)
-        images = len(open_data(name, data).train)
+        images, recipe = len(fine_tuning_splits(study, splits).train), entry.recipe
         try:
-            steps_per_epoch(images, data, experiment.recipes[entry.recipe], entry.recipe)
+            steps_per_epoch(images, study.data(name), experiment.recipes[recipe], recipe)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
     sizes = {split: len(getattr(splits, split)) for split in ("train", "validation", "test")}
@@ -94,7 +98,10 @@ def prepare(experiment: Experiment) -> dict:
         UserError: a data set is not what the study asks for.
     """
     study = experiment.studies["transfer"]
-    found = {name: check_data(study, name) for name in study.settings.data}
+    found = {
+        name: check_data(study, name, open_data(name, study.data(name)))
+        for name in study.settings.data
+    }
     splits = load_splits(experiment.data)
     student = experiment.pairs[study.settings.pair].student
     for seed in experiment.seeds:

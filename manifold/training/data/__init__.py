@@ -11,7 +11,7 @@ from manifold.training.data.batches import (
 )
 from manifold.training.data.digest import data_digest
 from manifold.training.data.images import Images, Splits
-from manifold.training.data.splits import load_splits, verify
+from manifold.training.data.splits import load_splits, verify, with_validation
 
 __all__ = [
     "Images",
@@ -26,4 +26,5 @@ __all__ = [
     "prefetched",
     "train_transform",
     "verify",
+    "with_validation",
 ]

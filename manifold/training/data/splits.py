@@ -34,6 +34,16 @@ def load_splits(data: Data) -> Splits:
     )
 
 
+def with_validation(splits: Splits) -> Splits:
+    """The same data with the held-out images back in the training split, none held out."""
+    train, held_out = splits.train, splits.validation
+    return replace(
+        splits,
+        train=replace(train, indices=np.sort(np.concatenate([train.indices, held_out.indices]))),
+        validation=replace(held_out, indices=held_out.indices[:0]),
+    )
+
+
 def _held_out(labels: np.ndarray, classes: list[str], data: Data) -> np.ndarray:
     """The last images of the training split; where that is sorted by class, of each class."""
     held_out = np.zeros(len(labels), dtype=bool)
