@@ -9,7 +9,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.files import read_text
-from manifold.settings import CELL_FILES, Section, Students, find
+from manifold.settings import CELL_FILES, Section, Students, check_folder_name, find
 from manifold.settings.section import Count, Location, WholeNumber
 
 RANDOM = "random"  # in the place of a method: a backbone with random weights
@@ -162,6 +162,8 @@ class Detection(Study):
                 f"detection.methods: {RANDOM!r} stands for random weights, which are always "
                 "there; rename the method"
             )
+        for name in detection.detectors:
+            check_folder_name(name)
         if not detection.detectors:
             raise UserError(
                 "detection.detectors must name at least one detector and its configuration file"

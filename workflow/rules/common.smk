@@ -204,12 +204,13 @@ def last_words(jobs):
 
 
 onstart:
-    write_experiment(EXPERIMENT)
-    (
-        forget_all(EXPERIMENT.directory)
-        if is_forced()
-        else keep_all(EXPERIMENT.directory)
-    )
+    with ending_the_process():
+        write_experiment(EXPERIMENT)
+        (
+            forget_all(EXPERIMENT.directory)
+            if is_forced()
+            else keep_all(EXPERIMENT.directory)
+        )
     trains = any(job.rule.name in TRAINS for job in workflow.dag.needrun_jobs())
     if trains and not workflow.touch:
         check_before_compute()
