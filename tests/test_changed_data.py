@@ -101,7 +101,7 @@ def test_cells_teachers_and_jobs_are_planned_whatever_stale_says(
     teacher = made.teacher_directory(PAIR)
     for path in (tmp_path / "run.json", tmp_path / "probes.json", teacher / "evaluation.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"data_digest": before}))
+        path.write_text(json.dumps({"data_digest": before}), encoding="utf-8")
 
     def planned(now):
         return [
@@ -130,7 +130,9 @@ def test_transfer_is_checked_and_measured_again_on_other_files_of_its_data(folde
 
     before = planned()
     study.found.parent.mkdir(parents=True)
-    study.found.write_text(json.dumps({"pets": {"data_digest": before["probes"]}}))
+    study.found.write_text(
+        json.dumps({"pets": {"data_digest": before["probes"]}}), encoding="utf-8"
+    )
     touch(folder)
     assert planned() == before
     folder.rename(folder.with_name("away"))
@@ -153,7 +155,9 @@ def test_scenes_are_composed_again_of_other_items(folder, experiment):
 def test_the_check_before_compute_looks_again_at_other_files(folder, experiment, tmp_path):
     made = experiment(data={"dataset": "folder", "folder": str(folder)})
     record = tmp_path / "preflight.json"
-    record.write_text(json.dumps({CHECKED: {"table1": checked_identity(made, "table1")}}))
+    record.write_text(
+        json.dumps({CHECKED: {"table1": checked_identity(made, "table1")}}), encoding="utf-8"
+    )
     assert unchecked(made, ["table1"], record) == []
     add(folder)
     assert unchecked(made, ["table1"], record) == ["table1"]
@@ -175,7 +179,7 @@ def small(folder, experiment):
 def train_teacher(small):
     setting, cells = train.teacher_setting(small, PAIR)
     train.train(setting, cells)
-    return json.loads((cells[0].directory / "run.json").read_text())
+    return json.loads((cells[0].directory / "run.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("change", [add, remove, replace_in_place])
@@ -218,7 +222,7 @@ def test_a_training_that_was_cut_goes_on_with_the_same_data_alone(
 def test_a_result_of_a_job_stays_if_it_is_of_these_files(of, stays, experiment, tmp_path):
     record = {"fingerprint": "this", "source_hash": job_hash(PROBES), "files": {}}
     record |= {} if of is None else {"data_digest": of}
-    (tmp_path / "probes.json").write_text(json.dumps(record))
+    (tmp_path / "probes.json").write_text(json.dumps(record), encoding="utf-8")
     asked = (experiment(), PROBES, tmp_path, ("probes.json",), "this", NEW)
     assert kept.is_kept(*asked) is stays
 
@@ -301,13 +305,14 @@ def test_a_second_run_after_images_were_added_trains_anew_and_a_third_does_nothi
             cwd=tmp_path,
             capture_output=True,
             text=True,
+            encoding="utf-8",
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def digests():
         records = (tmp_path / "results/s").rglob("run.json")
-        return [json.loads(path.read_text())["data_digest"] for path in records]
+        return [json.loads(path.read_text(encoding="utf-8"))["data_digest"] for path in records]
 
     snakemake()
     (old,) = set(digests())

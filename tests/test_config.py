@@ -146,6 +146,7 @@ def test_every_scale_resolves(scale):
         (detection(methods=["none"]), ["detection.baseline", "'soft_kd'", "none"]),
         (detection(methods=["soft_kd", "soft_kd"]), ["detection.methods", "more than once"]),
         (detection(epochs=0), ["detection.epochs", "at least 1", "0"]),
+        (detection(detectors={"a|b": "a.py"}), ["'a|b'", "names a folder"]),
         (detection(detectors=None), ["detection.detectors", "a mapping"]),
         (
             detection(detectors={"mask_rcnn": "config/detection/mini/mask_rcnn.py"}),

@@ -294,13 +294,13 @@ def test_a_file_that_is_as_young_as_its_digest_is_read_again(folder, digest_of, 
 def test_a_damaged_memory_is_none(content, folder, digest_of, read, tmp_path):
     before = digest_of(folder)
     (memory,) = (tmp_path / "results/.data").iterdir()
-    memory.write_text(content)
+    memory.write_text(content, encoding="utf-8")
     read.clear()
     assert digest_of(folder) == before and len(read) == 24
 
 
 def test_results_that_may_not_be_written_cost_time_alone(folder, digest_of, tmp_path):
-    (tmp_path / "results").write_text("in the place of a folder")
+    (tmp_path / "results").write_text("in the place of a folder", encoding="utf-8")
     assert digest_of(folder) == digest_of(folder)
 
 

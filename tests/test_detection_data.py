@@ -511,7 +511,7 @@ def brought(folder, experiment):
 
 
 def read_prepared(made, split):
-    return json.loads(prepared.annotation_file(made, split).read_text())
+    return json.loads(prepared.annotation_file(made, split).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("first", [0, 1, 41])
@@ -523,7 +523,7 @@ def test_predictions_that_are_the_truth_get_100_whatever_the_ids(brought, tmp_pa
     made = brought(content(), content(annotations=entries))
     truth, perfect = prepared.annotation_file(made, "test"), tmp_path / "perfect.json"
     found = [{**entry, "score": 0.9} for entry in read_prepared(made, "test")["annotations"]]
-    perfect.write_text(json.dumps(found))
+    perfect.write_text(json.dumps(found), encoding="utf-8")
     assert average_precision(truth, perfect, "bbox")["ap"] == pytest.approx(100)
 
 
@@ -679,7 +679,9 @@ def test_files_that_were_changed_in_place_are_prepared_again(brought, tmp_path, 
     before, digests = fingerprint(job.identity()), prepared.read_record(made)["fingerprint"]
     assert before == fingerprint(job.identity())
     if change == "annotations":
-        (tmp_path / "train.json").write_text(json.dumps(with_annotation(bbox=[1, 1, 4, 4])))
+        (tmp_path / "train.json").write_text(
+            json.dumps(with_annotation(bbox=[1, 1, 4, 4])), encoding="utf-8"
+        )
     else:
         Image.new("RGB", SIZES[8], "white").save(tmp_path / "images/8.jpg", quality=100)
     assert fingerprint(job.identity()) != before

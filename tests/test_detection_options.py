@@ -94,11 +94,13 @@ def test_an_option_is_laid_over_the_detectors_that_have_its_key(experiment):
 
 def test_a_file_below_a_detectors_own_plans_it_again(experiment, tmp_path):
     base, own = tmp_path / "base.py", tmp_path / "own.py"
-    base.write_text("train_cfg = dict(max_epochs=4)\n")
-    own.write_text('_base_ = ["mmdet::_base_/models/retinanet_r50_fpn.py", "base.py"]\n')
+    base.write_text("train_cfg = dict(max_epochs=4)\n", encoding="utf-8")
+    own.write_text(
+        '_base_ = ["mmdet::_base_/models/retinanet_r50_fpn.py", "base.py"]\n', encoding="utf-8"
+    )
     study = experiment(detection={"detectors": {"own": str(own)}}).studies["detection"]
     before = study.settings_of("own")
-    base.write_text("train_cfg = dict(max_epochs=5)\n")
+    base.write_text("train_cfg = dict(max_epochs=5)\n", encoding="utf-8")
     assert study.settings_of("own") != before
 
 
@@ -122,7 +124,7 @@ def photographs(tmp_path, experiment):
         if change:
             change(content)
         path = tmp_path / "boxes.json"
-        path.write_text(json.dumps(content))
+        path.write_text(json.dumps(content), encoding="utf-8")
         folder = {f"{split}_images": str(tmp_path) for split in ("train", "test")}
         folder |= {f"{split}_annotations": str(path) for split in ("train", "test")}
         data = {"scenes": None, "folder": folder, "masks": False, "channels": 3}

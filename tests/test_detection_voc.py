@@ -104,10 +104,10 @@ def test_the_command_writes_the_files_of_a_split(voc, tmp_path, monkeypatch, cap
     first, second = (SIZE + voc_object(1, 1, 4, 4, difficult=d) for d in (0, 1))
     xml, images = voc(a=first, b=second, c=first)
     names, output = tmp_path / "train.txt", tmp_path / "train.json"
-    names.write_text("a\nb  1\n\n")
+    names.write_text("a\nb  1\n\n", encoding="utf-8")
     words = [str(xml), str(images), str(output), "--names", str(names)]
     monkeypatch.setattr(sys, "argv", ["benchmarks", "voc-to-coco", *words])
     main()
-    assert len(json.loads(output.read_text())["images"]) == 2
+    assert len(json.loads(output.read_text(encoding="utf-8"))["images"]) == 2
     told = capsys.readouterr().err
     assert "2 images, 2 annotations, 1 categories; 1 difficult object(s) as crowds" in told

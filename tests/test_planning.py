@@ -151,10 +151,10 @@ def test_the_last_words_are_the_error(touched, words, last):
 
 
 def test_a_method_that_is_not_python_is_told_without_a_traceback(touched):
-    (touched / "broken.py").write_text("class Mine(:\n")
+    (touched / "broken.py").write_text("class Mine(:\n", encoding="utf-8")
     mine = {"title": "Mine", "distiller": "broken:Mine", "arguments": {}, "student": "student"}
     methods = {"method_definitions": {"mine": {**mine, "source": "none"}}}
-    (touched / "broken.yaml").write_text(yaml.safe_dump(methods))
+    (touched / "broken.yaml").write_text(yaml.safe_dump(methods), encoding="utf-8")
     done = snakemake(touched, "-n", "--configfile", "broken.yaml", "--config", SCALE)
     output = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in output

@@ -50,7 +50,7 @@ def own_method(tmp_path_factory, monkeypatch):
     def write(text):
         folder = tmp_path_factory.mktemp("own")
         name = f"mine_{folder.name.replace('-', '_')}"
-        (folder / f"{name}.py").write_text(text)
+        (folder / f"{name}.py").write_text(text, encoding="utf-8")
         monkeypatch.syspath_prepend(str(folder))
         definition = {
             "title": "Mine",
@@ -175,7 +175,7 @@ def test_the_data_of_every_study_are_checked_before_students_are_there(experimen
     image = {"id": 1, "file_name": "a.png", "width": 8, "height": 8}
     broken = {"id": 7, "image_id": 1, "category_id": 1, "bbox": [0, 0, 0, 4]}
     content = {"images": [image], "categories": [{"id": 1, "name": "dog"}]}
-    annotations.write_text(json.dumps({**content, "annotations": [broken]}))
+    annotations.write_text(json.dumps({**content, "annotations": [broken]}), encoding="utf-8")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
     folder = {
         **dict.fromkeys(("train_images", "test_images"), str(tmp_path)),
@@ -228,14 +228,14 @@ def test_a_study_is_checked_once_until_something_that_it_needs_changes(
     assert checked.unchecked(made, both, record) == ["recipes"]
     run_check(made, record, monkeypatch, "recipes")
     assert checked.unchecked(made, both, record) == []
-    methods = json.loads(record.read_text())["pairs"][PAIR]["methods"]
+    methods = json.loads(record.read_text(encoding="utf-8"))["pairs"][PAIR]["methods"]
     assert {"mine", "soft_kd", "manifold"} <= methods.keys()
     assert checked.unchecked(experiment(**given, seeds=[7, 8]), both, record) == []
     budget = experiment(**given, recipe_study={"epochs": [1, 3]})
     assert checked.unchecked(budget, both, record) == ["recipes"]
     for change in (recipe(drop_path=0.2), {"machine": {"channels_last": True}}):
         assert checked.unchecked(experiment(**given, **change), both, record) == both
-    record.write_text(record.read_text()[:-9])
+    record.write_text(record.read_text(encoding="utf-8")[:-9], encoding="utf-8")
     assert checked.unchecked(made, both, record) == both
 
 
@@ -248,7 +248,7 @@ def test_a_method_of_ones_own_is_checked_again_after_an_edit(
     run_check(made, record, monkeypatch, "table1")
     assert checked.unchecked(made, TABLE_1, record) == []
     name = given["method_definitions"]["mine"]["distiller"].partition(":")[0]
-    with open(sys.modules[name].__file__, "a") as file:
+    with open(sys.modules[name].__file__, "a", encoding="utf-8") as file:
         file.write(edit)
     for known in (_shared_modules, source_hash):
         known.cache_clear()  # as another process would read it
@@ -300,6 +300,6 @@ def test_an_epoch_of_a_small_split_shows_as_many_images_as_are_asked_for(experim
     teacher = {"teacher": {"epochs": 2}}
     made = experiment(data=data, pairs={PAIR: teacher}, **recipe(batch_size=32))
     train(*teacher_setting(made, PAIR))
-    record = json.loads((made.teacher_directory(PAIR) / "run.json").read_text())
+    record = json.loads((made.teacher_directory(PAIR) / "run.json").read_text(encoding="utf-8"))
     assert record["splits"]["train"] == 30 and record["images_seen"] == 2 * 96
     assert 2 / 32 <= record["duplicate_share"] < 0.5  # a batch of 32 has two images twice at least

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
-from manifold.settings import CELL_FILES, Section, Students, find, suggest
+from manifold.settings import CELL_FILES, Section, Students, check_folder_name, find, suggest
 from manifold.settings.data_files import files_digest
-from manifold.settings.experiment import check_folder_name, check_seeds
+from manifold.settings.experiment import check_seeds
 from manifold.settings.section import (
     Count,
     CountRange,

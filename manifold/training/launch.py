@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from manifold.errors import UserError
+from manifold.errors import UserError, ending_the_process
 from manifold.settings import Machine
 
 LOCKS = Path(tempfile.gettempdir())
@@ -305,11 +305,9 @@ def main() -> None:
     parser.add_argument("module", nargs="+", help="-m module and its arguments, after --")
     options = parser.parse_args()
     environment = dict(os.environ)
-    try:
+    with ending_the_process():
         if options.gpus:
             held = hold_gpus(options.gpus, options.jobs_per_gpu, visible_gpus(environment))
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu for gpu, _ in held)
         words = command_line(options.nodes, options.processes, options.module, environment)
-    except UserError as error:
-        sys.exit(f"error: {error}")
     os.execvpe(words[0], words, environment)

@@ -218,12 +218,13 @@ def last_words(jobs):
 
 
 onstart:
-    write_experiment(EXPERIMENT)
-    (
-        forget_all(EXPERIMENT.directory)
-        if is_forced()
-        else keep_all(EXPERIMENT.directory)
-    )
+    with ending_the_process():
+        write_experiment(EXPERIMENT)
+        (
+            forget_all(EXPERIMENT.directory)
+            if is_forced()
+            else keep_all(EXPERIMENT.directory)
+        )
     computes = any(job.rule.name in COMPUTES for job in workflow.dag.needrun_jobs())
     if computes and not workflow.touch:
         check_before_compute()

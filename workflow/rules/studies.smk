@@ -89,6 +89,8 @@ rule all:
 
 rule check:
     """Look at what the studies of `all` need, and train nothing."""
+    log:
+        f"{RESULTS}/logs/check.txt",
     localrule: True
     conda:
         "../envs/suite.yaml"
@@ -99,4 +101,4 @@ rule check:
         "Checking what the studies of this scale need"
     shell:
         "python -m benchmarks preflight --experiment {params.experiment:q}"
-        " --output {params.record:q}"
+        " --output {params.record:q} 2>&1 | tee {log:q}"
