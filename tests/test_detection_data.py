@@ -493,6 +493,18 @@ def test_a_photograph_that_its_exif_turns_is_as_large_as_it_is_shown(
     read_folder(made, masks=True, verify=verify)
 
 
+def test_what_the_reader_changes_or_refuses_is_said_before_any_training(folder, tmp_path):
+    pixels = np.full(SIZES[8][::-1], 60000, np.uint16)
+    made = folder(with_image(file_name="deep.png"))
+    Image.fromarray(pixels).save(tmp_path / "images/deep.png")
+    _, told = read_folder(made, masks=True, verify=True)
+    assert any("1 image(s) of more than 8 bits a channel" in line for line in told)
+    Image.fromarray(pixels.astype(np.float32)).save(tmp_path / "images/deep.tiff")
+    made = folder(with_image(file_name="deep.tiff"))
+    with pytest.raises(UserError, match=r"image 8: .*deep.tiff holds floating-point values"):
+        read_folder(made, masks=True, verify=True)
+
+
 # ---- what people bring -----------------------------------------------------------------------
 
 

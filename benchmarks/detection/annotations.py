@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.detection import CocoFolder
 from benchmarks.detection.coco_files import LISTS, Notes, check, listed, normalise, read
 from manifold.errors import UserError
+from manifold.image_files import ImageCheck
 from manifold.settings import suggest
 
 SPLITS = ("train", "test")
@@ -35,7 +36,7 @@ def read_folder(
     Raises:
         UserError: names the file, the entries and what to do.
     """
-    contents, notes = {}, []
+    contents, notes, seen = {}, [], ImageCheck() if verify else None
     for split in SPLITS:
         path, images = (
             Path(getattr(folder, f"{split}_{kind}")) for kind in ("annotations", "images")
@@ -47,9 +48,12 @@ def read_folder(
             for entry, original in zip(content[key], originals[key], strict=True):
                 entry["original_id"] = original
         _leave_out_ignored(content, folder, split)
-        check(content, found, images, split, masks, verify)
+        check(content, found, images, split, masks, seen)
         contents[split] = content
         notes += found.lines()
+    if seen is not None:
+        seen.refuse_dim()
+        notes += seen.words()
     classes = _classes(folder, contents, notes)
     for split in SPLITS:
         contents[split] = _renumbered(contents[split], classes)

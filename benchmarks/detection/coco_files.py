@@ -13,6 +13,7 @@ from PIL import ExifTags, Image
 
 from benchmarks.detection.segmentations import are_finite, area_of, fault_of, short
 from manifold.errors import UserError
+from manifold.image_files import ImageCheck
 from manifold.training.progress import progress
 
 LISTS = ("images", "annotations", "categories")
@@ -150,7 +151,7 @@ def check(
     folder: Path,
     split: str,
     masks: bool,
-    verify: bool = False,
+    found: ImageCheck | None = None,
 ) -> None:
     """Check the lists of one file against each other and against the images in ``folder``.
 
@@ -158,7 +159,7 @@ def check(
     segmentations away, and clips boxes that reach at most OVERHANG_PIXELS out of their image.
 
     Args:
-        verify: decode every image; else headers alone are read, for the sizes.
+        found: decodes every image; without, headers alone are read, for the sizes.
 
     Raises:
         UserError: names the file, the first faulty entries, and what to do.
@@ -167,7 +168,7 @@ def check(
     _check_ids(content, faults)
     _check_categories(content["categories"], faults)
     faults.raise_any()  # what follows looks entries up by id
-    _check_images(content["images"], folder, split, verify, faults)
+    _check_images(content["images"], folder, split, found, faults)
     faults.raise_any()
     _check_annotations(content, split, masks, faults, notes)
     faults.raise_any()
@@ -202,7 +203,11 @@ def _check_categories(categories: list[dict[str, Any]], faults: Faults) -> None:
 
 
 def _check_images(
-    images: list[dict[str, Any]], folder: Path, split: str, verify: bool, faults: Faults
+    images: list[dict[str, Any]],
+    folder: Path,
+    split: str,
+    found: ImageCheck | None,
+    faults: Faults,
 ) -> None:
     """Hold every image's file to its entry."""
     for entry in progress(images, what=f"check {split} images", unit="image"):
@@ -215,10 +220,12 @@ def _check_images(
                 f"{short(size)}"
             )
         else:
-            _check_file(entry["id"], folder / name, size, verify, faults)
+            _check_file(entry["id"], folder / name, size, found, faults)
 
 
-def _check_file(number: int, path: Path, size: list[int], verify: bool, faults: Faults) -> None:
+def _check_file(
+    number: int, path: Path, size: list[int], found: ImageCheck | None, faults: Faults
+) -> None:
     if not path.is_file():
         faults.add(
             f"image {number}: no file {path}; put it there or remove the entry (is "
@@ -226,7 +233,7 @@ def _check_file(number: int, path: Path, size: list[int], verify: bool, faults: 
         )
         return
     try:
-        real = size_as_shown(path, verify)
+        real = size_as_shown(path) if found is None else list(found.read(path, "RGB").size)
     except UserError as error:
         faults.add(f"image {number}: {error}")
         return
@@ -237,19 +244,14 @@ def _check_file(number: int, path: Path, size: list[int], verify: bool, faults: 
         )
 
 
-def size_as_shown(path: Path, verify: bool = False) -> list[int]:
-    """Width and height of an image behind its EXIF orientation.
-
-    Args:
-        verify: decode it, which tells whether it is whole.
+def size_as_shown(path: Path) -> list[int]:
+    """Width and height of an image behind its EXIF orientation; it is not decoded.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
         with Image.open(path) as image:
-            if verify:
-                image.load()
             # PIL turns a TIFF itself, and would decode a PNG to look for notes behind its pixels.
             has_notes = image.format not in ("TIFF", "PNG") or "exif" in image.info
             is_turned = has_notes and image.getexif().get(ExifTags.Base.Orientation) in TURNED
