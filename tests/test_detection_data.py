@@ -575,6 +575,25 @@ def test_classes_are_matched_by_their_names(brought, capsys, categories, told):
     assert ("they are matched by their names" in capsys.readouterr().err) == told
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_annotations_of_crowds_alone_are_refused(folder, split):
+    """As VIA and others write them: nothing would be learnt, and no AP would be measured."""
+    crowds = content(annotations=[{**e, "iscrowd": 1} for e in content()["annotations"]])
+    parts = (crowds, content()) if split == "train" else (content(), crowds)
+    with pytest.raises(UserError, match=rf"{split}.json: every annotation is of a crowd"):
+        read_folder(folder(*parts), masks=False, verify=True)
+
+
+def test_a_class_of_crowds_alone_is_told_of(folder):
+    kite = content()["annotations"][0]
+    crowds = [
+        {**e, "iscrowd": 1} if e["category_id"] == kite["category_id"] else e
+        for e in content()["annotations"]
+    ]
+    _, told = read_folder(folder(content(annotations=crowds)), masks=False, verify=True)
+    assert "no detector learns it" in "".join(told)
+
+
 def test_a_class_that_the_test_file_lacks_is_no_fault_and_one_that_training_lacks_is(folder):
     few = content(categories=[KITE], annotations=[annotation(1, 5)])
     contents, told = read_folder(folder(content(), few), masks=True, verify=True)

@@ -92,7 +92,8 @@ def _classes(folder: CocoFolder, contents: dict[str, Content], notes: list[str])
     Classes are told apart by their names: ids are a file's own, and so is their order.
 
     Raises:
-        UserError: the test file has annotations of a class that training does not know.
+        UserError: the test file has annotations of a class that training does not know; or one of
+            the files has none of single objects.
     """
     names = {
         split: {entry["id"]: entry["name"] for entry in contents[split]["categories"]}
@@ -125,12 +126,24 @@ def _classes(folder: CocoFolder, contents: dict[str, Content], notes: list[str])
             f"{folder.train_annotations}, as {moved[0]!r}; they are matched by their names"
         )
     for split in SPLITS:
-        if empty := [name for name in classes if name not in counts[split]]:
+        path = getattr(folder, f"{split}_annotations")
+        own = {names[split][e["category_id"]] for e in contents[split]["annotations"] if _is_one(e)}
+        if not own:
+            raise UserError(
+                f"{path}: every annotation is of a crowd (iscrowd 1), which no detector learns and "
+                "no AP counts; write iscrowd 0 where a box is around one object"
+            )
+        if empty := [name for name in classes if name not in own]:
             notes.append(
-                f"{getattr(folder, f'{split}_annotations')}: no annotation of {listed(empty)}: "
+                f"{path}: no annotation of {listed(empty)}: "
                 + {"train": "no detector learns it", "test": "no AP is of it"}[split]
             )
     return classes
+
+
+def _is_one(annotation: dict[str, Any]) -> bool:
+    """Whether an annotation is of one object, and not of a crowd."""
+    return not annotation["iscrowd"]
 
 
 def _roots(content: Content) -> list[str]:
