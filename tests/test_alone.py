@@ -108,7 +108,7 @@ def test_a_cohort_that_another_process_trains_is_waited_for_and_then_complete(
     process, folder = other
     cell = Cell("none", experiment().method_definitions["none"], None, folder, {"a": 1})
     setting = train.teacher_setting(experiment(), "deit-cait")[0]
-    monkeypatch.setattr(train, "is_kept", lambda _, cell: (folder / "run.json").is_file())
+    monkeypatch.setattr(train, "is_kept", lambda _, cell, files: (folder / "run.json").is_file())
     monkeypatch.setattr(train, "Training", lambda *_: pytest.fail("it was trained twice"))
     thread = threading.Thread(target=train.train, args=(setting, [cell]))
     thread.start()

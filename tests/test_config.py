@@ -284,7 +284,8 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path, on_path):
 def test_a_tilde_is_ones_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.yaml").write_text("extends: smoke\nseeds: [3, 4]\n", encoding="utf-8")
-    (tmp_path / "a.pth").touch()
+    for name in ("a.pth", "own.py"):
+        (tmp_path / name).touch()
     mine = {"dataset": "folder", "folder": "~/mine", "validation": 5}
     found = resolve(
         {

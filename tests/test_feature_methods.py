@@ -532,27 +532,27 @@ def explicit_map(model, pixels):
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("kind", READABLE)
 def test_map_and_its_gradient_are_those_of_the_explicit_computation(kind, training):
-    found, expected = (network(kind, drop_path=0.3).train(training) for _ in range(2))
+    found, expected = (network(kind, drop_path=0.3).train(training).double() for _ in range(2))
     reader = AttentionReader(found)
     torch.manual_seed(1)
-    found(images())
+    found(images().double())
     ((block, attention),) = reader.take().items()
     torch.manual_seed(1)
-    explicit = explicit_map(expected, images())
+    explicit = explicit_map(expected, images().double())
     assert block == (3 if kind == "cait" else 2)
     assert attention.shape == (4, 16)
     assert explicit.std() > 0.01  # far from uniform
-    torch.testing.assert_close(attention, explicit, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(attention.sum(dim=1), torch.ones(4))
+    torch.testing.assert_close(attention, explicit, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(attention.sum(dim=1), torch.ones(4, dtype=torch.float64))
     for rows in (attention, explicit):
-        (rows * normal(4, 16, seed=3).float()).sum().backward()
+        (rows * normal(4, 16, seed=3)).sum().backward()
     gradients = [
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         for model in (found, expected)
     ]
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("layers", [[], [0, 1]])

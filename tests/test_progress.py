@@ -216,7 +216,7 @@ def test_a_training_says_what_it_trains(experiment, stderr, monkeypatch):
     lines = [text for text in stderr.calls if text.strip()]
     start = f"seed {setting.seed}, none [epoch"
     for epoch in (1, 2):
-        assert any(line.startswith(f"{start} {epoch}/2]: 1/4 steps, ") for line in lines)
+        assert any(line.startswith(f"{start} {epoch}/2]: 1/2 steps, ") for line in lines)
     assert all(line.startswith(start) and line.endswith("\n") for line in lines)
 
 
