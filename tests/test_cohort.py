@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 PAIR, RECIPE, CLASSES = "deit-cait", "A", 10
 METHODS = resolve({"scale": "smoke"}).methods
-STEPS = 10  # in an epoch of the 337 images that this leaves to train on
+STEPS = 5  # in an epoch of the 337 images that this leaves to train on
 DATA = {"validation": 1100}
 
 
