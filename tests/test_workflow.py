@@ -114,7 +114,9 @@ def test_the_recipe_study_trains_what_table_1_has_not(finished):
 def records_of_cells(folder):
     """Every run.json, which holds the time that a training took: another one has other bytes."""
     cells = folder / "results/smoke/cells"
-    return {path: path.read_bytes() for path in cells.rglob("run.json")}
+    found = cells.rglob("run.json")
+    # A run that ended with an error leaves the hidden links that keep finished cells.
+    return {path: path.read_bytes() for path in found if not path.parent.name.startswith(".")}
 
 
 def test_transfer_takes_the_students_that_are_there(finished):
@@ -199,8 +201,9 @@ def texts(figure):
 def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeypatch):
     """The README's file and entry, beside the packages: nothing in them is edited."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Your own method in ten minutes")[2].partition("\n## ")[0]
     for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
-        (block,) = re.findall(rf"```{language}\n(.*?)```", readme, re.DOTALL)
+        (block,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
         (finished / name).write_text(block, encoding="utf-8")
     tables = ("table1", "bench", "recipes", "ablation")
     words = ["scale=smoke", "recipe_study={epochs: [1, 4]}"]
