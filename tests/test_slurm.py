@@ -79,6 +79,7 @@ def submitted(cluster):
             *("--slurm-init-seconds-before-status-checks", "1", *options),
             *("--config", "scale=smoke", f"results={results}", "name=smoke", machine),
             f"pairs={{deit-cait: {{teacher: {{weights: {teacher}}}}}}}",
+            "recipes={A: {shards: 8}}",  # one for each of the most processes
             path=str(cluster),
             profile=profile,
         )
