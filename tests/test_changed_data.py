@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -283,7 +282,7 @@ def test_results_on_several_data_sets_are_compared_on_each():
 
 @pytest.mark.slow
 def test_a_second_run_after_images_were_added_trains_anew_and_a_third_does_nothing(
-    folder, tmp_path
+    folder, tmp_path, on_path
 ):
     words = [
         "scale=smoke",
@@ -298,7 +297,7 @@ def test_a_second_run_after_images_were_added_trains_anew_and_a_third_does_nothi
     def snakemake(*options, seeds="[0, 1]"):
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "snakemake", "--cores", "1", "reproduce_table1"),
+                *("python", "-m", "snakemake", "--cores", "1", "reproduce_table1"),
                 *("--snakefile", ROOT / "Snakefile", *options),
                 *("--config", *words, f"seeds={seeds}"),
             ],
