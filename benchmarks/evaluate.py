@@ -64,7 +64,7 @@ def evaluate_checkpoint(
     processes, device = ranks.start(experiment.machine.device)
     splits = load_splits(experiment.data)
     data = experiment.data
-    shape = (data.channels, data.image_size, data.image_size)
+    shape = data.image_shape
     network = create_model(model, shape, len(splits.classes))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(weights)

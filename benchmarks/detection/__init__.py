@@ -304,7 +304,7 @@ class Detection(Study):
         Raises:
             UserError: there is no such file.
         """
-        file = find(Path(self.settings.detectors[detector]).expanduser())
+        file = find(self.settings.detectors[detector])
         if not file.is_file():
             beside = [path.name for path in file.parent.glob("*.py")]
             raise UserError(

@@ -11,11 +11,11 @@ from typing import Any
 
 from benchmarks.detection import CocoFolder
 from benchmarks.detection.coco_files import LISTS, Notes, check, listed, normalise, read
+from benchmarks.detection.data import SPLITS
 from manifold.errors import UserError
 from manifold.image_files import ImageCheck
 from manifold.settings import suggest
 
-SPLITS = ("train", "test")
 Content = dict[str, Any]  # of a file of annotations
 
 

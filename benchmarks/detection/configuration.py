@@ -134,7 +134,7 @@ def _backbone(cell: DetectorCell, given: ConfigDict) -> ConfigDict:
             "type": "Student",
             "name": model.name,
             "arguments": model.arguments,
-            "image_shape": (data.channels, data.image_size, data.image_size),
+            "image_shape": data.image_shape,
             "weights": cell.student and str(cell.student),
             "channels": detection.data.channels,
         }

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from benchmarks.detection.coco_files import size_as_shown
 from manifold.errors import UserError
-from manifold.files import write_text
+from manifold.files import read_text, write_text
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # of images whose entry has none
@@ -112,7 +112,7 @@ def main() -> None:
     names = None
     if options.names:
         try:
-            lines = options.names.read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(options.names).splitlines()
         except OSError as error:
             raise UserError(f"{options.names} cannot be read: {error.strerror}") from error
         names = [line.split()[0].removesuffix(".xml") for line in lines if line.strip()]

@@ -24,7 +24,6 @@ from manifold.training.runs import (
     Setting,
     build_teacher,
     freeze,
-    image_shape,
     teacher_setting,
 )
 from manifold.training.trial import check_compiler, check_network, try_cohort
@@ -135,7 +134,7 @@ def _networks_run(
     experiment: Experiment, pair: str, models: list[Model], classes: int, faults: Faults
 ) -> bool:
     """Whether every network can be created, and takes an image."""
-    before, shape = len(faults.found), image_shape(experiment.data)
+    before, shape = len(faults.found), experiment.data.image_shape
     for model in {fingerprint(model): model for model in models}.values():
         with faults.collected():
             check_network(model, shape, classes, f"pair {pair!r}")

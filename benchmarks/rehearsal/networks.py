@@ -29,7 +29,7 @@ def countable_attention() -> Iterator[None]:
 def weigh(model: Model, experiment: Experiment) -> dict:
     """Parameters and multiply-accumulates of one image's forward pass."""
     data = experiment.data
-    shape = (data.channels, data.image_size, data.image_size)
+    shape = data.image_shape
     with countable_attention():
         network = create_model(model, shape, experiment.rehearsal.classes)
     network.eval().requires_grad_(False)

@@ -38,7 +38,7 @@ def run(experiment: Experiment, pair: str, recipe: str) -> None:
 def make_teacher(experiment: Experiment, pair: str, path: Path) -> None:
     """Write the weights of a pair's teacher as drawn, for the classes of the rehearsal's images."""
     data = experiment.data
-    shape = (data.channels, data.image_size, data.image_size)
+    shape = data.image_shape
     torch.manual_seed(derive(experiment.seeds[0], "rehearsal", pair))
     teacher = experiment.pairs[pair].teacher.model
     save_weights(create_model(teacher, shape, experiment.rehearsal.classes), path)

@@ -313,9 +313,8 @@ class Transfer(Study):
             for name in self.settings.data
         }
         untrained = self.untrained_student(experiment.seeds[0]).with_suffix(".json")
-        own = files_digest(
-            experiment.data, experiment.results
-        )  # it says how many classes there are
+        # The experiment's own data say how many classes an untrained student has.
+        own = files_digest(experiment.data, experiment.results)
         files[UNTRAINED] = planned_data(read_record(untrained), own)
         changing = {name: digest for name, digest in files.items() if digest is not None}
         return [experiment.data, student, self.settings.data, *([changing] if changing else [])]

@@ -230,7 +230,7 @@ def _run_missing(
     made_by = job_hash(__name__)  # of the sources that this process runs, before anyone edits them
     splits = open_data(name, data)
     digest = data_digest(experiment.replaced(data=data), splits)
-    shape = (data.channels, data.image_size, data.image_size)
+    shape = data.image_shape
     networks = [network_of(student, shape).to(device) for student in students]
     dumps: list[dict[str, np.ndarray]] = [{} for _ in students]
     for split in SPLITS:

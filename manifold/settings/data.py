@@ -49,6 +49,11 @@ class Data(Section):
     verify: bool
     """Decode every image of a folder before any compute."""
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what the networks see."""
+        return (self.channels, self.image_size, self.image_size)
+
 
 class TeacherInput(Section):
     """The normalisation and the evaluation that outside weights were made with."""

@@ -227,23 +227,6 @@ class Experiment(Section):
 
     # ---- identities --------------------------------------------------------------------------
 
-    def preflight_identity(self) -> dict[str, Any]:
-        """What the check before all compute looks at."""
-        trained = {
-            method
-            for cohorts in self.trainings().values()
-            for cohort in cohorts
-            for method in cohort
-        }
-        looked_at = {
-            "data": self.data,
-            "pairs": self.pairs,
-            "recipes": self.recipes,
-            "methods": {name: self.method_definitions[name] for name in sorted(trained)},
-            "claims": self.claims,
-        }
-        return to_plain(looked_at)
-
     def teacher_identity(self, pair: str) -> dict[str, Any]:
         """What shapes the weights of a pair's teacher, where the workflow trains it."""
         teacher = self.pairs[pair].teacher

@@ -49,12 +49,7 @@ class Setting:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return image_shape(self.experiment.data)
-
-
-def image_shape(data: Data) -> tuple[int, int, int]:
-    """(channels, height, width) of what the networks see."""
-    return (data.channels, data.image_size, data.image_size)
+        return self.experiment.data.image_shape
 
 
 def student_setting(

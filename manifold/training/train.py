@@ -345,10 +345,8 @@ def train(setting: Setting, cells: list[Cell]) -> None:
         for cell in cells:
             if cell not in missing and setting.ranks.is_first:
                 print(f"{cell.directory} is complete", file=sys.stderr)
-                for name in CELL_FILES:
-                    os.utime(
-                        cell.directory / name
-                    )  # up to date with a teacher that was only touched
+                for name in CELL_FILES:  # up to date with a teacher that was only touched
+                    os.utime(cell.directory / name)
         if not missing:
             if setting.ranks.is_first:
                 setting.state.unlink(missing_ok=True)

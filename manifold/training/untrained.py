@@ -38,7 +38,7 @@ def write_initialised(
 ) -> dict:
     """Write the weights that a network has before the first step of a seed, and their record."""
     data, classes = experiment.data, len(splits.classes)
-    shape = (data.channels, data.image_size, data.image_size)
+    shape = data.image_shape
     reseed(derive(seed, "initialisation"))
     save_weights(create_model(model, shape, classes), path)
     record = {"seed": seed, "classes": classes, "epochs": 0, "images_seen": 0}

@@ -131,7 +131,7 @@ def rehearse(experiment: Experiment, small: Experiment, detector: str) -> dict[s
     cell = DetectorCell(small, detector, small.detection.baseline, seed)
     student = small.pairs[pair].student
     reseed(derive(seed, "detection rehearsal", pair))
-    shape = (data.channels, data.image_size, data.image_size)
+    shape = data.image_shape
     save_weights(create_model(student, shape, small.rehearsal.classes), cell.student)
     configuration = configure(cell)
     record = StepRecord()
