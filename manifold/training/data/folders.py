@@ -1,7 +1,5 @@
 """A folder of images, a folder a class, as ImageNet is commonly laid out."""
 
-from pathlib import Path
-
 from manifold.errors import UserError
 from manifold.image_folders import list_classes
 from manifold.settings import Data
@@ -11,44 +9,37 @@ MOST_SHOWN = 5  # odd classes in a message
 
 
 def open_folder(data: Data) -> tuple[Images, Images, list[str]]:
-    folder = required_folder(data)
-    return open_classes(
-        folder / "train",
-        folder / "val",
-        data,
-        expected=f"{folder}/train/CLASS/*.jpg and {folder}/val/CLASS/*.jpg (or .png, …)",
-    )
+    expected = "{folder}/train/CLASS/*.jpg and {folder}/val/CLASS/*.jpg (or .png, …)"
+    return open_classes(data, "train", "val", expected)
 
 
 def open_inaturalist(data: Data) -> tuple[Images, Images, list[str]]:
     """iNaturalist 2021: 50 training images of each of 10,000 species; its 10 of "valid" test."""
-    folder = required_folder(data)
-    return open_classes(
-        folder / "2021_train_mini",
-        folder / "2021_valid",
-        data,
-        expected="2021_train_mini/CATEGORY/*.jpg and 2021_valid/CATEGORY/*.jpg as in the official "
-        "archives",
-    )
+    train, test = "2021_train_mini", "2021_valid"
+    expected = f"{train}/CATEGORY/*.jpg and {test}/CATEGORY/*.jpg as in the official archives"
+    return open_classes(data, train, test, expected)
 
 
 def open_classes(
-    train: Path, test: Path, data: Data, expected: str
+    data: Data, train: str, test: str, expected: str
 ) -> tuple[Images, Images, list[str]]:
     """Open two folders of the same classes.
 
     Args:
-        expected: the layout, for the error's message.
+        train, test: the names of both, below the data's folder.
+        expected: the layout, for the error's message; ``{folder}`` stands for the data's folder.
 
     Raises:
         UserError: a folder or an image is missing, or one of the two has another class.
     """
-    if not train.parent.is_dir():
-        raise UserError(f"{train.parent}: no such folder; expected {expected}")
+    folder = required_folder(data)
+    expected = expected.format(folder=folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected {expected}")
     opened, names = [], []
-    for folder in (train, test):
+    for split in (train, test):
         try:
-            classes, paths, labels, passed_by = list_classes(str(folder))
+            classes, paths, labels, passed_by = list_classes(str(folder / split))
         except UserError as error:
             raise UserError(f"{error}; expected {expected}") from error
         opened.append(from_paths(paths, labels, data, passed_by.words()))
@@ -58,9 +49,8 @@ def open_classes(
         shown = ", ".join(odd[:MOST_SHOWN])
         more = f" and {len(odd) - MOST_SHOWN} more" if len(odd) > MOST_SHOWN else ""
         raise UserError(
-            f"{train.parent}: classes that only one of {train.name}/ and {test.name}/ has: "
-            f"{shown}{more}"
+            f"{folder}: classes that only one of {train}/ and {test}/ has: {shown}{more}"
         )
     if len(names[0]) < 2:
-        raise UserError(f"{train} holds one class alone, {names[0][0]!r}")
+        raise UserError(f"{folder / train} holds one class alone, {names[0][0]!r}")
     return *opened, names[0]
