@@ -6,7 +6,6 @@ bits without any of this is what PIL's ``convert`` makes of it, byte for byte.
 """
 
 import struct
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -14,6 +13,7 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import ExifTags, Image
 
+from manifold.counted import Counted
 from manifold.errors import UserError
 
 BACKGROUND = "white"  # what shows through transparent pixels, as on a page
@@ -37,6 +37,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # of these, those that swap width and height
 
 Mode = Literal["L", "RGB"]
 File = str | Path | BinaryIO
@@ -86,7 +87,27 @@ def examine(file: File, mode: Mode) -> Reading:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{_name(file)} cannot be read as an image: {error}; replace it") from error
+        raise _unreadable(file, error) from error
+
+
+def size_as_shown(path: Path) -> list[int]:
+    """Width and height of an image as ``read_image`` gives it; it is not decoded.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            # PIL turns a TIFF itself, and would decode a PNG to look for notes behind its pixels.
+            has_notes = image.format not in ("TIFF", "PNG") or "exif" in image.info
+            is_sideways = has_notes and _orientation(image) in SIDEWAYS
+            return list(image.size[::-1] if is_sideways else image.size)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(file: File, error: Exception) -> UserError:
+    return UserError(f"{_name(file)} cannot be read as an image: {error}; replace it")
 
 
 def _name(file: File) -> str:
@@ -177,30 +198,21 @@ def _on_background(image: Image.Image) -> tuple[Image.Image, bool]:
     return Image.alpha_composite(background, colours).convert("RGB"), True
 
 
-class ImageCheck:
+class ImageCheck(Counted):
     """Reads images once before they are used, and collects what reading them changes."""
 
     def __init__(self):
-        self.counts: dict[str, int] = defaultdict(int)
-        self.first: dict[str, str] = {}
+        super().__init__()
         self.brightest: tuple[int, str] | None = None  # of the files of 16 bits
 
     def read(self, file: File, mode: Mode) -> Image.Image:
         """``read_image``, remembered."""
         reading = examine(file, mode)
         for change in reading.changes:
-            self.counts[change] += 1
-            self.first.setdefault(change, _name(file))
+            self.add(f"image(s) {change}", _name(file))
         if reading.largest is not None:
             self.brightest = max(self.brightest or (0, ""), (reading.largest, _name(file)))
         return reading.image
-
-    def words(self) -> list[str]:
-        """A line for each kind of change: how many images, and the first."""
-        return [
-            f"{count} image(s) {change}, the first {self.first[change]}"
-            for change, count in self.counts.items()
-        ]
 
     def refuse_dim(self) -> None:
         """Refuse data of 16 bits that use a small part of them: all would be nearly black.

@@ -1,14 +1,13 @@
 """Folders of images: which of their files are read, and what is passed by and told of."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
+from manifold.counted import Counted
 from manifold.errors import UserError
 
 # Those of torchvision's ImageFolder.
-IMAGE_SUFFIXES = (*(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),)
+IMAGE_SUFFIXES = tuple([".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"])
 
 # What systems and tools leave in folders, beside all that begins with a dot: .DS_Store,
 # .ipynb_checkpoints, and the ._NAME.jpg that macOS puts beside a NAME.jpg.
@@ -16,23 +15,6 @@ LEFTOVERS = {
     *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found"),
     *("$recycle.bin", "system volume information"),
 }
-
-
-@dataclass
-class PassedBy:
-    """What of a folder is not read, by its kind: how many, and the first."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, kind: str, path: str) -> None:
-        self.counts[kind] += 1
-        self.first.setdefault(kind, path)
-
-    def words(self) -> list[str]:
-        return [
-            f"{count} {kind}, the first {self.first[kind]}" for kind, count in self.counts.items()
-        ]
 
 
 HIDDEN = "hidden file(s) or folder(s), or leftovers of a system, passed by"
@@ -51,13 +33,13 @@ def unread(name: str) -> str:
 
 
 def walk(
-    root: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, passed_by: PassedBy | None = None
+    root: str, suffixes: tuple[str, ...] = IMAGE_SUFFIXES, passed_by: Counted | None = None
 ) -> Iterator[tuple[str, list[str]]]:
     """Every folder at and below ``root``, links followed, with the names of what is read in it.
 
     Both in the order of torchvision's ImageFolder. What is hidden is not entered.
     """
-    passed_by = PassedBy() if passed_by is None else passed_by
+    passed_by = Counted() if passed_by is None else passed_by
     found = []
     for folder, below, names in os.walk(root, followlinks=True):
         for name in sorted(filter(is_leftover, [*below, *names])):
@@ -75,13 +57,13 @@ def walk(
     yield from sorted(found)
 
 
-def list_classes(root: str) -> tuple[list[str], list[str], list[int], PassedBy]:
+def list_classes(root: str) -> tuple[list[str], list[str], list[int], Counted]:
     """The classes of a folder of folders, its images with the numbers of their classes, the rest.
 
     Raises:
         UserError: there is no such folder, it holds no folders, or one of them no image.
     """
-    passed_by = PassedBy()
+    passed_by = Counted()
     try:
         entries = sorted(os.scandir(root), key=lambda entry: entry.name)
     except OSError as error:

@@ -17,6 +17,7 @@ from manifold.image_files import (
     ImageCheck,
     examine,
     read_image,
+    size_as_shown,
 )
 
 WHITE, RED = (255, 255, 255), (200, 40, 10)
@@ -80,14 +81,16 @@ def test_an_image_stands_as_its_exif_orientation_says(orientation, suffix, tmp_p
     assert sides[rows][:, 0].mean() > 150
     assert sides[columns][:, 2].mean() > 150
     assert upright.shape[:2] == ((32, 48) if orientation < 5 else (48, 32))
+    assert size_as_shown(path) == [*upright.shape[1::-1]]
     assert examine(path, "L").changes == ([TURNED] if orientation > 1 else [])
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_notes_do_not_cost_an_image_that_is_whole(tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\xff" * 30
-    path = written(tmp_path, Image.new("RGB", (16, 16), RED), "a.jpg", exif=exif)
-    assert pixels(path).shape == (16, 16, 3)
+    path = written(tmp_path, Image.new("RGB", (16, 8), RED), "a.jpg", exif=exif)
+    assert pixels(path).shape == (8, 16, 3)
+    assert size_as_shown(path) == [16, 8]
 
 
 # ---- transparent -----------------------------------------------------------------------------

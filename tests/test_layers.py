@@ -20,7 +20,8 @@ LAYERS = {
 }
 # The lowest: they know nothing of what the project is about.
 FOUNDATION = {
-    *("manifold.errors", "manifold.files", "manifold.image_files", "manifold.image_folders"),
+    *("manifold.errors", "manifold.files", "manifold.counted"),
+    *("manifold.image_files", "manifold.image_folders"),
 }
 # The command line stands beside the layers: it calls whatever it is asked for.
 COMMANDS = {"manifold.__main__", "benchmarks.__main__"}

@@ -9,18 +9,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
-
 from benchmarks.detection.segmentations import are_finite, area_of, fault_of, short
+from manifold.counted import Counted
 from manifold.errors import UserError
-from manifold.image_files import ImageCheck
+from manifold.image_files import ImageCheck, size_as_shown
 from manifold.training.progress import progress
 
 LISTS = ("images", "annotations", "categories")
 OVERHANG_PIXELS = 2  # of a box over the image's edge: coordinates that a tool has rounded
 SHOWN_FAULTS = 5
 WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(\.0*)?\s*")
-TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 NO_MASKS = "correct it, or set detection.data.masks=false to train on boxes alone"
 Sizes = dict[int, tuple[int, int]]  # width and height by image id
 
@@ -46,23 +44,15 @@ class Faults:
         raise UserError(f"{self.path}: {self.count} fault(s):\n  " + "\n  ".join(lines))
 
 
-class Notes:
+class Notes(Counted):
     """What of one file is read otherwise than it is written: how often, and the first case."""
 
     def __init__(self, path: Path):
+        super().__init__()
         self.path = path
-        self.counts: dict[str, int] = {}
-        self.first: dict[str, str] = {}
-
-    def add(self, kind: str, case: str) -> None:
-        self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.first.setdefault(kind, case)
 
     def lines(self) -> list[str]:
-        return [
-            f"{self.path}: {count} {kind}; the first: {self.first[kind]}"
-            for kind, count in self.counts.items()
-        ]
+        return [f"{self.path}: {words}" for words in self.words("; the first: ")]
 
 
 # ---- the file --------------------------------------------------------------------------------
@@ -242,22 +232,6 @@ def _check_file(
             f"image {number}: {path} is {real[0]}×{real[1]} pixels, the entry says "
             f"{size[0]}×{size[1]}; correct width and height, or the image"
         )
-
-
-def size_as_shown(path: Path) -> list[int]:
-    """Width and height of an image behind its EXIF orientation; it is not decoded.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with Image.open(path) as image:
-            # PIL turns a TIFF itself, and would decode a PNG to look for notes behind its pixels.
-            has_notes = image.format not in ("TIFF", "PNG") or "exif" in image.info
-            is_turned = has_notes and image.getexif().get(ExifTags.Base.Orientation) in TURNED
-            return list(image.size[::-1] if is_turned else image.size)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error}; replace it") from error
 
 
 def _check_annotations(

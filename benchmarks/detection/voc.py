@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks.detection.coco_files import size_as_shown
 from manifold.errors import UserError
 from manifold.files import read_text, write_text
+from manifold.image_files import size_as_shown
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # of images whose entry has none
