@@ -59,6 +59,14 @@ def _this_tree():
 
 
 @pytest.fixture
+def looks_each_time(monkeypatch):
+    """Let each look at a folder of data stand for that of another process."""
+    from manifold.settings import data_files
+
+    monkeypatch.setattr(data_files, "digest_of_folders", data_files.digest_of_folders.__wrapped__)
+
+
+@pytest.fixture
 def experiment(tmp_path):
     """Resolve the smoke scale with its results in a temporary folder, and what else is given."""
 

@@ -38,7 +38,7 @@ def write_image(path, number):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, looks_each_time):
     """Two classes of 20 training and 4 test images."""
     for place, name in enumerate(("ant", "bee")):
         for number in range(24):

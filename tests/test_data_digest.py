@@ -93,7 +93,7 @@ def test_a_class_by_another_name_changes_the_digest(digits):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, looks_each_time):
     """Images of three classes, six of each in train/ and two in val/, all of different sizes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
@@ -323,3 +323,16 @@ def test_of_very_many_files_folders_alone_are_looked_at(folder, digest_of, read,
     assert not [path for path in asked if path.endswith(".png")] and len(asked) == 8
     add(folder / "val/cat")
     assert digest_of(folder) != before
+
+
+def test_a_process_walks_through_a_folder_once(tmp_path, monkeypatch):
+    """All jobs of a plan are held to one state of the data."""
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / split / "0.png")
+    walks = []
+    walk = data_files.walk
+    monkeypatch.setattr(data_files, "walk", lambda *given: walks.append(given) or walk(*given))
+    given = (tmp_path, ("train", "val"), (".png",), tmp_path / "results")
+    digests = {data_files.digest_of_folders(*given) for _ in range(3)}
+    assert len(digests) == 1 and len(walks) == 2  # train and val

@@ -10,12 +10,12 @@ Other data sets need no digest: installed packages carry them, or whoever opens 
 the hashes that are published.
 """
 
+import functools
 import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ Stamp = list[int]  # what changes when a file or a folder does: of a file its si
 
 
 def files_digest(data: Data, results: str | Path) -> str | None:
-    """The digest of a data set's files as they are now.
+    """The digest of a data set's files, as this process first finds them.
 
     Args:
         results: the folder below which is remembered what was read.
@@ -68,15 +68,18 @@ def is_of_files(digest: str | None) -> bool:
     return digest is not None and digest.startswith(MARK)
 
 
+@functools.cache
 def digest_of_folders(
     root: Path,
-    parts: Sequence[str],
+    parts: tuple[str, ...],
     suffixes: tuple[str, ...],
     results: str | Path,
 ) -> str | None:
     """The digest of the files of some endings in folders below ``root``.
 
     What systems leave in folders counts for nothing. None where one of the folders is not there.
+    It is taken once in a process, as the hashes of sources are: all jobs of a plan are held to one
+    state of the data, and a folder is walked through once for all of them.
     """
     folders = [root / part for part in parts]
     if not all(folder.is_dir() for folder in folders):
