@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import subprocess
 
 import numpy as np
 import pytest
+import running
 from PIL import Image
 
 from benchmarks.evidence import kept
@@ -295,16 +295,10 @@ def test_a_second_run_after_images_were_added_trains_anew_and_a_third_does_nothi
     ]
 
     def snakemake(*options, seeds="[0, 1]"):
-        done = subprocess.run(
-            [
-                *("python", "-m", "snakemake", "--cores", "1", "reproduce_table1"),
-                *("--snakefile", ROOT / "Snakefile", *options),
-                *("--config", *words, f"seeds={seeds}"),
-            ],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
+        done = running.snakemake(
+            tmp_path,
+            *("--cores", "1", "reproduce_table1", "--snakefile", ROOT / "Snakefile", *options),
+            *("--config", *words, f"seeds={seeds}"),
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -8,11 +8,11 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import running
 import timm
 import torch
 from safetensors.torch import load_file
@@ -423,17 +423,7 @@ def clone(tmp_path_factory):
 
 
 def snakemake(folder, *arguments, **environment):
-    command = ["python", "-m", "snakemake", *arguments]
-    environment = {**os.environ, **environment}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        encoding="utf-8",
-    )
+    done = running.snakemake(folder, *arguments, timeout=600, **environment)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output
     return output

@@ -6,10 +6,10 @@ planned in seconds.
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+import running
 import yaml
 
 from manifold.settings import CELL_FILES, ROOT, resolve
@@ -25,16 +25,8 @@ def _warm(on_path):
     """Let every Snakemake start at once."""
 
 
-def snakemake(folder, *arguments, environment=None):
-    command = ["python", "-m", "snakemake", "--cores", "1", *arguments]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(environment or {})},
-        encoding="utf-8",
-    )
+def snakemake(folder, *arguments, **environment):
+    return running.snakemake(folder, "--cores", "1", *arguments, **environment)
 
 
 def planned(folder, *arguments):
@@ -246,7 +238,7 @@ def test_the_dry_run_imports_nothing_heavy(touched, scale, tmp_path, cold_path):
             f"raise RuntimeError('{name} was imported')", encoding="utf-8"
         )
     environment = {"PYTHONPATH": str(tmp_path), "PATH": cold_path}
-    done = snakemake(touched, "-n", "all", "--config", f"scale={scale}", environment=environment)
+    done = snakemake(touched, "-n", "all", "--config", f"scale={scale}", **environment)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

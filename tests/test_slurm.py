@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import running
 
 from manifold.settings import ROOT
 
@@ -29,16 +30,9 @@ def _warm(on_path):
 
 
 def snakemake(*arguments, path="", profile=PROFILE):
-    environment = {**os.environ, "PATH": f"{path}:{os.environ['PATH']}"}
-    return subprocess.run(
-        ["python", "-m", "snakemake", "--profile", profile, "--nolock", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        encoding="utf-8",
-    )
+    path = f"{path}:{os.environ['PATH']}"
+    words = ("--profile", profile, "--nolock", *arguments)
+    return running.snakemake(ROOT, *words, timeout=300, PATH=path)
 
 
 # The user has an account, and the plugin cannot guess it.

@@ -1,12 +1,11 @@
 """After an edit of the suite's own code: what was made stays, is told of, or is made anew."""
 
 import json
-import os
 import shutil
-import subprocess
 
 import pandas as pd
 import pytest
+import running
 
 from manifold.settings import ROOT, resolve
 
@@ -38,14 +37,11 @@ def clone(tmp_path_factory, on_path, cold_path):
 
 def make(folder, *words, force=(), **environment):
     """Run Table 1 with the clone's own sources; return all that was said."""
-    command = ["python", "-m", "snakemake", "--cores", "1", "reproduce_table1"]
-    done = subprocess.run(
-        [*command, *force, "--config", *WORDS, *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(folder), **environment},
-        encoding="utf-8",
+    done = running.snakemake(
+        folder,
+        *("--cores", "1", "reproduce_table1", *force, "--config", *WORDS, *words),
+        PYTHONPATH=str(folder),
+        **environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import running
 from matplotlib.text import Text
 
 from benchmarks.ablation.figure import draw as draw_ablation
@@ -29,8 +30,7 @@ def _warm(on_path):
 
 
 def snakemake(folder, *arguments):
-    command = ["python", "-m", "snakemake", "--cores", "2", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+    return running.snakemake(folder, "--cores", "2", *arguments)
 
 
 @pytest.fixture(scope="module")
