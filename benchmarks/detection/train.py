@@ -168,9 +168,8 @@ def build_runner(cell: DetectorCell, settings: Config, digest: str) -> Runner:
     settings.work_dir = str(work)
     settings.resume = True
     latest = work / "last_checkpoint"
-    if (
-        latest.is_file() and not Path(latest.read_text(encoding="utf-8")).is_file()
-    ):  # killed while it was written
+    # A kill while it was written leaves a name of no checkpoint.
+    if latest.is_file() and not Path(latest.read_text(encoding="utf-8")).is_file():
         latest.unlink(missing_ok=True)
     # mmengine keeps one visualizer of a name, with the folder that it was made for.
     settings.visualizer.name = f"{settings.experiment_name}-{time.time_ns()}"
