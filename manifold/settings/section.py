@@ -8,6 +8,7 @@ import math
 import os
 import types
 import typing
+from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -20,6 +21,8 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError
+
+from manifold.settings.files import Loader
 
 Interpolation = Literal["bilinear", "bicubic", "nearest"]
 
@@ -163,8 +166,9 @@ def _read_word(kind: Any, outer: Any, text: str) -> Any:
     return text
 
 
+@lru_cache(maxsize=4096)  # a scale has a thousand words, most of them more than once
 def _plain(text: str) -> Any:
     """The YAML value of a word, or the text where it is none."""
     with contextlib.suppress(yaml.YAMLError):
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader)
     return text

@@ -1,10 +1,11 @@
 """The class of a method, and the arguments that its constructor is annotated for."""
 
+from functools import lru_cache
 from importlib import import_module
 from inspect import signature
 from typing import Annotated, Any, get_args, get_origin
 
-from pydantic import ValidationError, create_model
+from pydantic import ConfigDict, ValidationError, create_model
 
 from manifold.distiller import Distiller
 from manifold.errors import UserError, told
@@ -39,17 +40,27 @@ def checked_arguments(kind: type[Distiller], arguments: dict[str, Any]) -> dict[
     Raises:
         UserError: names every number that is out of its bounds, or none.
     """
-    numbers = {
-        name: (annotation, ...)
-        for name, annotation in number_annotations(kind).items()
-        if name in arguments
-    }
-    model = create_model("Arguments", __base__=Section, **numbers)
+    numbers = {name: arguments[name] for name in number_annotations(kind) if name in arguments}
+    model = _numbers_section(kind, frozenset(numbers))
     try:
-        checked = model(**{name: arguments[name] for name in numbers})
+        checked = model(**numbers)
     except ValidationError as error:
         raise UserError(f"argument {', '.join(refused_arguments(error, model))}") from error
     return arguments | {name: getattr(checked, name) for name in numbers}
+
+
+@lru_cache  # a cohort has many members of one class, and pydantic takes its time
+def _numbers_section(kind: type[Distiller], names: frozenset[str]) -> type[Section]:
+    """A section with these of the constructor's numbers, all of them required."""
+    annotations = number_annotations(kind)
+    numbers = {name: (annotations[name], ...) for name in annotations if name in names}
+    return create_model("Arguments", __base__=_Undocumented, **numbers)
+
+
+class _Undocumented(Section):
+    """Its keys have no docstrings, which pydantic would go through all modules to look for."""
+
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
 
 def number_annotations(kind: type[Distiller]) -> dict[str, Any]:
