@@ -59,7 +59,8 @@ from manifold.training.runs import passes_per_step, student_setting
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+SEARCHED = os.pathsep.join(filter(None, [str(WORKER.parent), os.environ.get("PYTHONPATH")]))
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": SEARCHED}
 DEADLINE_SECONDS = 300
 
 # Runs that are killed: 5 steps an epoch, and a checkpoint after each.
@@ -68,13 +69,13 @@ SHARDS = {"shards": 2, "relational_batch": "shard"}
 
 
 @contextlib.contextmanager
-def started(command):
+def started(command, **environment):
     """A job that is killed at the end of the block; ``said()`` is its standard error so far."""
     with tempfile.NamedTemporaryFile() as errors:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | environment,
             stdout=subprocess.DEVNULL,
             stderr=errors,
             start_new_session=True,
@@ -119,11 +120,16 @@ def wait_for(condition, seconds=DEADLINE_SECONDS):
     return found
 
 
-def torchrun(*arguments):
+@pytest.fixture(scope="module")
+def torchrun(warm_python):
     """Let two processes run the worker; return torchrun's exit status and what they said."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(WORKER)]
-    with started([sys.executable, *words, *arguments]) as process:
-        return process.wait(DEADLINE_SECONDS), process.said()
+
+    def run(*arguments):
+        words = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+        with started([*words, "-m", WORKER.stem, *arguments], PATH=warm_python) as process:
+            return process.wait(DEADLINE_SECONDS), process.said()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +150,7 @@ def uninterrupted(tmp_path_factory, weights):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory, weights, uninterrupted):
+def two_ranks(tmp_path_factory, torchrun, weights, uninterrupted):
     """What each of two ranks measured."""
     folder = tmp_path_factory.mktemp("two_ranks")
     run = json.dumps([uninterrupted, EPOCHS, KILLED_METHODS])
@@ -629,7 +635,7 @@ ABSENT, COMPLETE = ([], False), (sorted(CELL_FILES), True)
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, weights):
+def killed(tmp_path_factory, torchrun, weights):
     """A two-rank run that is killed three times: (exit status, words said, cells' files) of each.
 
     Rank 1 dies in the first epoch; then every process at once, from outside; then rank 0, between

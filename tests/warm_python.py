@@ -2,7 +2,7 @@
 
 A workflow of short jobs spends its time importing torch. Where a test is about the workflow and not
 about fresh processes, the folder that ``started`` gives stands first on PATH. The ``python`` in it
-hands modules of the suite, Snakemake and torchrun to a server, with its own arguments,
+hands modules of the suite, Snakemake, torchrun and its workers to a server, with its own arguments,
 environment, working folder and standard streams; anything else it leaves to the real one. It ends
 as the forked process does, and that process is killed when it is. Where the working folder or
 PYTHONPATH holds other sources of the suite, it runs those.
@@ -26,7 +26,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 OWN = ("manifold", "baselines", "benchmarks")
-WARM = (*OWN, "snakemake", "torch")
+WARM = (*OWN, "snakemake", "torch", "distributed_worker")
 PRELOADED = (
     *("snakemake.cli", "matplotlib.pyplot", "sklearn.linear_model"),
     *("manifold.training.train", "benchmarks.evidence.preflight", "benchmarks.table1.text"),
