@@ -2,6 +2,7 @@
 
 import gc
 import os
+from functools import cache
 
 import pytest
 import warm_python as warm
@@ -71,6 +72,14 @@ def experiment(tmp_path):
     """Resolve the smoke scale with its results in a temporary folder, and what else is given."""
 
     def make(**overrides):
-        return settings.resolve({"scale": "smoke", "results": str(tmp_path), **overrides})
+        if overrides:
+            return settings.resolve({"scale": "smoke", "results": str(tmp_path), **overrides})
+        return smoke().replaced(results=str(tmp_path))
 
     return make
+
+
+@cache
+def smoke():
+    """The smoke scale as it stands, which is frozen."""
+    return settings.resolve({"scale": "smoke"})

@@ -18,6 +18,8 @@ from manifold.training import alone, train
 from manifold.training.alone import alone_on
 from manifold.training.cells import Cell
 
+pytestmark = pytest.mark.slow
+
 HOLD = (  # locks a folder, and tells when; it ends with its standard input
     "import sys\n"
     "from pathlib import Path\n"

@@ -26,6 +26,8 @@ from manifold.settings.stale import (
 from manifold.training import train
 from manifold.training.cohort import Cohort
 
+pytestmark = pytest.mark.slow
+
 PAIR = "deit-cait"
 PROBES = "benchmarks.transfer.probes"
 OLD, NEW, PIXELS = "files-old", "files-new", "0123"
@@ -280,7 +282,6 @@ def test_results_on_several_data_sets_are_compared_on_each():
 # ---- the whole way ---------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_second_run_after_images_were_added_trains_anew_and_a_third_does_nothing(
     folder, tmp_path, on_path
 ):

@@ -197,6 +197,7 @@ def test_a_bad_configuration_names_the_culprit(overrides, words):
         assert word in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -262,6 +263,7 @@ def test_preflight_refuses_what_cannot_run(experiment, tmp_path, overrides, word
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_preflight_finds_sizes_and_tokens(experiment):
     found = preflight(experiment(), ["table1"])
     assert found["splits"] == {"train": 1237, "validation": 200, "test": 360}
@@ -330,6 +332,7 @@ def test_a_name_that_is_used_again_for_other_settings_is_said(experiment, capsys
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_locale_without_utf_8_changes_nothing(tmp_path):
     """Files are written and read as UTF-8 whatever the locale is, and no letter stops a command."""
     code = (
@@ -383,7 +386,7 @@ def test_a_detector_is_dropped_by_null(null):
 
 
 def test_detection_trains_only_what_table_1_lacks():
-    key = ("deit-cait", "A", 4)
+    key = ("deit-cait", "A", 2)
     assert (
         resolve(SMOKE).trainings()[key] == resolve(detection(methods=["soft_kd"])).trainings()[key]
     )
@@ -443,7 +446,7 @@ def test_a_scale_of_ones_own_may_extend_another(tmp_path):
 
 def test_identities_are_plain_and_tell_cells_apart():
     experiment = resolve(SMOKE)
-    key = ("deit-cait", "A", 4)
+    key = ("deit-cait", "A", 2)
     identity = experiment.cell_identity(*key, "manifold", 0)
     assert json.loads(json.dumps(identity)) == identity
     others = [
@@ -470,6 +473,7 @@ def test_a_method_of_layers_without_layers_is_refused(experiment, distiller):
         preflight(made, ["table1"])
 
 
+@pytest.mark.slow
 def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experiment):
     def model(name):
         return {"name": name, "arguments": {}}

@@ -32,7 +32,10 @@ STUDENTS = {
 }
 SMALL = ("deit", "distilled", "swin")
 CLASSES = 10
-pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:pkg_resources is deprecated"),
+]
 
 
 def network(kind, seed=0, size=None, **changes):

@@ -204,7 +204,7 @@ def finished(experiment, tmp_path):
             },
             "resolved": {"parameters": 1000},
             "images_per_second": 100.0,
-            "epochs": 4,
+            "epochs": 2,
             "images_seen": 4864,
             "recipe_name": "A",
             "duplicate_share": 0.0,

@@ -16,6 +16,8 @@ from manifold.settings.sources import _shared_modules, source_hash
 from manifold.training.runs import teacher_setting
 from manifold.training.train import train
 
+pytestmark = pytest.mark.slow
+
 TABLE_1 = ["table1"]
 PAIR = "deit-cait"
 

@@ -206,6 +206,7 @@ def test_a_cohort_is_named_by_its_first_method(methods, name):
     assert train.cohort_name(methods) == name
 
 
+@pytest.mark.slow
 def test_a_training_says_what_it_trains(experiment, stderr, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
     teacher = {"teacher": {"epochs": 2}}

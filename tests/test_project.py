@@ -67,6 +67,7 @@ def test_python_is_formatted_and_linted():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_snakefiles_are_formatted_and_linted():
     files = ["Snakefile", *map(str, sorted((ROOT / "workflow").rglob("*.smk")))]
     done = run(sys.executable, "-m", "snakefmt", "--check", *files)

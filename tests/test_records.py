@@ -105,6 +105,7 @@ def group(key):
 # ---- run.json --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_names_its_parts(trained):
     setting, cells, found = trained
     for method, record in found.items():
@@ -131,6 +132,7 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_run_names_its_environment(trained):
     environment = trained[2]["manifold"]["environment"]
     for package in ("torch", "torchvision", "timm", "numpy", "pandas", "safetensors"):
@@ -144,6 +146,7 @@ def test_a_run_names_its_environment(trained):
     assert environment["threads"] == torch.get_num_threads()
 
 
+@pytest.mark.slow
 def test_the_record_and_the_table_of_epochs_agree(trained):
     _, cells, found = trained
     for method, record in found.items():
@@ -156,6 +159,7 @@ def test_the_record_and_the_table_of_epochs_agree(trained):
         assert rates == pytest.approx([metrics["learning_rate"].iloc[-1]] * 2, rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_method_is_described_with_its_weights_and_layers(trained):
     found = trained[2]["manifold"]["resolved"]
     assert found["distiller"] == "manifold.methods:Manifold"
@@ -168,6 +172,7 @@ def test_the_method_is_described_with_its_weights_and_layers(trained):
     assert trained[2]["hard_kd_token"]["resolved"]["student"] == "VisionTransformerDistilled"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "read", "before", "after"),
     [
@@ -253,6 +258,7 @@ def test_a_damaged_record_is_an_error_that_names_it(tmp_path):
 # ---- the saved student -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_saved_student_scores_the_recorded_accuracy(method, trained):
     """Loaded with timm and safetensors alone."""

@@ -45,6 +45,7 @@ def test_a_row_says_type_default_bounds_and_meaning(key, words):
     assert any(all(word in row for word in words) for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["scales", "recipes"])
 def test_every_shipped_file_is_valid_and_names_its_schema(kind):
     schema = json.loads(

@@ -281,6 +281,7 @@ def check_record_tells_the_mixing(training):
 MIXED = {"mixup": 0.8, "cutmix": 1.0, "probability": 1.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixing", [MIXED, None], ids=["mixed", "not mixed"])
 def test_the_record_tells_the_mixing(mixing, training):
     made = training(mixing=mixing)
@@ -301,6 +302,7 @@ def test_mixing_that_is_ignored_is_caught(training, monkeypatch):
         check_record_tells_the_mixing(training(mixing=MIXED))
 
 
+@pytest.mark.slow
 def test_a_record_of_flags_is_caught(training, monkeypatch):
     """The object that mixes was never made, and the record is a copy of the flags."""
     made = training(mixing=MIXED)
@@ -703,10 +705,12 @@ class ChosenOnTest(train.Training):
         super()._validate()
 
 
+@pytest.mark.slow
 def test_the_result_is_of_the_last_epoch(training, monkeypatch):
     check_result_is_of_the_last_epoch(training(epochs=3), monkeypatch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "words"), [(BestAsResult, "not of the last epoch"), (ChosenOnTest, "best epoch was")]
 )
@@ -923,10 +927,12 @@ def check_rows_carry_their_provenance(experiment):
     assert [title for title in SHOWN if title not in shown] == [], "the page hides it"
 
 
+@pytest.mark.slow
 def test_rows_carry_their_provenance(finished):
     check_rows_carry_their_provenance(finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", PROVENANCE)
 @pytest.mark.parametrize("row", ["_method_row", "_teacher_row"])
 def test_a_row_without_provenance_is_caught(row, column, finished, monkeypatch):
@@ -940,6 +946,7 @@ def test_a_row_without_provenance_is_caught(row, column, finished, monkeypatch):
         check_rows_carry_their_provenance(finished)
 
 
+@pytest.mark.slow
 def test_a_page_without_provenance_is_caught(finished, monkeypatch):
     def readable_without(*arguments):
         return make_readable(*arguments).drop(columns="Images seen")
@@ -950,6 +957,7 @@ def test_a_page_without_provenance_is_caught(finished, monkeypatch):
         check_rows_carry_their_provenance(finished)
 
 
+@pytest.mark.slow
 def test_runs_of_two_budgets_in_one_row_are_caught(finished, monkeypatch):
     def read_any(experiment, key, teacher_sha256):
         *_, method, seed = key
