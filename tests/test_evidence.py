@@ -205,7 +205,7 @@ def finished(experiment, tmp_path):
             "resolved": {"parameters": 1000},
             "images_per_second": 100.0,
             "epochs": 2,
-            "images_seen": 4864,
+            "images_seen": 2432,
             "recipe_name": "A",
             "duplicate_share": 0.0,
             "wall_seconds": 1.0,
@@ -229,7 +229,7 @@ def finished(experiment, tmp_path):
     path.write_text(json.dumps({**evaluation, **unknown}), encoding="utf-8")
     for method, values in TOP1.items():
         for seed, value in enumerate(values):
-            key = ("deit-cait", "A", 4, method, seed)
+            key = ("deit-cait", "A", 2, method, seed)
             identity = {**made.cell_identity(*key), "teacher_sha256": digest}
             path = made.cell_directory(*key) / "run.json"
             write(path, value, fingerprint=fingerprint(identity))
