@@ -273,7 +273,7 @@ def test_the_files_of_the_table(finished):
 
 def test_an_interval_that_is_cut_is_marked_in_every_format(finished):
     for seed, value in enumerate([99.9, 97.0, 99.0]):
-        path = finished.cell_directory("deit-cait", "A", 4, "manifold", seed) / "run.json"
+        path = finished.cell_directory("deit-cait", "A", 2, "manifold", seed) / "run.json"
         record = json.loads(path.read_text(encoding="utf-8"))
         record["result"]["top1"] = value
         path.write_text(json.dumps(record), encoding="utf-8")
@@ -353,7 +353,7 @@ def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):
     for method in ("none", "soft_kd"):
         for seed in (0, 1, 2):
             first, second = (
-                made.cell_directory(name, "A", 4, method, seed) for name in ("deit-cait", "again")
+                made.cell_directory(name, "A", 2, method, seed) for name in ("deit-cait", "again")
             )
             shutil.copytree(first, second)
     shutil.copytree(evaluation_path(made, "deit-cait").parent, made.teacher_directory("again"))
@@ -380,7 +380,7 @@ def test_a_remembered_value_never_reaches_the_table(finished):
 
 
 def test_a_cell_of_another_configuration_is_refused(finished):
-    path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
+    path = finished.cell_directory("deit-cait", "A", 2, "none", 1) / "run.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**record, "fingerprint": "other"}), encoding="utf-8")
     with pytest.raises(UserError, match=r"none/seed-1/run\.json is of another configuration"):
@@ -388,7 +388,7 @@ def test_a_cell_of_another_configuration_is_refused(finished):
 
 
 def test_a_missing_cell_is_named(finished):
-    path = finished.cell_directory("deit-cait", "A", 4, "none", 1) / "run.json"
+    path = finished.cell_directory("deit-cait", "A", 2, "none", 1) / "run.json"
     path.unlink()
     with pytest.raises(UserError, match=r"none/seed-1/run\.json"):
         table1.measure(finished.studies["table1"])
