@@ -74,7 +74,7 @@ def test_what_is_done_is_not_planned_again(touched):
     [
         ("table1={claims: {deit-cait: {sp: headline}}}", {"table1", "bench"}),
         ("bench={methods: [nkd]}", {"bench"}),
-        ("bench={methods: [nkd, cka, rkd]}", {"bench", "train_deit_cait_A_4_2"}),
+        ("bench={methods: [nkd, cka, rkd]}", {"bench", "train_deit_cait_A_2_2"}),
         ("recipe_study={epochs: [1, 3]}", {"recipes", "train_deit_cait_A_3_0"}),
         ("recipe_study={public_curves: config/config.yaml}", {"recipes"}),
         ("ablation={epochs: 3}", {"ablation", "train_deit_cait_A_3_0"}),
@@ -218,15 +218,15 @@ class Spread(Study):
 
 def test_a_study_of_ones_own_is_planned_like_the_others(touched):
     (touched / "own.py").write_text(OWN_STUDY, encoding="utf-8")
-    section = {"spread": {"study": "own:Spread", "epochs": 4}}
+    section = {"spread": {"study": "own:Spread", "epochs": 2}}
     (touched / "own.yaml").write_text(yaml.safe_dump(section), encoding="utf-8")
     words = ("--configfile", "own.yaml", "--config", SCALE)
     assert planned(touched, "all", *words) == {"spread": 1, "all": 1}
     assert planned(touched, "reproduce_spread", *words) == {"spread": 1, "reproduce_spread": 1}
     assert planned(touched, "figures", *words) == {"spread": 1, "figures": 1}
-    misspelt = snakemake(touched, "-n", *words, "spread={epoch: 4}")
+    misspelt = snakemake(touched, "-n", *words, "spread={epoch: 2}")
     assert "Did you mean 'epochs'?" in misspelt.stdout + misspelt.stderr
-    gone = snakemake(touched, "-n", "--config", SCALE, "spread={study: 'own:Spred', epochs: 4}")
+    gone = snakemake(touched, "-n", "--config", SCALE, "spread={study: 'own:Spred', epochs: 2}")
     assert "spread.study: there is no 'own:Spred'" in gone.stdout + gone.stderr
 
 
