@@ -21,10 +21,10 @@ from manifold.training.data import load_splits
 
 pytestmark = pytest.mark.slow
 
-PAIR, RECIPE, CLASSES = "deit-cait", "A", 10
+PAIR, RECIPE, CLASSES = "deit-cait", "A", 3
 METHODS = resolve({"scale": "smoke"}).methods
-STEPS = 5  # in an epoch of the 337 images that this leaves to train on
-DATA = {"validation": 1100}
+STEPS = 5  # in an epoch of the 336 images that this leaves to train on
+DATA = {"dataset": "textures", "validation": 48}
 
 
 @pytest.fixture(scope="session")

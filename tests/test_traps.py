@@ -890,7 +890,7 @@ def finished(tmp_path_factory):
         {
             "scale": "smoke",
             "results": str(tmp_path_factory.mktemp("results")),
-            "data": {"validation": 1373},  # leaves two steps an epoch
+            "data": {"dataset": "textures", "validation": 320},  # leaves two steps an epoch
             "methods": TABLE,
             "table1": {"epochs": 1},
             "recipes": {RECIPE: {"batch_size": 32}},

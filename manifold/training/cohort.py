@@ -84,7 +84,8 @@ class Member:
         torch.manual_seed(derive(self.seed, "forward", step, shards[0]))
         drawn = shards if self.relational_batch == "shard" else [0]
         seeds = [derive(self.seed, "sampling", self.name, step, shard) for shard in drawn]
-        self.distiller.train()
+        if not self.distiller.get_trainable_module().training:  # it has been evaluated
+            self.distiller.train()
         with autocast(images.device, self.precision):
             losses = self.network(images, targets, seeds)
         losses.pop("output")
