@@ -1,0 +1,151 @@
+"""What the methods cost: the paper's losses against the batch, a step of every method, cohorts.
+
+Times are of this machine. What travels are their ratios, each taken within one interleaved run.
+"""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import Job, Study, StudySettings
+from manifold.errors import UserError
+from manifold.settings import Section
+from manifold.settings.section import Count
+
+Batches = Annotated[list[Count], Field(min_length=2)]  # a line has two ends
+
+
+class LossShapes(Section):
+    """One pair of layers, whose tokens are drawn; float32, forward and backward."""
+
+    tokens: Count
+    """Of an image (the paper's N)."""
+    student_channels: Count
+    """Of each of the student's tokens."""
+    teacher_channels: Count
+    """Of each of the teacher's tokens."""
+    samples: Count
+    """Tokens of the random term (the paper's K)."""
+    batches: Batches
+    """Images of a batch (the paper's B), one measurement each."""
+    most_pairwise: Count
+    """The largest batch for which all pairs of tokens are formed: that takes (B·N)² numbers."""
+    rounds: Count
+    """Times that every form is measured, one after another."""
+
+
+class StepShapes(Section):
+    """Whole steps, with drawn images and teachers of random weights."""
+
+    pair: str
+    """Of all methods."""
+    recipe: str
+    """Of all methods."""
+    images: Count
+    """Of a step, in place of the recipe's batch."""
+    classes: Count
+    """Of the drawn targets."""
+    methods: list[str]
+    """Whose steps are measured."""
+    baseline: str
+    """A step of every other method is shown over one of this."""
+    members: list[Count]
+    """Sizes of the cohorts that are measured: so many of the methods, from the first on."""
+    rounds: Count
+    """Times that every method and cohort is measured, one after another."""
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> Self:
+        if self.baseline not in self.methods:
+            raise UserError(f"cost.steps.baseline {self.baseline!r} is none of cost.steps.methods")
+        if too_many := [size for size in self.members if size > len(self.methods)]:
+            raise UserError(
+                f"cost.steps.members holds {too_many[0]}, and there are {len(self.methods)} methods"
+            )
+        return self
+
+
+class CostSettings(StudySettings):
+    """Time and memory of losses, steps and cohorts."""
+
+    losses: LossShapes
+    """Of the paper's losses."""
+    steps: StepShapes
+    """Of a step of every method."""
+
+
+class Cost(Study):
+    """What does the manifold loss cost, and what does a cohort save?"""
+
+    name = "cost"
+    title = "Cost"
+    question = "What do the losses, the methods and a cohort cost in time and memory?"
+    Settings = CostSettings
+    suffixes = (".md", ".csv", ".tex", ".png", ".pdf", "_rounds.csv")
+    is_evidence = False  # times of a machine, which are asked for when nothing else runs on it
+
+    def check(self) -> None:
+        experiment, steps = self.experiment, self.settings.steps
+        experiment.check_known("cost.steps.pair", steps.pair, experiment.pairs)
+        experiment.check_known("cost.steps.recipe", steps.recipe, experiment.recipes)
+        experiment.check_methods("cost.steps.methods", steps.methods)
+
+    @classmethod
+    def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
+        return {**section, "steps": super().with_methods(section["steps"], own, given)}
+
+    def measured(self, part: str) -> Path:
+        """The file of a job's measurements."""
+        return self.experiment.directory / "cost" / f"{part}.json"
+
+    def jobs(self) -> list[Job]:
+        experiment, steps = self.experiment, self.settings.steps
+        methods = [experiment.method_definitions[name] for name in steps.methods]
+        setting = [experiment.pairs[steps.pair], experiment.recipes[steps.recipe], methods]
+        machine, shape = experiment.machine, experiment.data.image_shape
+        return [
+            Job(
+                "losses",
+                run="benchmarks.cost.losses:run",
+                message="Measuring the losses; leave the machine to it",
+                outputs=("cost/losses.json",),
+                identity=lambda: [self.settings.losses, machine],
+            ),
+            Job(
+                "steps",
+                run="benchmarks.cost.steps:run",
+                message="Measuring steps and cohorts; leave the machine to it",
+                outputs=("cost/steps.json",),
+                inputs=lambda: [self.measured("losses")],  # neither disturbs the other
+                identity=lambda: [steps, setting, shape, machine],
+            ),
+        ]
+
+    def results(self) -> list[Path]:
+        return [self.measured(part) for part in ("losses", "steps")]
+
+    def build(self) -> Document:
+        from benchmarks.cost.figure import draw
+        from benchmarks.cost.table import in_words, measure, readable
+
+        found = measure(self)
+        losses, steps, cohorts = readable(found)
+        return Document(
+            title=f"{self.title}, {self.experiment.name}",
+            caption=found.caption,
+            parts=[
+                "## Losses",
+                losses,
+                "## A step of a method",
+                steps,
+                "## Cohorts",
+                cohorts,
+                "## In words",
+                in_words(found),
+            ],
+            csv={"": found.rows, "_rounds": found.rounds},
+            latex=[(losses, "Losses. "), (steps, "Steps. "), (cohorts, "Cohorts. ")],
+            figures={"": lambda caption: draw(found, caption)},
+        )

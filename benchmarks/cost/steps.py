@@ -1,0 +1,125 @@
+"""Time of a step of every method by itself, and of cohorts that share the teacher's pass."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.cost import StepShapes
+from manifold.distiller import FrozenTeacher
+from manifold.files import write_text
+from manifold.models import create_model
+from manifold.seeds import derive
+from manifold.settings import Experiment
+from manifold.training.cells import Cell, student_model
+from manifold.training.cohort import Cohort, Member
+from manifold.training.description import describe_environment
+from manifold.training.progress import progress
+from manifold.training.runs import Setting, build_distiller, freeze
+
+
+def run(experiment: Experiment) -> None:
+    """Measure every method and cohort, and write what was found."""
+    study = experiment.studies["cost"]
+    steps, device = study.settings.steps, torch.device(experiment.machine.device)
+    members, teacher = build(experiment, steps, device)
+    found = measure(experiment, steps, members, teacher)
+    content = {"environment": describe_environment(device), **found}
+    write_text(study.measured("steps"), json.dumps(content, indent=2) + "\n")
+
+
+def build(
+    experiment: Experiment, steps: StepShapes, device: torch.device
+) -> tuple[list[Member], FrozenTeacher]:
+    """A member for each method, all below one teacher of random weights."""
+    recipe = experiment.recipes[steps.recipe]
+    setting = Setting(
+        experiment=experiment,
+        pair=experiment.pairs[steps.pair],
+        pair_name=steps.pair,
+        recipe=recipe.replaced(batch_size=steps.images, shards=1),
+        recipe_name=steps.recipe,
+        epochs=1,
+        seed=experiment.seeds[0],
+        teacher_weights=None,
+        state=Path("unused"),
+        device=device,
+    )
+    torch.manual_seed(derive(setting.seed, "cost"))
+    network = create_model(setting.pair.teacher.model, setting.image_shape, steps.classes)
+    teacher = freeze(setting, network)
+    members = []
+    for name in steps.methods:
+        definition = experiment.method_definitions[name]
+        student = student_model(setting.pair, steps.pair, name, definition)
+        cell = Cell(name, definition, student, Path("unused"), {})
+        members.append(
+            Member(
+                name,
+                build_distiller(setting, cell, teacher, steps.classes),
+                setting.recipe,
+                seed=setting.seed,
+                epochs=1,
+                steps_per_epoch=(1 + steps.rounds) * (1 + len(steps.members)),
+                fused_optimizer=experiment.machine.fused_optimizer,
+            )
+        )
+    return members, teacher
+
+
+def measure(
+    experiment: Experiment, steps: StepShapes, members: list[Member], teacher: FrozenTeacher
+) -> dict:
+    """Seconds of the teacher's pass, of each method's step by itself, and of each cohort's.
+
+    In each round every method takes a step alone, the teacher's pass in it, and then every cohort
+    takes one; a first round is thrown away.
+    """
+    alone: dict[str, list[float]] = {member.name: [] for member in members}
+    passes: list[float] = []
+    cohorts: dict[int, list[float]] = {size: [] for size in steps.members}
+    shown = progress(what="steps", unit="round", total=1 + steps.rounds)
+    step = 0
+    for number in range(1 + steps.rounds):
+        images, targets = _batch(experiment, steps, number)
+        for member in members:
+            cohort = Cohort([member], teacher)
+            taken = _seconds(cohort, images, targets, step)
+            if number:
+                alone[member.name].append(taken)
+                if member.distiller.uses_teacher:
+                    passes.append(cohort.teacher_seconds)
+        for size in steps.members:
+            step += 1
+            taken = _seconds(Cohort(members[:size], teacher), images, targets, step)
+            if number:
+                cohorts[size].append(taken)
+        step += 1
+        shown.update()
+    shown.close()
+    return {
+        "alone": alone,
+        "teacher": passes,
+        "uses_teacher": [m.name for m in members if m.distiller.uses_teacher],
+        "cohorts": [{"members": size, "seconds": taken} for size, taken in cohorts.items()],
+    }
+
+
+def _batch(experiment: Experiment, steps: StepShapes, number: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(derive(0, "cost", number))
+    shape = experiment.data.image_shape
+    images = torch.randn(steps.images, *shape, generator=generator)
+    targets = torch.randn(steps.images, steps.classes, generator=generator).softmax(dim=1)
+    device = torch.device(experiment.machine.device)
+    return images.to(device), targets.to(device)
+
+
+def _seconds(cohort: Cohort, images: Tensor, targets: Tensor, step: int) -> float:
+    images = images.clone()  # which the teacher has not seen
+    started = time.perf_counter()
+    cohort.step(images, targets, step)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter() - started

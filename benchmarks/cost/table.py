@@ -1,0 +1,259 @@
+"""The tables of the cost study: medians and quartiles, and ratios taken round by round."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.cost import Cost
+from benchmarks.cost.forms import products
+from manifold.errors import UserError
+from manifold.files import read_text
+
+MEBIBYTE = 2**20
+LOSSES, STEPS, COHORTS = "loss", "step", "cohort"  # parts of cost.csv
+PAIRWISE, FULL, REFERENCE, DECOUPLED = "pairwise", "full", "reference", "decoupled"
+TEACHER = "the teacher's pass"
+SHOWN = {
+    PAIRWISE: "Full, all pairs formed",
+    FULL: "Full, as here",
+    REFERENCE: "Decoupled, as the paper states it",
+    DECOUPLED: "Decoupled, as here",
+}
+
+
+@dataclass
+class Found:
+    """What was measured.
+
+    Attributes:
+        rows: as in cost.csv, one a form and batch, a method, a cohort.
+        rounds: as in cost_rounds.csv, one a measurement.
+        baseline: the method over which steps are shown.
+    """
+
+    rows: pd.DataFrame
+    rounds: pd.DataFrame
+    caption: str
+    baseline: str
+
+
+def measure(study: Cost) -> Found:
+    """Read the measurements, and compute rows.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    losses, steps = (_read(study, part) for part in ("losses", "steps"))
+    rounds = pd.DataFrame([*_loss_rounds(losses), *_step_rounds(steps)])
+    baseline = study.settings.steps.baseline
+    rows = [
+        *_loss_rows(study, losses),
+        *_method_rows(study, steps, baseline),
+        *_cohort_rows(study, steps),
+    ]
+    return Found(pd.DataFrame(rows), rounds, _caption(study, losses, steps), baseline)
+
+
+def _read(study: Cost, part: str) -> dict:
+    path = study.measured(part)
+    try:
+        return json.loads(read_text(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise UserError(
+            f"{path} is missing or damaged ({error}); snakemake --cores all reproduce_cost makes it"
+        ) from None
+
+
+def _loss_rounds(losses: dict) -> list[dict]:
+    return [
+        {"part": LOSSES, "what": each["form"], "size": each["batch"], "round": n, "seconds": s}
+        for each in losses["measurements"]
+        for n, s in enumerate(each["seconds"])
+    ]
+
+
+def _step_rounds(steps: dict) -> list[dict]:
+    rounds = [
+        {"part": STEPS, "what": name, "size": 1, "round": n, "seconds": s}
+        for name, seconds in steps["alone"].items()
+        for n, s in enumerate(seconds)
+    ]
+    return rounds + [
+        {"part": COHORTS, "what": "cohort", "size": each["members"], "round": n, "seconds": s}
+        for each in steps["cohorts"]
+        for n, s in enumerate(each["seconds"])
+    ]
+
+
+def spread(values, key: str) -> dict[str, float]:
+    """The median of some rounds and their quartiles."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {f"{key}_median": median, f"{key}_low": low, f"{key}_high": high}
+
+
+def _loss_rows(study: Cost, losses: dict) -> list[dict]:
+    """Ratios are over the decoupled loss as the suite computes it, at the same batch."""
+    shapes = study.settings.losses
+    taken = {(m["form"], m["batch"]): np.array(m["seconds"]) for m in losses["measurements"]}
+    rows = []
+    for each in losses["measurements"]:
+        form, batch = each["form"], each["batch"]
+        own = taken[form, batch]
+        counted = [
+            products(form, batch, shapes.tokens, channels, shapes.samples)
+            for channels in (shapes.student_channels, shapes.teacher_channels)
+        ]
+        rows.append(
+            {
+                "part": LOSSES,
+                "what": form,
+                "size": batch,
+                "n": len(own),
+                **spread(1000 * own, "milliseconds"),
+                **spread(own / taken[DECOUPLED, batch], "ratio"),
+                "peak_mebibytes": each["peak_bytes"] / MEBIBYTE,
+                "papers_products": sum(counted),
+            }
+        )
+    return rows
+
+
+def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
+    """Ratios are over a step of the baseline; both have the teacher's pass in them."""
+    alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
+    rows = [{"part": STEPS, "what": TEACHER, "size": 1, "n": len(steps["teacher"])}]
+    rows[0] |= spread(1000 * np.array(steps["teacher"]), "milliseconds")
+    for name, seconds in alone.items():
+        rows.append(
+            {
+                "part": STEPS,
+                "what": name,
+                "size": 1,
+                "n": len(seconds),
+                **spread(1000 * seconds, "milliseconds"),
+                **spread(seconds / alone[baseline], "ratio"),
+            }
+        )
+    return rows
+
+
+def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
+    """Ratios are over the sum of the members' steps alone; ``limit`` pays for one pass only."""
+    alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
+    shared = float(np.median(steps["teacher"])) if steps["teacher"] else 0.0
+    rows = []
+    for each in steps["cohorts"]:
+        names = study.settings.steps.methods[: each["members"]]
+        own, apart = np.array(each["seconds"]), sum(alone[name] for name in names)
+        taught = sum(name in steps["uses_teacher"] for name in names)
+        saved = max(0, taught - 1) * shared
+        rows.append(
+            {
+                "part": COHORTS,
+                "what": "cohort",
+                "size": each["members"],
+                "n": len(own),
+                **spread(1000 * own, "milliseconds"),
+                **spread(own / apart, "ratio"),
+                "limit": 1 - saved / float(np.median(apart)),
+            }
+        )
+    return rows
+
+
+def _caption(study: Cost, losses: dict, steps: dict) -> str:
+    shapes, own = study.settings.losses, study.settings.steps
+    environment = losses["environment"]
+    where = environment["processor"] or environment["platform"]
+    if environment["device"] != "cpu":
+        where = f"{environment['device']}, {where}"
+    return (
+        f"Medians [quartiles] of {shapes.rounds} interleaved rounds on {where}, "
+        f"{environment['threads']} thread(s), torch {environment['packages']['torch']}. Losses: "
+        f"one layer pair, forward and backward, float32, N = {shapes.tokens} tokens of "
+        f"{shapes.student_channels} (student) and {shapes.teacher_channels} (teacher) channels, "
+        f"K = {shapes.samples}. Steps: pair {own.pair}, recipe {own.recipe}, {own.images} images, "
+        f"{own.rounds} rounds, the teacher's pass in each. Other machines have other times; ratios "
+        "are taken round by round."
+    )
+
+
+def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """The tables of the losses, the methods and the cohorts, as text."""
+    parts = {part: rows for part, rows in found.rows.groupby("part")}
+    losses, steps, cohorts = parts[LOSSES], parts[STEPS], parts[COHORTS]
+    return (
+        pd.DataFrame(
+            {
+                "Form": losses["what"].map(SHOWN),
+                "Batch": losses["size"].map(str),
+                "ms": _texts(losses, "milliseconds"),
+                "Over decoupled, as here": _texts(losses, "ratio"),
+                "Peak memory (MiB)": losses["peak_mebibytes"].map("{:,.0f}".format),
+            }
+        ),
+        pd.DataFrame(
+            {
+                "Method": steps["what"],
+                "ms": _texts(steps, "milliseconds"),
+                f"Over {found.baseline}": _texts(steps, "ratio"),
+            }
+        ),
+        pd.DataFrame(
+            {
+                "Members": cohorts["size"].map(str),
+                "ms": _texts(cohorts, "milliseconds"),
+                "Over its members apart": _texts(cohorts, "ratio"),
+                "If the teacher's pass is all that is saved": cohorts["limit"].map("{:.2f}".format),
+            }
+        ),
+    )
+
+
+def _texts(rows: pd.DataFrame, key: str) -> pd.Series:
+    def text(row) -> str:
+        values = [row[f"{key}_{part}"] for part in ("median", "low", "high")]
+        if pd.isna(values[0]):
+            return "—"
+        return "{} [{}, {}]".format(*(f"{value:.3g}" for value in values))
+
+    return rows.apply(text, axis=1)
+
+
+def in_words(found: Found) -> list[str]:
+    """What the tables say, a line each."""
+    rows = found.rows
+    losses = rows[rows["part"] == LOSSES].set_index(["what", "size"])
+    lines = []
+    for form in (REFERENCE, FULL, PAIRWISE):
+        own = losses.loc[form]
+        ratios = ", ".join(
+            f"{row['ratio_median']:.2f} at B = {batch}" for batch, row in own.iterrows()
+        )
+        lines.append(f"{SHOWN[form]}, over the decoupled loss as here: {ratios}")
+    both = losses.loc[PAIRWISE].index.intersection(losses.loc[FULL].index)
+    largest = max(both)
+    time, memory = (
+        losses.loc[(PAIRWISE, largest), key] / losses.loc[(FULL, largest), key]
+        for key in ("milliseconds_median", "peak_mebibytes")
+    )
+    weighed = f", {memory:.0f} times its peak memory" if np.isfinite(memory) and memory else ""
+    lines.append(
+        f"all pairs over the full loss as here, at B = {largest}: {time:.1f} times its time"
+        f"{weighed}"
+    )
+    steps = rows[(rows["part"] == STEPS) & rows["ratio_median"].notna()]
+    dearest = steps.loc[steps["ratio_median"].idxmax()]
+    lines.append(
+        f"the dearest step, over {found.baseline}: {dearest['what']}, "
+        f"{dearest['ratio_median']:.2f} times"
+    )
+    cohorts = rows[rows["part"] == COHORTS]
+    last = cohorts.loc[cohorts["size"].idxmax()]
+    lines.append(
+        f"a cohort of {last['size']} takes {last['ratio_median']:.2f} of the time of its members "
+        f"apart; one pass of the teacher for all, and nothing else, would give {last['limit']:.2f}"
+    )
+    return lines

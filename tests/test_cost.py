@@ -1,0 +1,187 @@
+"""The cost study: its forms are the suite's losses, its ratios are taken round by round."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.text import Text
+
+from benchmarks.cost import forms, losses, steps, table
+from benchmarks.cost.figure import draw
+from manifold.errors import UserError
+
+COST = {"losses": {"batches": [2, 3], "most_pairwise": 2, "rounds": 2, "tokens": 4}}
+
+
+@pytest.fixture
+def study(experiment):
+    return experiment(cost=COST).studies["cost"]
+
+
+def environment(device="cpu"):
+    packages = {"torch": "2"}
+    return {"processor": "a processor", "device": device, "threads": 1, "packages": packages}
+
+
+@pytest.fixture
+def measured(study):
+    """A study with made-up times: of each form, method and cohort in two rounds."""
+
+    def each(form, batch, *seconds):
+        peak = {"pairwise": 50, "full": 2}.get(form, 4) * 2**20
+        return {"form": form, "batch": batch, "seconds": seconds, "peak_bytes": peak}
+
+    found = [
+        each("pairwise", 2, 8.0, 12.0),
+        each("full", 2, 2.0, 6.0),
+        each("reference", 2, 3.0, 2.0),
+        each("decoupled", 2, 2.0, 1.0),
+        each("full", 3, 3.0, 3.0),
+        each("reference", 3, 4.0, 4.0),
+        each("decoupled", 3, 2.0, 2.0),
+    ]
+    methods = study.settings.steps.methods
+    alone = {name: [2.0, 4.0] for name in methods} | {"manifold": [3.0, 5.0]}
+    content = {
+        "losses": {"environment": environment(), "measurements": found},
+        "steps": {
+            "environment": environment(),
+            "alone": alone,
+            "teacher": [1.0, 1.0],
+            "uses_teacher": [name for name in methods if name != "none"],
+            "cohorts": [
+                {"members": 1, "seconds": [2.0, 4.0]},
+                {"members": 2, "seconds": [3.0, 4.0]},
+            ],
+        },
+    }
+    for part, value in content.items():
+        study.measured(part).parent.mkdir(parents=True, exist_ok=True)
+        study.measured(part).write_text(json.dumps(value), encoding="utf-8")
+    return study
+
+
+# ---- the forms ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plain", "ours"), [("reference", "decoupled"), ("pairwise", "full")], ids=str
+)
+def test_what_is_compared_is_one_loss(study, plain, ours):
+    drawn = losses.draw(study.settings.losses, 3, torch.device("cpu"))
+    drawn = [each.double() if each.is_floating_point() else each for each in drawn]
+    values = [forms.FORMS[form](*drawn).item() for form in (plain, ours)]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+    gradients = [losses.differentiate(form, *drawn) for form in (plain, ours)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+    assert gradients[0].abs().max() > 1e-4
+
+
+def test_the_papers_count_of_products():
+    count = {"batch": 128, "tokens": 196, "channels": 192, "samples": 192}
+    assert forms.products("full", **count) == (128 * 196) ** 2 * 192
+    by_terms = 128 * 196**2 + 196 * 128**2 + 192**2
+    assert forms.products("reference", **count) == by_terms * 192
+    assert forms.products("decoupled", **count) == forms.products("reference", **count)
+
+
+def test_not_all_pairs_are_formed_for_a_large_batch(study):
+    shapes = study.settings.losses
+    assert "pairwise" in losses.forms_at(shapes, 2)
+    assert losses.forms_at(shapes, 3) == ["full", "reference", "decoupled"]
+
+
+# ---- the tables --------------------------------------------------------------------------------
+
+
+def test_ratios_are_taken_round_by_round(measured):
+    rows = table.measure(measured).rows.set_index(["part", "what", "size"])
+    reference = rows.loc[("loss", "reference", 2)]
+    assert reference["milliseconds_median"] == 2500
+    assert reference["ratio_median"] == pytest.approx((3 / 2 + 2 / 1) / 2)
+    assert (rows["ratio_low"].dropna() <= rows["ratio_high"].dropna()).all()
+    manifold = rows.loc[("step", "manifold", 1)]
+    assert manifold["ratio_median"] == pytest.approx((3 / 2 + 5 / 4) / 2)
+    assert rows.loc[("step", "soft_kd", 1), "ratio_median"] == 1
+    assert pd.isna(rows.loc[("step", table.TEACHER, 1), "ratio_median"])
+
+
+def test_a_cohort_is_held_to_its_members_apart(measured):
+    rows = table.measure(measured).rows
+    rows = rows[rows["part"] == "cohort"].set_index("size")
+    assert rows.loc[2, "ratio_median"] == pytest.approx((3 / 4 + 4 / 8) / 2)
+    # Of none and soft_kd one asks the teacher: there is no second pass to be saved.
+    assert rows.loc[2, "limit"] == 1
+
+
+def test_the_document_has_every_form_method_and_cohort(measured):
+    measured.write()
+    folder = measured.experiment.directory
+    assert all((folder / f"cost{suffix}").stat().st_size for suffix in measured.suffixes)
+    text = (folder / "cost.md").read_text(encoding="utf-8")
+    assert all(title in text for title in table.SHOWN.values())
+    assert "a processor" in text and "2.5 times its time, 25 times its peak memory" in text
+    rows = pd.read_csv(folder / "cost.csv")
+    assert len(rows) == 7 + 1 + len(measured.settings.steps.methods) + 2
+    assert len(pd.read_csv(folder / "cost_rounds.csv")) == 2 * (len(rows) - 1)
+    found = table.measure(measured)
+    figure = draw(found, "a caption")
+    figure.canvas.draw()
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    assert {*measured.settings.steps.methods, *table.SHOWN.values()} <= shown
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_measurements_that_are_missing_or_damaged_are_named(measured, content):
+    path = measured.measured("steps")
+    path.unlink()
+    if content:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"cost/steps\.json is missing or damaged"):
+        measured.build()
+
+
+# ---- what no run can use -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"steps": {"baseline": "dkd"}}, "cost.steps.baseline 'dkd'"),
+        ({"steps": {"members": [1, 99]}}, "cost.steps.members holds 99"),
+        ({"steps": {"methods": ["soft_kd", "manifolt"]}}, "Did you mean 'manifold'"),
+        ({"steps": {"pair": "deit-cat"}}, "Did you mean 'deit-cait'"),
+        ({"losses": {"batches": [8]}}, "cost.losses.batches"),
+        ({"losses": {"rounds": 0}}, "cost.losses.rounds"),
+    ],
+)
+def test_a_setting_that_no_run_can_use_is_refused(experiment, section, message):
+    with pytest.raises(UserError, match=message):
+        experiment(cost=section)
+
+
+# ---- measuring ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_everything_is_measured_and_written(study):
+    losses.run(study.experiment)
+    steps.run(study.experiment)
+    study.write()
+    rows = pd.read_csv(study.experiment.directory / "cost.csv")
+    assert (rows["milliseconds_median"] > 0).all()
+    assert set(rows["what"]) == {
+        *forms.FORMS,
+        *study.settings.steps.methods,
+        table.TEACHER,
+        "cohort",
+    }
+
+
+@pytest.mark.slow
+def test_the_peak_grows_with_the_map_that_is_formed(study):
+    shapes = study.settings.losses.replaced(tokens=64)
+    peaks = {form: losses.peak_bytes(shapes, 32, form, torch.device("cpu")) for form in forms.FORMS}
+    # One map of (32·64)² float32 numbers is 16 MiB; its difference and square are formed too.
+    assert peaks["pairwise"] > 3 * 16 * 2**20 > 4 * peaks["full"]
