@@ -161,6 +161,16 @@ def test_a_setting_that_no_run_can_use_is_refused(experiment, section, message):
         experiment(cost=section)
 
 
+def test_ones_own_method_is_measured_too_unless_methods_are_listed(experiment):
+    sp = {"title": "Mine", "distiller": "baselines.sp:SimilarityPreserving"}
+    more = {"student": "student", "source": "mine", "arguments": {"layers": "paper", "weight": 1.0}}
+    mine = {"mine": {**sp, **more}}
+    joined = experiment(method_definitions=mine)
+    assert joined.cost.steps.methods == [*experiment().cost.steps.methods, "mine"]
+    listed = experiment(method_definitions=mine, cost={"steps": {"methods": ["none", "soft_kd"]}})
+    assert listed.cost.steps.methods == ["none", "soft_kd"]
+
+
 # ---- measuring ---------------------------------------------------------------------------------
 
 

@@ -94,7 +94,11 @@ class Cost(Study):
 
     @classmethod
     def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
-        return {**section, "steps": super().with_methods(section["steps"], own, given)}
+        steps, listed = section.get("steps"), given.get("steps")
+        if not isinstance(steps, dict):
+            return section
+        listed = listed if isinstance(listed, dict) else {}
+        return {**section, "steps": super().with_methods(steps, own, listed)}
 
     def measured(self, part: str) -> Path:
         """The file of a job's measurements."""
