@@ -2,6 +2,7 @@
 
 import gc
 import os
+import re
 from functools import cache
 
 import pytest
@@ -11,6 +12,17 @@ from manifold import settings
 
 # A worker takes a file at a time: the longest first, so that none is alone with one at the end.
 LONGEST = ("test_workflow.py", "test_paper_scale.py", "test_distributed.py", "test_resume.py")
+
+
+# What a file begins with whose tests are all slow.
+ALL_SLOW = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave files unread whose tests are all left out: what they import takes seconds."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return bool(ALL_SLOW.search(collection_path.read_text(encoding="utf-8"))) or None
+    return None
 
 
 def pytest_collection_modifyitems(items):
