@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.cost.table import COHORTS, LOSSES, SHOWN, STEPS, TEACHER, Found
 from benchmarks.evidence.style import (
@@ -56,6 +57,9 @@ def _draw_losses(
             axes.plot(own["size"], first[key] * growth, ":", color=colour, linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")  # without TeX, which the style leaves as it is written
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xticks(sorted(rows["size"].unique()), sorted(rows["size"].unique()))
     axes.set_xlabel("Images of a batch" + (" (dotted: the paper's count)" if claimed else ""))
     axes.set_ylabel(label)
@@ -79,7 +83,8 @@ def _draw_cohorts(axes: Axes, rows: pd.DataFrame) -> None:
     axes.plot(
         rows["size"], rows["limit"], ":", color=ORANGE, label="one pass of the teacher for all"
     )
-    axes.set_ylim(0, 1.15)
+    axes.set_ylim(0, max(1.15, 1.05 * rows["ratio_high"].max()))
+    axes.set_xticks(rows["size"], rows["size"])
     axes.set_xlabel("Members of a cohort")
     axes.set_ylabel("Time over the members apart")
     axes.legend(fontsize=7, frameon=False)
