@@ -80,10 +80,10 @@ def test_what_is_compared_is_one_loss(study, plain, ours):
 
 def test_the_papers_count_of_products():
     count = {"batch": 128, "tokens": 196, "channels": 192, "samples": 192}
-    assert forms.products("full", **count) == (128 * 196) ** 2 * 192
+    assert table.products("full", **count) == (128 * 196) ** 2 * 192
     by_terms = 128 * 196**2 + 196 * 128**2 + 192**2
-    assert forms.products("reference", **count) == by_terms * 192
-    assert forms.products("decoupled", **count) == forms.products("reference", **count)
+    assert table.products("reference", **count) == by_terms * 192
+    assert table.products("decoupled", **count) == table.products("reference", **count)
 
 
 def test_not_all_pairs_are_formed_for_a_large_batch(study):

@@ -12,6 +12,7 @@ TABLES = (
     "benchmarks.table1.text",
     "benchmarks.recipes.text",
     "benchmarks.ablation.table",
+    "benchmarks.cost.table",
     "benchmarks.choice",
     "benchmarks.transfer.table",
     "benchmarks.evidence.make",

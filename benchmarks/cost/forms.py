@@ -49,19 +49,6 @@ FORMS = {
 }
 
 
-def products(form: str, batch: int, tokens: int, channels: int, samples: int) -> float:
-    """Multiplications of one net's maps in a form, as the paper counts them.
-
-    Args:
-        channels: of a token (the paper's D).
-
-    Source: paper, section 3: (B·N)²·D for the full map; B·N²·D + N·B²·D + K²·D decoupled.
-    """
-    if form in ("pairwise", "full"):
-        return (batch * tokens) ** 2 * channels
-    return (batch * tokens**2 + tokens * batch**2 + samples**2) * channels
-
-
 def _unit(tokens: Tensor) -> Tensor:
     return F.normalize(tokens, dim=-1)
 

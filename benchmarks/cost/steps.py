@@ -1,13 +1,13 @@
 """Time of a step of every method by itself, and of cohorts that share the teacher's pass."""
 
 import json
-import time
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.cost import StepShapes
+from benchmarks.cost.losses import timed
 from manifold.distiller import FrozenTeacher
 from manifold.files import write_text
 from manifold.models import create_model
@@ -117,9 +117,5 @@ def _batch(experiment: Experiment, steps: StepShapes, number: int) -> tuple[Tens
 
 
 def _seconds(cohort: Cohort, images: Tensor, targets: Tensor, step: int) -> float:
-    images = images.clone()  # which the teacher has not seen
-    started = time.perf_counter()
-    cohort.step(images, targets, step)
-    if images.device.type == "cuda":
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - started
+    unseen = images.clone()  # which the teacher has not been asked with
+    return timed(lambda: cohort.step(unseen, targets, step), images.device)

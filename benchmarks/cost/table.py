@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.cost import Cost
-from benchmarks.cost.forms import products
+from benchmarks.evidence.words import MISSING
 from manifold.errors import UserError
 from manifold.files import read_text
 
@@ -87,6 +87,19 @@ def _step_rounds(steps: dict) -> list[dict]:
     ]
 
 
+def products(form: str, batch: int, tokens: int, channels: int, samples: int) -> float:
+    """Multiplications of one net's maps in a form, as the paper counts them.
+
+    Args:
+        channels: of a token (the paper's D).
+
+    Source: paper, section 3: (B·N)²·D for the full map; B·N²·D + N·B²·D + K²·D decoupled.
+    """
+    if form in (PAIRWISE, FULL):
+        return (batch * tokens) ** 2 * channels
+    return (batch * tokens**2 + tokens * batch**2 + samples**2) * channels
+
+
 def spread(values, key: str) -> dict[str, float]:
     """The median of some rounds and their quartiles."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
@@ -123,8 +136,9 @@ def _loss_rows(study: Cost, losses: dict) -> list[dict]:
 def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
     """Ratios are over a step of the baseline; both have the teacher's pass in them."""
     alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
-    rows = [{"part": STEPS, "what": TEACHER, "size": 1, "n": len(steps["teacher"])}]
-    rows[0] |= spread(1000 * np.array(steps["teacher"]), "milliseconds")
+    passes = np.array(steps["teacher"])
+    teacher = {"part": STEPS, "what": TEACHER, "size": 1, "n": len(passes)}
+    rows = [teacher | spread(1000 * passes, "milliseconds")]
     for name, seconds in alone.items():
         rows.append(
             {
@@ -216,7 +230,7 @@ def _texts(rows: pd.DataFrame, key: str) -> pd.Series:
     def text(row) -> str:
         values = [row[f"{key}_{part}"] for part in ("median", "low", "high")]
         if pd.isna(values[0]):
-            return "—"
+            return MISSING
         return "{} [{}, {}]".format(*(f"{value:.3g}" for value in values))
 
     return rows.apply(text, axis=1)
