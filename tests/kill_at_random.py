@@ -23,7 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from manifold.settings import ROOT
+from benchmarks.evidence.study import Study
+from manifold.settings import ROOT, resolve
 
 RECORDS = ("run.json", "probes.json")
 WEIGHTS = ("*.safetensors", "predictions.*.json")
@@ -143,6 +144,12 @@ def without_times(path: Path) -> list[dict]:
         ]
 
 
+def studies_of_costs() -> list[Study]:
+    """The studies whose numbers are times and memory, never twice the same."""
+    studies = resolve({"scale": "smoke"}).studies.values()
+    return [study for study in studies if not study.is_evidence]
+
+
 def differences(first: Path, second: Path) -> list[str]:
     """What is not the same in two folders of results."""
     found = []
@@ -153,11 +160,12 @@ def differences(first: Path, second: Path) -> list[str]:
                 continue
             if not other.is_file() or other.read_bytes() != path.read_bytes():
                 found.append(f"other bytes: {path.relative_to(first)}")
+    measured = {path.name for study in studies_of_costs() for path in study.files()}
     for path in first.rglob("*.csv"):
         other = second / path.relative_to(first)
-        if ".finished" not in str(path) and (
-            not other.is_file() or without_times(other) != without_times(path)
-        ):
+        if ".finished" in str(path) or path.name in measured:
+            continue
+        if not other.is_file() or without_times(other) != without_times(path):
             found.append(f"other rows: {path.relative_to(first)}")
     return found
 
