@@ -1,6 +1,7 @@
 """Measuring any checkpoint: the recorded accuracy again, with the crop that it was trained for."""
 
 import json
+import time
 
 import pytest
 import timm
@@ -9,7 +10,8 @@ from safetensors.torch import load_file
 
 from benchmarks import evaluate
 from benchmarks.evaluate import evaluate_checkpoint
-from benchmarks.evidence import publish
+from benchmarks.evidence import publish, times
+from benchmarks.evidence.times import TIMES
 from manifold.errors import UserError
 from manifold.models import create_model
 from manifold.settings import Model, resolve
@@ -145,6 +147,24 @@ def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
     names = {path.name for path in publish.publish(run)}
     table = {path.name for path in files(run, "table1")}
     assert names == {*table, *rehearsal, "preflight.json"}
+
+
+def test_of_a_run_on_ones_own_data_its_times_alone_may_be_kept(run, tmp_path):
+    (run.directory / TIMES).write_text("times", encoding="utf-8")
+    assert publish.publish(run, times_alone=True) == [tmp_path / "published/mine" / TIMES]
+    assert TIMES in {path.name for path in publish.publish(run)}
+
+
+def test_a_run_adds_what_it_took_and_the_fullest_of_a_target_is_shown(tmp_path):
+    path = tmp_path / "mine" / TIMES
+    for jobs, minutes in ((5, 7.0), (9, 12.3), (9, 12.0), (1, 2.0)):
+        begun = time.time() - 60 * minutes
+        times.add_run(path, times.Started(("reproduce_bench", "figures"), 2, jobs, 9, begun))
+    runs = times.read_runs(path)
+    assert [run["jobs"] for run in runs] == ["5", "9", "9", "1"]
+    assert float(runs[1]["wall_seconds"]) == pytest.approx(60 * 12.3, abs=5)
+    *_, row = times.times_table(tmp_path).splitlines()
+    assert row.startswith("| `mine` | `reproduce_bench figures` | 9 of 9 | 2 | 12.0 | ")
 
 
 def test_a_run_without_a_table_is_refused(run):

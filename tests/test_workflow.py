@@ -14,6 +14,7 @@ from matplotlib.text import Text
 
 from benchmarks.ablation.figure import draw as draw_ablation
 from benchmarks.evidence import publish
+from benchmarks.evidence.times import TIMES, read_runs
 from benchmarks.recipes.figure import draw as draw_recipes
 from benchmarks.recipes.measure import public_leads
 from benchmarks.table1.figure import draw as draw_table1
@@ -64,6 +65,12 @@ def test_table1_is_made_with_every_method_and_seed(finished):
     teacher = json.loads((folder / "teachers/deit-cait/run.json").read_text(encoding="utf-8"))
     assert rows.set_index("method").loc["teacher", "top1_mean"] == teacher["result"]["top1"]
     assert not list(folder.rglob("*.partial")) and not list(folder.rglob("state/**/*.pt"))
+
+
+def test_what_the_run_took_is_kept_with_its_jobs(finished):
+    run, *_ = read_runs(finished / "results/smoke" / TIMES)
+    assert (run["targets"], run["cores"]) == ("reproduce_table1", "2")
+    assert int(run["jobs"]) == int(run["jobs_in_all"]) > 5 < float(run["wall_seconds"])
 
 
 def test_running_it_again_does_nothing(finished):

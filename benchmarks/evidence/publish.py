@@ -1,14 +1,16 @@
 """Keep a run: copy the files of its studies to ``results/published/NAME``.
 
 ``python -m benchmarks publish --config scale=mini`` also writes ``docs/results.md`` from what is
-published of the default scale, and puts Table 1 between its markers in the README, so that no
-number there is typed by hand.
+published of the default scale, and puts Table 1 and what whole runs took between their markers in
+the README, so that no number there is typed by hand. Of a run on data that nobody else has,
+``--times-alone`` keeps what it took, and no table.
 """
 
 import shutil
 from pathlib import Path
 
 from benchmarks.evidence.study import Study
+from benchmarks.evidence.times import TIMES, times_table
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.settings import ROOT, Experiment
@@ -19,11 +21,14 @@ PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
 SHOWN_SCALE = "mini"  # the scale that the docs show: the default
 IN_README = "table1"  # the study that the README shows whole
-BESIDE = ("preflight.json", "experiment.yaml")  # of the run, kept with its tables
+BESIDE = ("preflight.json", "experiment.yaml", TIMES)  # of the run, kept with its tables
 
 
-def publish(experiment: Experiment) -> list[Path]:
+def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
     """Copy what the run has made, study by study, and return the copies.
+
+    Args:
+        times_alone: copy what the run took, and nothing else.
 
     Raises:
         UserError: there is nothing to publish.
@@ -35,9 +40,11 @@ def publish(experiment: Experiment) -> list[Path]:
         raise UserError(
             f"{experiment.directory} holds no complete study; let snakemake make one first"
         )
-    beside = [experiment.directory / name for name in BESIDE]
+    paths = [experiment.directory / name for name in ((TIMES,) if times_alone else BESIDE)]
+    if not times_alone:
+        paths += [path for study in complete for path in study.files()]
     copies = []
-    for path in [*(p for study in complete for p in study.files()), *filter(Path.is_file, beside)]:
+    for path in filter(Path.is_file, paths):
         copy = PUBLISHED / experiment.name / path.name
         write_atomic(copy, lambda partial, path=path: shutil.copyfile(path, partial))
         copies.append(copy)
@@ -118,9 +125,13 @@ def update_readme(readme: Path, name: str, shown: str) -> None:
 
 
 def main() -> None:
-    experiment = command.experiment(command.parser("benchmarks publish", __doc__).parse_args())
-    publish(experiment)
-    if experiment.name == SHOWN_SCALE:
+    parser = command.parser("benchmarks publish", __doc__)
+    parser.add_argument("--times-alone", action="store_true", help="keep times, and no table")
+    options = parser.parse_args()
+    experiment = command.experiment(options)
+    publish(experiment, options.times_alone)
+    update_readme(README, "times", times_table(PUBLISHED))
+    if experiment.name == SHOWN_SCALE and not options.times_alone:
         studies, published = list(experiment.studies.values()), PUBLISHED / SHOWN_SCALE
         write_text(PAGE, results_page(studies, published))
         table = published / f"{IN_README}.md"

@@ -1,15 +1,13 @@
 """What a run was, read from the live objects and not from the flags; kept in its run.json."""
 
 import platform
-import subprocess
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from manifold.models import count_parameters
-from manifold.settings import ROOT
+from manifold.training import host
 from manifold.training.cohort import Member
 from manifold.training.data import Mixer
 
@@ -71,33 +69,10 @@ def describe_environment(device: torch.device, further: tuple[str, ...] = ()) ->
     return {
         "python": platform.python_version(),
         "packages": {name: version(name) for name in (*PACKAGES, *further)},
-        "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_commit": host.commit(),
+        "git_dirty": host.is_changed(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": host.processor(),
         "device": torch.cuda.get_device_name(device) if cuda else str(device),
         "threads": torch.get_num_threads(),
     }
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-            encoding="utf-8",
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")

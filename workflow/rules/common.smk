@@ -1,7 +1,9 @@
 """What the rules share: how a job is started, and what plans it again."""
 
+import psutil  # which Snakemake brings
 from benchmarks.evidence.checked import asked_studies, unchecked
 from benchmarks.evidence.study import typed
+from benchmarks.evidence.times import TIMES, Started, add_run
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
 from manifold.settings.data_files import files_digest
 from manifold.settings.files import let_jobs_run_these_sources
@@ -54,6 +56,21 @@ def check_before_compute():
     words = ["--experiment", EXPERIMENT.file, "--output", PREFLIGHT, "--studies"]
     if subprocess.run([*check, *words, *studies]).returncode:
         sys.exit(1)  # and no more is said: the last words are the check's
+
+
+STARTED = []  # the run, where it computes
+
+
+def this_run():
+    """The run as it is planned, for the file of what runs took."""
+    targets = workflow.dag_settings.targets or {"reproduce_table1"}
+    return Started(
+        targets=tuple(sorted(targets)),
+        cores=workflow.resource_settings.cores,
+        jobs=len(list(workflow.dag.needrun_jobs())),
+        jobs_in_all=len(list(workflow.dag.jobs)),
+        at=psutil.Process().create_time(),
+    )
 
 
 wildcard_constraints:
@@ -227,11 +244,14 @@ onstart:
         )
     computes = any(job.rule.name in COMPUTES for job in workflow.dag.needrun_jobs())
     if computes and not workflow.touch:
+        STARTED.append(this_run())
         check_before_compute()
 
 
 onsuccess:
     forget_all(EXPERIMENT.directory)
+    for started in STARTED:
+        add_run(EXPERIMENT.directory / TIMES, started)
 
 
 onerror:
