@@ -1,9 +1,9 @@
 """Kill every study at random moments, start it again, and hold the end to an undisturbed run.
 
-``python tests/kill_at_random.py --moments 20`` takes an hour on two cores, and is no part of the
-test suite. It makes every study at `smoke` twice: once undisturbed, once with jobs or Snakemake
-itself killed by SIGKILL, SIGTERM or Ctrl-C at random moments, and the same command given again
-each time. Then
+``python tests/kill_at_random.py --moments 20`` takes half an hour or more on two cores, and is no
+part of the test suite. It makes every study at `smoke` twice: once undisturbed, once with jobs or
+Snakemake itself killed by SIGKILL, SIGTERM or Ctrl-C at random moments, and the same command
+given again each time. Then
 
 * weights, features, predictions and metrics must be the same bytes, and tables the same but for
   times;
@@ -183,9 +183,11 @@ def main() -> None:
     draw = random.Random(options.seed)
     with (folder / "log.txt").open("w", encoding="utf-8") as log:
         print(f"the undisturbed run; its log and all results: {folder}", flush=True)
-        make(options.targets, folder / "undisturbed", 0, draw, log)
-        before = make(options.targets, folder / "killed", options.moments, draw, log)
-    killed = folder / "killed"
+        # Both in one place: detectors' records and fingerprints hold the paths of their inputs.
+        killed = folder / "run"
+        make(options.targets, killed, 0, draw, log)
+        killed.rename(folder / "undisturbed")
+        before = make(options.targets, killed, options.moments, draw, log)
     found = differences(folder / "undisturbed" / "smoke", killed / "smoke")
     after = finished_records(killed)
     found += [f"made twice: {path}" for path in before if after.get(path) != before[path]]
