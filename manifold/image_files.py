@@ -6,6 +6,7 @@ bits without any of this is what PIL's ``convert`` makes of it, byte for byte.
 """
 
 import struct
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -82,8 +83,11 @@ def read_image(file: File, mode: Mode) -> Image.Image:
 def examine(file: File, mode: Mode) -> Reading:
     """``read_image``, with what was changed."""
     try:
-        with Image.open(file) as image:
-            return _read(image, mode, _name(file))
+        # Pillow maps a TIFF that it opens by its path into memory, and then turns it wrongly.
+        with ExitStack() as stack:
+            by_path = isinstance(file, str | Path)
+            stream = stack.enter_context(open(file, "rb")) if by_path else file
+            return _read(stack.enter_context(Image.open(stream)), mode, _name(file))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise
@@ -149,8 +153,11 @@ def _orientation(image: Image.Image) -> int | None:
 
 
 def _extrema(image: Image.Image) -> list[tuple[int, int]]:
+    """The smallest and largest value of each channel but that of opacity."""
     found = image.getextrema()
-    return list(found) if isinstance(found[0], tuple) else [found]
+    if not isinstance(found[0], tuple):
+        return [found]
+    return list(found[:-1] if image.mode in ("LA", "RGBA") else found)
 
 
 def _from_shares(image: Image.Image, name: str) -> Image.Image:

@@ -18,6 +18,7 @@ LEFTOVERS = {
 
 
 HIDDEN = "hidden file(s) or folder(s), or leftovers of a system, passed by"
+LOOPS = "link(s) that lead back to a folder above them, not followed"
 CLASSLESS = "image(s) that stand in no class's folder, passed by"
 
 
@@ -45,6 +46,10 @@ def walk(
         for name in sorted(filter(is_leftover, [*below, *names])):
             passed_by.add(HIDDEN, os.path.join(folder, name))
         below[:] = [name for name in below if not is_leftover(name)]
+        above = os.path.realpath(folder)
+        for name in [name for name in below if _leads_back(above, os.path.join(folder, name))]:
+            below.remove(name)
+            passed_by.add(LOOPS, os.path.join(folder, name))
         read = []
         for name in sorted(names):
             if is_leftover(name):
@@ -55,6 +60,12 @@ def walk(
                 passed_by.add(unread(name), os.path.join(folder, name))
         found.append((folder, read))
     yield from sorted(found)
+
+
+def _leads_back(above: str, path: str) -> bool:
+    """Whether a folder is a link to the folder that it is in, or to one further up."""
+    target = os.path.realpath(path)
+    return os.path.islink(path) and os.path.commonpath([above, target]) == target
 
 
 def list_classes(root: str) -> tuple[list[str], list[str], list[int], Counted]:

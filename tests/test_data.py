@@ -20,9 +20,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import datasets
 
+from manifold.counted import Counted
 from manifold.errors import UserError
 from manifold.image_files import COMPOSITED, TURNED
-from manifold.image_folders import CLASSLESS, HIDDEN
+from manifold.image_folders import CLASSLESS, HIDDEN, LOOPS, walk
 from manifold.settings import Mixing
 from manifold.training.data import (
     Mixer,
@@ -401,6 +402,20 @@ def opened(splits):
         (images.source.paths, images.labels.tolist(), images.indices.tolist())
         for images in (splits.train, splits.validation, splits.test)
     ]
+
+
+def test_a_link_to_a_folder_above_is_not_followed_and_one_elsewhere_is(tmp_path):
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir()
+        Image.new("L", (2, 2)).save(tmp_path / name)
+    for place, target in (("a/self", "."), ("a/up", ".."), ("a/other", "../b")):
+        (tmp_path / place).symlink_to(target)
+    passed_by = Counted()
+    found = {folder: names for folder, names in walk(str(tmp_path), passed_by=passed_by) if names}
+    assert found == {
+        f"{tmp_path}/{n}": [i] for n, i in (("a", "1.png"), ("a/other", "2.png"), ("b", "2.png"))
+    }
+    assert f"2 {LOOPS}, the first {tmp_path}/a/" in "; ".join(passed_by.words())
 
 
 def test_what_systems_leave_in_folders_is_passed_by_and_counted(folder, folder_data, capsys):

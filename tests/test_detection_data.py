@@ -377,6 +377,18 @@ BROKEN = {
     "a line": (with_annotation(segmentation=[[1, 2, 3, 4]]), ["at least 6", "got 4"]),
     "half a corner": (with_annotation(segmentation=[[1, 2, 3, 4, 5, 6, 7]]), ["even", "got 7"]),
     "a flat polygon": (with_annotation(segmentation=[1, 2, 3, 4, 5, 6]), ["list of polygons"]),
+    "a polygon far out": (
+        with_annotation(segmentation=[[1e9, 2, 3, 4, 5, 6]]),
+        ["reaches out to 1e+09", "pixels wide"],
+    ),
+    "a polygon elsewhere": (
+        with_annotation(segmentation=[[500, 5, 600, 5, 600, 9]]),
+        ["annotation 6", "outside its image"],
+    ),
+    "an image by a list": (with_annotation(image_id=[1]), ["annotation 6", "image_id [1]"]),
+    "a list as an id": (with_annotation(id=[1]), ["[1]"]),
+    "a number beyond all floats": (with_annotation(bbox=[10**400, 1, 2, 2]), ["finite numbers"]),
+    "an id of 400 digits": (with_annotation(id="9" * 400), ["9999"]),
     "a corner of text": (with_annotation(segmentation=[[1, 2, 3, 4, 5, "6"]]), ["'6'"]),
     "run lengths of another size": (
         with_annotation(segmentation={**RUN_LENGTHS, "size": [16, 24]}),
@@ -748,3 +760,19 @@ def test_a_folder_of_colour_photographs_with_boxes_alone(folder, experiment, cap
     assert "3 image(s) stand in both" in told[-1]
     prepare(made)
     assert capsys.readouterr().err == ""  # once is enough
+
+
+def test_neighbouring_ids_of_text_keep_all_their_digits(folder):
+    """A float has room for 15 digits."""
+    ids = {5: "9007199254740992", 8: "9007199254740993"}
+    given = content()
+    for entry in given["images"]:
+        entry["id"] = ids.get(entry["id"], entry["id"])
+    for entry in given["annotations"]:
+        entry["image_id"] = ids.get(entry["image_id"], entry["image_id"])
+    contents, _ = read_folder(folder(given), masks=True, verify=True)
+    plain, _ = read_folder(folder(content()), masks=True, verify=True)
+    for key in ("images", "annotations"):
+        for entry, other in zip(contents["train"][key], plain["train"][key], strict=True):
+            for number in ("id", "image_id"):
+                assert entry.get(number) == other.get(number)

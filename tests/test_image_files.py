@@ -57,6 +57,20 @@ def test_an_open_file_is_read_as_its_path_is(tmp_path):
 # ---- turned ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+@pytest.mark.parametrize("kind", ["L", "I;16"])
+def test_an_uncompressed_tiff_is_turned_as_a_compressed_one_is(kind, orientation, tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (40, 64))
+    scale, dtype = (1, np.uint8) if kind == "L" else (256, np.uint16)
+    image, exif = Image.fromarray((values * scale).astype(dtype)), Image.Exif()
+    exif[ORIENTATION] = orientation
+    plain, packed = (
+        read_image(written(tmp_path, image, f"{name}.tif", exif=exif, **options), "L")
+        for name, options in (("plain", {}), ("packed", {"compression": "tiff_lzw"}))
+    )
+    assert plain.size == (40, 64) and plain.tobytes() == packed.tobytes()
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_image_stands_as_its_exif_orientation_says(orientation, suffix, tmp_path):

@@ -67,14 +67,17 @@ def _leave_out_ignored(content: Content, folder: CocoFolder, split: str) -> None
         UserError: there is no annotation of an id.
     """
     ignored = set(getattr(folder.ignored, split))
-    unknown = sorted(ignored - {entry.get("id") for entry in content["annotations"]})
+    ids = [entry.get("id") for entry in content["annotations"]]
+    unknown = sorted(ignored - {number for number in ids if type(number) is int})
     if unknown:
         raise UserError(
             f"detection.data.folder.ignored.{split}: no annotation of "
             f"{getattr(folder, f'{split}_annotations')} has the id {listed(unknown)}"
         )
     content["annotations"] = [
-        entry for entry in content["annotations"] if entry.get("id") not in ignored
+        entry
+        for entry, number in zip(content["annotations"], ids, strict=True)
+        if type(number) is not int or number not in ignored
     ]
     if not content["annotations"]:
         raise UserError(

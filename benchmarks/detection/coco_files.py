@@ -18,7 +18,7 @@ from manifold.training.progress import progress
 LISTS = ("images", "annotations", "categories")
 OVERHANG_PIXELS = 2  # of a box over the image's edge: coordinates that a tool has rounded
 SHOWN_FAULTS = 5
-WHOLE_NUMBER = re.compile(r"\s*[+-]?\d+(\.0*)?\s*")
+WHOLE_NUMBER = re.compile(r"\s*([+-]?\d{1,100})(?:\.0*)?\s*")
 NO_MASKS = "correct it, or set detection.data.masks=false to train on boxes alone"
 Sizes = dict[int, tuple[int, int]]  # width and height by image id
 
@@ -130,8 +130,11 @@ def _make_whole(entry: dict[str, Any], key: str, name: str, notes: Notes) -> Non
     value = entry[key]
     is_flag = isinstance(value, bool) and key == "iscrowd"
     is_number = isinstance(value, float) and value.is_integer()
-    if is_flag or is_number or (isinstance(value, str) and WHOLE_NUMBER.fullmatch(value)):
-        entry[key] = int(float(value))
+    if is_flag or is_number:
+        entry[key] = int(value)
+    elif isinstance(value, str) and (found := WHOLE_NUMBER.fullmatch(value)):
+        entry[key] = int(found[1])  # and by no float, which has no room for all digits
+    if type(entry[key]) is int:
         notes.add("number(s) that are not written as integers, read as such", f"{key} {value!r}")
 
 
@@ -242,7 +245,8 @@ def _check_annotations(
     categories = {entry["id"] for entry in content["categories"]}
     annotations = content["annotations"]
     for entry in progress(annotations, what=f"check {split} annotations", unit="annotation"):
-        fault, name = _fault_of(entry, sizes, categories, masks), names.get(entry.get("image_id"))
+        fault, image = _fault_of(entry, sizes, categories, masks), entry.get("image_id")
+        name = names.get(image) if type(image) is int else None
         which = f"annotation {entry['id']}{f' ({name})' if name else ''}"
         if fault:
             faults.add(f"{which}: {fault}")

@@ -15,7 +15,10 @@ LONGEST_VALUE = 60  # characters of a value in a message
 
 
 def are_finite(values: Iterable[Any]) -> bool:
-    return all(type(value) in NUMBERS and math.isfinite(value) for value in values)
+    try:
+        return all(type(value) in NUMBERS and math.isfinite(value) for value in values)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def short(value: Any) -> str:
@@ -47,6 +50,16 @@ def fault_of(segmentation: Any, size: tuple[int, int]) -> str | None:
                 f"a polygon must have an even number of coordinates, at least {SMALLEST_POLYGON}, "
                 f"got {len(polygon)}"
             )
+        for corners, length, side in (
+            (polygon[::2], size[0], "wide"),
+            (polygon[1::2], size[1], "high"),
+        ):
+            if max(corners) <= 0 or min(corners) >= length:
+                return f"segmentation has a polygon outside its image, {length} pixels {side}"
+            # Drawn by pycocotools along every pixel of an edge; far enough out, it crashes.
+            if min(corners) < -length or max(corners) > 2 * length:
+                far = max(corners, key=abs)
+                return f"segmentation reaches out to {far:g} of an image {length} pixels {side}"
     return None
 
 
