@@ -237,12 +237,15 @@ def test_a_dark_image_among_bright_ones_is_meant_to_be_dark(tmp_path):
     check.refuse_dim()
 
 
-@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("samples", [1, 2, 3, 4])
 def test_12_bits_in_files_of_16_are_refused_with_the_brightest_file(samples, tmp_path):
     check = ImageCheck()
     for name, values in (("a.png", DEEP // 16), ("b.png", DEEP // 32)):
-        content = np.repeat(values[0][:, None], samples, axis=1).astype(">u2").tobytes()
-        (tmp_path / name).write_bytes(png(16, {1: 0, 3: 2}[samples], content))
+        content = np.repeat(values[0][:, None], samples, axis=1).astype(">u2")
+        if samples in (2, 4):
+            content[:, -1] = 0xFFFF  # opaque, which says nothing of how bright it is
+        kind = {1: 0, 2: 4, 3: 2, 4: 6}[samples]
+        (tmp_path / name).write_bytes(png(16, kind, content.tobytes()))
         check.read(tmp_path / name, "RGB")
     with pytest.raises(UserError) as caught:
         check.refuse_dim()

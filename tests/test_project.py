@@ -13,6 +13,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from benchmarks.evidence import publish
+from benchmarks.evidence.times import times_table
 from manifold.errors import UserError
 from manifold.settings import ROOT, resolve
 from manifold.training.records import check_weights, read_run
@@ -140,11 +141,19 @@ def test_the_docs_show_the_published_tables_to_the_letter():
     published = ROOT / "results/published/mini"
     studies = list(resolve({"scale": "mini"}).studies.values())
     assert publish.PAGE.read_text(encoding="utf-8") == publish.results_page(studies, published)
-    begin, end = publish.markers(publish.IN_README)
-    shown = publish.README.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
-    assert shown == publish.block(
-        (published / f"{publish.IN_README}.md").read_text(encoding="utf-8")
-    )
+    table = (published / f"{publish.IN_README}.md").read_text(encoding="utf-8")
+    assert in_readme(publish.IN_README) == publish.block(table)
+
+
+def test_the_readme_shows_what_the_published_runs_took():
+    assert in_readme("times") == times_table(publish.PUBLISHED)
+    assert "| `flowers` |" in in_readme("times")  # its words point at that row
+
+
+def in_readme(name):
+    begin, end = publish.markers(name)
+    text = publish.README.read_text(encoding="utf-8")
+    return text.partition(begin)[2].partition(end)[0].strip()
 
 
 def test_every_study_that_is_published_is_on_the_page():
