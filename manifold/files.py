@@ -29,7 +29,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the disk is full.
     """
-    _make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _aside(path) as partial:
         write(partial)
         with partial.open("rb+") as file:
@@ -61,7 +61,7 @@ def write_directory(path: Path, write: Callable[[Path], None]) -> None:
     Raises:
         UserError: the disk is full.
     """
-    _make_folder(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _aside(path) as partial:
         partial.mkdir()
         write(partial)
@@ -80,18 +80,6 @@ def link(source: Path, target: Path) -> None:
             shutil.copy2(source, partial)
         os.replace(partial, target)
         _remove(partial)  # renaming a file to another of its names leaves both
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if is_of_a_full_disk(error):
-            raise UserError(no_space(folder)) from error
-        raise UserError(
-            f"the folder {folder} cannot be made ({error.strerror}); choose another place for "
-            "results or name"
-        ) from error
 
 
 @contextmanager

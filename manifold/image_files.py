@@ -6,7 +6,7 @@ bits without any of this is what PIL's ``convert`` makes of it, byte for byte.
 """
 
 import struct
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -84,10 +84,12 @@ def examine(file: File, mode: Mode) -> Reading:
     """``read_image``, with what was changed."""
     try:
         # Pillow maps a TIFF that it opens by its path into memory, and then turns it wrongly.
-        with ExitStack() as stack:
-            by_path = isinstance(file, str | Path)
-            stream = stack.enter_context(open(file, "rb")) if by_path else file
-            return _read(stack.enter_context(Image.open(stream)), mode, _name(file))
+        by_path = isinstance(file, str | Path)
+        with (
+            open(file, "rb") if by_path else nullcontext(file) as stream,
+            Image.open(stream) as image,
+        ):
+            return _read(image, mode, _name(file))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         if isinstance(error, UserError):
             raise

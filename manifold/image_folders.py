@@ -46,8 +46,7 @@ def walk(
         for name in sorted(filter(is_leftover, [*below, *names])):
             passed_by.add(HIDDEN, os.path.join(folder, name))
         below[:] = [name for name in below if not is_leftover(name)]
-        above = os.path.realpath(folder)
-        for name in [name for name in below if _leads_back(above, os.path.join(folder, name))]:
+        for name in [name for name in below if _leads_back(os.path.join(folder, name))]:
             below.remove(name)
             passed_by.add(LOOPS, os.path.join(folder, name))
         read = []
@@ -62,10 +61,12 @@ def walk(
     yield from sorted(found)
 
 
-def _leads_back(above: str, path: str) -> bool:
+def _leads_back(path: str) -> bool:
     """Whether a folder is a link to the folder that it is in, or to one further up."""
-    target = os.path.realpath(path)
-    return os.path.islink(path) and os.path.commonpath([above, target]) == target
+    if not os.path.islink(path):
+        return False
+    above, target = os.path.realpath(os.path.dirname(path)), os.path.realpath(path)
+    return os.path.commonpath([above, target]) == target
 
 
 def list_classes(root: str) -> tuple[list[str], list[str], list[int], Counted]:

@@ -317,6 +317,15 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, mark):
         resolve({"scale": str(own)})
 
 
+@pytest.mark.parametrize("place", [{"results": "file/below"}, {"name": "long" * 100}])
+def test_a_folder_that_cannot_be_made_is_named(experiment, tmp_path, place, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = experiment(**place)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"cannot be made .*choose another place"):
+        write_experiment(made)
+
+
 def test_a_name_that_is_used_again_for_other_settings_is_said(experiment, capsys):
     write_experiment(experiment(name="mine"))
     write_experiment(experiment(name="mine", seeds=[5, 6], methods=["soft_kd", "sp"]))

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from benchmarks import evaluate
 from benchmarks.evaluate import evaluate_checkpoint
 from benchmarks.evidence import publish, times
-from benchmarks.evidence.times import TIMES
 from manifold.errors import UserError
 from manifold.models import create_model
 from manifold.settings import Model, resolve
@@ -150,13 +149,13 @@ def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
 
 
 def test_of_a_run_on_ones_own_data_its_times_alone_may_be_kept(run, tmp_path):
-    (run.directory / TIMES).write_text("times", encoding="utf-8")
-    assert publish.publish(run, times_alone=True) == [tmp_path / "published/mine" / TIMES]
-    assert TIMES in {path.name for path in publish.publish(run)}
+    (run.directory / times.TIMES).write_text("times", encoding="utf-8")
+    assert publish.publish(run, times_alone=True) == [tmp_path / "published/mine" / times.TIMES]
+    assert times.TIMES in {path.name for path in publish.publish(run)}
 
 
 def test_a_run_adds_what_it_took_and_the_fullest_of_a_target_is_shown(tmp_path):
-    path = tmp_path / "mine" / TIMES
+    path = tmp_path / "mine" / times.TIMES
     for jobs, minutes in ((5, 7.0), (9, 12.3), (9, 12.0), (1, 2.0)):
         begun = time.time() - 60 * minutes
         times.add_run(path, times.Started(("reproduce_bench", "figures"), 2, jobs, 9, begun))

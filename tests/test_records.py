@@ -496,10 +496,3 @@ def test_metrics_are_written_as_pandas_writes_them():
         {"epoch": 2, "step": 20, "rate": 0.1 + 0.2, "loss": 100.0, "top1": None},
     ]
     assert csv_text(rows) == pd.DataFrame(rows).to_csv(index=False)
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    for place in (tmp_path / "file/below", tmp_path / ("long" * 100)):
-        with pytest.raises(UserError, match=r"cannot be made .*choose another place"):
-            write_text(place / "a.txt", "text")

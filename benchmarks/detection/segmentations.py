@@ -50,16 +50,21 @@ def fault_of(segmentation: Any, size: tuple[int, int]) -> str | None:
                 f"a polygon must have an even number of coordinates, at least {SMALLEST_POLYGON}, "
                 f"got {len(polygon)}"
             )
-        for corners, length, side in (
-            (polygon[::2], size[0], "wide"),
-            (polygon[1::2], size[1], "high"),
-        ):
-            if max(corners) <= 0 or min(corners) >= length:
-                return f"segmentation has a polygon outside its image, {length} pixels {side}"
-            # Drawn by pycocotools along every pixel of an edge; far enough out, it crashes.
-            if min(corners) < -length or max(corners) > 2 * length:
-                far = max(corners, key=abs)
-                return f"segmentation reaches out to {far:g} of an image {length} pixels {side}"
+        fault = _fault_along(polygon[::2], size[0], "wide")
+        fault = fault or _fault_along(polygon[1::2], size[1], "high")
+        if fault:
+            return fault
+    return None
+
+
+def _fault_along(corners: list[float], length: int, side: str) -> str | None:
+    """What is wrong with the corners of a polygon along one side of its image."""
+    if max(corners) <= 0 or min(corners) >= length:
+        return f"segmentation has a polygon outside its image, {length} pixels {side}"
+    # pycocotools draws along every pixel of an edge; far enough out, it crashes.
+    if min(corners) < -length or max(corners) > 2 * length:
+        far = max(corners, key=abs)
+        return f"segmentation reaches out to {far:g} of an image {length} pixels {side}"
     return None
 
 

@@ -40,9 +40,9 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
         raise UserError(
             f"{experiment.directory} holds no complete study; let snakemake make one first"
         )
-    paths = [experiment.directory / name for name in ((TIMES,) if times_alone else BESIDE)]
-    if not times_alone:
-        paths += [path for study in complete for path in study.files()]
+    tables = [path for study in complete for path in study.files()]
+    beside = [experiment.directory / name for name in BESIDE]
+    paths = [experiment.directory / TIMES] if times_alone else [*tables, *beside]
     copies = []
     for path in filter(Path.is_file, paths):
         copy = PUBLISHED / experiment.name / path.name

@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.image_folders import IMAGE_SUFFIXES, walk
 from manifold.settings.data import Data
@@ -92,7 +91,7 @@ def digest_of_folders(
         return known.digest
     new = _look_at(root, [str(folder) for folder in folders], suffixes, known)
     if new != known:
-        with suppress(OSError, UserError):  # may only be read, or full: all is read each time
+        with suppress(OSError):  # of results that may only be read: then all is read each time
             write_text(memory, json.dumps(vars(new)))
     return new.digest
 

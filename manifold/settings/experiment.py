@@ -1,5 +1,6 @@
 """One resolved experiment: its sections, its folders, and what tells its cells apart."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -129,7 +130,7 @@ class Experiment(Section):
                     "tables tell methods by it; give each its own"
                 )
         for folder in (self.directory, *self.directory.parents):
-            if folder.exists() and not folder.is_dir():
+            if os.path.exists(folder) and not folder.is_dir():  # a name too long is none there
                 raise UserError(
                     f"results: {folder} is a file, and {self.directory} is to be a folder; give "
                     "the path of a folder, or of none yet"

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError, create_model
 
-from manifold.errors import UserError
+from manifold.errors import UserError, is_of_a_full_disk
 from manifold.files import read_text, write_text
 from manifold.settings.experiment import Experiment
 from manifold.settings.files import ROOT, find, merge, read_yaml, read_yaml_text
@@ -71,7 +71,20 @@ def read_experiment(path: Path) -> Experiment:
 
 
 def write_experiment(experiment: Experiment) -> Path:
-    """Write ``experiment.yaml``: complete, and usable again as ``--configfile``."""
+    """Write ``experiment.yaml``: complete, and usable again as ``--configfile``.
+
+    Raises:
+        UserError: the folder of the results cannot be made.
+    """
+    try:
+        experiment.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_of_a_full_disk(error):
+            raise
+        raise UserError(
+            f"the folder {experiment.directory} cannot be made ({error.strerror}); choose another "
+            "place for results or name"
+        ) from error
     text = (
         "# Every setting of the runs in this folder, written by the workflow. Usable again:\n"
         f"#   snakemake --cores all reproduce_table1 --configfile {experiment.file}\n"

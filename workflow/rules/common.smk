@@ -63,7 +63,7 @@ STARTED = []  # the run, where it computes
 
 def this_run():
     """The run as it is planned, for the file of what runs took."""
-    targets = workflow.dag_settings.targets or {"reproduce_table1"}
+    targets = workflow.dag_settings.targets or {workflow.default_target}
     return Started(
         targets=tuple(sorted(targets)),
         cores=workflow.resource_settings.cores,
