@@ -35,6 +35,14 @@ MISSPELT = {
     "scale": ([64, 64], "a variable of the configuration file"),
     "randomness.seed": (3, "the student, the data and the seeds decide it"),
     "train_dataloader.dataset.ann_file": ("x.json", "the student, the data and the seeds decide"),
+    "load_from": ("weights.pth", "the student, the data and the seeds decide it"),
+    "model.bbox_head.num_classes": (99, "the student, the data and the seeds decide it"),
+    "model.roi_head.bbox_head.num_classes": (99, "the student, the data and the seeds decide it"),
+    "test_dataloader.dataset.indices": (1, "the student, the data and the seeds decide it"),
+    "test_evaluator.format_only": (True, "the student, the data and the seeds decide it"),
+    "optim_wrapper.clip_grad.max_norm": (-1, "must be a number from 1e-06 to 1e.06; got -1"),
+    "model.test_cfg.score_thr": ("abc", "must be a number from 0 to 1; got 'abc'"),
+    "model.test_cfg.rcnn.nms.iou_threshold": (2, "must be a number from 0 to 1; got 2"),
     "train_cfg.max_epochs.x": (3, "cannot be laid over"),
 }
 KNOWN = {
@@ -53,7 +61,6 @@ KNOWN = {
     "model.test_cfg.rcnn.score_thr": 0.1,
     "model.bbox_head.loss_cls.gamma": 1.5,
     "necks.plain.scales": [2, 1],
-    "load_from": "weights.pth",
 }
 
 
@@ -136,7 +143,9 @@ def photographs(tmp_path, experiment):
 def test_the_preflight_reads_the_data_and_builds_every_detector(photographs, tmp_path, capsys):
     study = photographs()
     study.preflight()
-    assert "2 image(s) stand in both" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "2 image(s) stand in both" in err
+    assert "Average Precision" not in out  # of weights that know nothing
     assert not study.data_folder.exists()  # the job makes it
     study = photographs(lambda content: content["annotations"][1].update(bbox=[0, 0, 90, 9]))
     with pytest.raises(UserError, match=r"boxes.json: 1 fault.*\n.*annotation 2 .*reaches out"):
@@ -151,17 +160,31 @@ def test_the_preflight_composes_a_scene(experiment):
     ("options", "words"),
     [
         ({"train_cgf.max_epochs": 3}, "Did you mean 'train_cfg'"),
-        ({"train_cfg.max_epochs": "many"}, "retinanet.py cannot be built.*'many'"),
-        ({"optim_wrapper.optimizer.type": "Adamm"}, "cannot be built.*Adamm"),
-        ({"optim_wrapper.optimizer.lr": -1}, "cannot be built.*learning rate"),
-        ({"default_hooks.mine": {"type": "Nothing"}}, "cannot be built.*Nothing"),
-        ({"train_dataloader.dataset.pipeline.2.scale": [0, 0]}, "cannot be built"),
+        ({"train_cfg.max_epochs": "many"}, "retinanet.py cannot be used.*'many'"),
+        ({"optim_wrapper.optimizer.type": "Adamm"}, "cannot be used.*Adamm"),
+        ({"optim_wrapper.optimizer.lr": -1}, "cannot be used.*learning rate"),
+        ({"default_hooks.mine": {"type": "Nothing"}}, "cannot be used.*Nothing"),
+        ({"train_dataloader.dataset.pipeline.2.scale": [0, 0]}, "cannot be used"),
+        ({"model.test_cfg.rcnn.nms.type": "nonsense"}, "cannot be used.*nonsense"),
+        ({"model.test_cfg.nms.type": "nonsense"}, "cannot be used.*nonsense"),
+        ({"model.test_cfg.nms_pre": "abc"}, "cannot be used"),
+        ({"model.train_cfg.rcnn.sampler.num": "abc"}, "cannot be used"),
+        ({"model.train_cfg.rpn.assigner.pos_iou_thr": "abc"}, "cannot be used"),
+        ({"model.bbox_head.anchor_generator.scales": []}, "cannot be used"),
+        ({"optim_wrapper.clip_grad.norm_type": "abc"}, "cannot be used"),
+        ({"train_dataloader.num_workers": -1}, "cannot be used.*num_workers"),
+        ({"train_dataloader.num_workers": "many"}, "cannot be used"),
+        ({"test_evaluator.proposal_nums": "abc"}, "cannot be used"),
+        ({"test_evaluator.iou_thrs": "abc"}, "cannot be used"),
+        ({"default_hooks.checkpoint.interval": "abc"}, "cannot be used"),
     ],
 )
 def test_an_option_that_no_detector_can_use_is_an_error_before_any_training(
     photographs, options, words
 ):
-    study = photographs(options=options, detectors={"mask_rcnn": None})
+    of_mask_rcnn = any(part in next(iter(options)) for part in ("rcnn", "rpn"))
+    other = "retinanet" if of_mask_rcnn else "mask_rcnn"
+    study = photographs(options=options, detectors={other: None})
     with pytest.raises(UserError, match=words):
         study.preflight()
 
@@ -170,11 +193,18 @@ def test_the_trial_leaves_the_loader_that_a_user_asked_for(photographs, monkeypa
     """Workers are for the training; the check reads one image by itself."""
     found = []
     monkeypatch.setattr(module, "build_runner", lambda cell, made, digest: found.append(made) or 1)
-    study = photographs(options={"train_dataloader": {"num_workers": 2}})
-    with pytest.raises(UserError, match="cannot be built"):
+    options = {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 3}
+    study = photographs(options={"train_dataloader": options})
+    with pytest.raises(UserError, match="cannot be used"):
         study.preflight()
     assert found[0].train_dataloader.num_workers == 0
-    assert read_settings(study.experiment, "retinanet").train_dataloader.num_workers == 2
+    asked = read_settings(study.experiment, "retinanet").train_dataloader
+    assert {key: asked[key] for key in options} == options
+
+
+def test_what_trains_on_gpus_alone_takes_its_step_on_a_machine_without(photographs):
+    wrapper = {"type": "AmpOptimWrapper", "loss_scale": "dynamic", "dtype": "bfloat16"}
+    photographs(options={"optim_wrapper": wrapper}).preflight()
 
 
 def test_the_scale_for_a_users_folder_is_a_whole_one():

@@ -1,22 +1,28 @@
 """What would stop the detectors after their students were trained, found before.
 
 The user's annotations and images, the detectors' files, and their options: every detector is built
-on a backbone of random weights with an image of each split, but not trained.
+on a backbone of random weights, takes a step on one image and predicts another.
 """
 
 from benchmarks.detection import mmdetection  # noqa: F401 (before mmdet)
 
 # isort: split
+import contextlib
+import io
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.device import utils as mmengine_device
+from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 
 from benchmarks.detection import RANDOM, Detection
 from benchmarks.detection.cells import DetectorCell
-from benchmarks.detection.configuration import configure, read_settings
+from benchmarks.detection.configuration import configure, parts_of, read_settings
 from benchmarks.detection.data import SPLITS
 from benchmarks.detection.prepare import prepare, read_folder, tell, write
 from benchmarks.detection.scenes import find_photographs
@@ -26,11 +32,11 @@ from manifold.settings import Experiment
 
 
 def check(study: Detection) -> None:
-    """Read a user's data as a whole, then build every detector.
+    """Read a user's data as a whole, then try every detector.
 
     Raises:
         UserError: annotations or images are broken; a photograph is unknown; an option is misspelt;
-            a detector cannot be built.
+            a detector cannot be built, or does not take a step.
     """
     experiment, data = study.experiment, study.settings.data
     for detector in study.settings.detectors:
@@ -45,7 +51,7 @@ def check(study: Detection) -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = _one_image_of_each(experiment, Path(folder), contents)
         for detector in study.settings.detectors:
-            _build(DetectorCell(small, detector, RANDOM, study.seeds[0]))
+            _try(DetectorCell(small, detector, RANDOM, study.seeds[0]))
 
 
 def _one_image_of_each(
@@ -77,29 +83,58 @@ def _first_image(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _build(cell: DetectorCell) -> None:
-    """Make everything that a training is made of, and one image of each split.
+class EndOfTrial(Exception):
+    """The first epoch is over, which is all that a trial wants to see."""
+
+
+class TrialHook(Hook):
+    """End a training after its first epoch, when every other hook has had its turn."""
+
+    priority = "LOWEST"
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        raise EndOfTrial
+
+
+def _try(cell: DetectorCell) -> None:
+    """Take a step on one image and predict another, with everything that a training is made of.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: it cannot be made, or fails.
     """
     detection = cell.experiment.detection
     mmengine_device.DEVICE = torch.device("cpu").type  # here may be no other: a node for the others
     settings = configure(cell)
-    settings.train_dataloader.num_workers = settings.test_dataloader.num_workers = 0
-    for loader in (settings.train_dataloader, settings.test_dataloader):
-        loader.pop("persistent_workers", None)
     try:
-        runner = build_runner(cell, settings, "check")
-        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        loops = runner.train_loop, runner.test_loop
-        runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-        for loop in loops:
-            runner.model.data_preprocessor(next(iter(loop.dataloader)))
+        with contextlib.redirect_stdout(io.StringIO()):  # its AP means nothing, and is no one's
+            _make_small(settings)
+            runner = build_runner(cell, settings, "check")
+            runner.register_hook(TrialHook())
+            with contextlib.suppress(EndOfTrial):
+                runner.train()
+            runner.test()
     except UserError:
         raise
     except Exception as error:  # mmdet builds what it is told, and fails in any way
         raise UserError(
             f"detection.detectors.{cell.detector}: {detection.detectors[cell.detector]} cannot be "
-            f"built with detection.options {detection.options}: {type(error).__name__}: {error}"
+            f"used with detection.options {detection.options}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _make_small(settings: Config) -> None:
+    """Let a trial load its images itself, keep each box that it predicts, and need no GPU."""
+    init_default_scope(settings.get("default_scope", "mmdet"))
+    for loader in (settings.train_dataloader, settings.test_dataloader):
+        Runner.build_dataloader(loader)  # as the training will have it: workers are not started
+        for key in ("persistent_workers", "prefetch_factor", "timeout"):
+            loader.pop(key, None)
+        loader.update(num_workers=0, drop_last=False)
+    for part in parts_of(settings.model):
+        if "score_thr" in part:
+            part.score_thr = 0.0  # weights that know nothing predict nothing else
+    wrapper = settings.optim_wrapper
+    if wrapper.get("type") == "AmpOptimWrapper" and not torch.cuda.is_available():
+        wrapper.type = "OptimWrapper"
+        for key in ("loss_scale", "dtype", "use_fsdp"):
+            wrapper.pop(key, None)

@@ -44,7 +44,7 @@ def configure(cell: DetectorCell) -> Config:
     settings.model.neck = ConfigDict(settings.necks[kind], in_channels=widths)
     _set_strides(settings.model, strides)
     names = categories(experiment)
-    for part in _parts(settings.model):
+    for part in parts_of(settings.model):
         if "num_classes" in part:
             part.num_classes = len(names)
     if not detection.data.masks and settings.model.get("roi_head", {}).pop("mask_head", None):
@@ -141,13 +141,13 @@ def _backbone(cell: DetectorCell, given: ConfigDict) -> ConfigDict:
     )
 
 
-def _parts(settings: Any) -> list[ConfigDict]:
+def parts_of(settings: Any) -> list[ConfigDict]:
     """Every mapping of a configuration, at any depth."""
     if isinstance(settings, dict):
-        below = [part for value in settings.values() for part in _parts(value)]
+        below = [part for value in settings.values() for part in parts_of(value)]
         return [settings, *below]
     if isinstance(settings, (list, tuple)):
-        return [part for value in settings for part in _parts(value)]
+        return [part for value in settings for part in parts_of(value)]
     return []
 
 
@@ -162,7 +162,7 @@ def _set_strides(model: ConfigDict, strides: list[int]) -> None:
     own = len(levels)
     while len(levels) < neck.num_outs:
         levels.append(levels[-1] * 2)
-    for part in _parts(model):
+    for part in parts_of(model):
         if "anchor_generator" in part:
             part.anchor_generator.strides = levels
         if "featmap_strides" in part:

@@ -43,6 +43,7 @@ OF_A_RUNNER = {"necks", "model_wrapper_cfg", "find_unused_parameters", "sync_bn"
 # What the student, the data and the seed decide; see configuration.py.
 DECIDED = {
     *(("randomness",), ("experiment_name",), ("work_dir",), ("resume",), ("launcher",)),
+    ("load_from",),
     *(("model", "neck"), ("model", "backbone", "type"), ("model", "backbone", "name")),
     *(("model", "backbone", "arguments"), ("model", "backbone", "image_shape")),
     *(("model", "backbone", "weights"), ("model", "backbone", "channels")),
@@ -53,10 +54,13 @@ DECIDED = {
     *(
         (loader, "dataset", key)
         for loader in LOADERS
-        for key in ("data_root", "metainfo", "ann_file", "data_prefix")
+        for key in ("data_root", "metainfo", "ann_file", "data_prefix", "indices", "test_mode")
     ),
-    *(("test_evaluator", key) for key in ("ann_file", "metric", "outfile_prefix")),
+    *(("test_evaluator", key) for key in ("ann_file", "metric", "outfile_prefix", "format_only")),
 }
+DECIDED_IN_MODELS = {"num_classes"}  # in any part of one
+# What no step fails on: a norm below 0 turns gradients round, a threshold of 2 keeps no box.
+RANGES = {"score_thr": (0, 1), "iou_threshold": (0, 1), "max_norm": (1e-6, 1e6)}
 WAY_OUT = (
     "what mmdet knows and this check does not can stand in a configuration file of your own, one "
     "more of detection.detectors"
@@ -135,8 +139,10 @@ def _fault_of(node: Any, key: str, given: dict[str, Any], path: Path) -> str | N
         return f"{'.'.join(path[:-1])} is a list of {len(node)}, counted from 0; got {key!r}"
     if key == DELETE:
         return None
-    if path in DECIDED:
+    if path in DECIDED or (path[0] == "model" and key in DECIDED_IN_MODELS):
         return "the student, the data and the seeds decide it; leave it out"
+    if fault := _out_of_range(key, given[key]):
+        return fault
     known, is_all = _keys_of(path[:-1], node, given)
     if key in known or (len(path) > 1 and key in node):
         return None
@@ -153,6 +159,17 @@ def _fault_of(node: Any, key: str, given: dict[str, Any], path: Path) -> str | N
         f"nothing reads a key {key!r} of {where}.{meant} Known: {', '.join(sorted(known))}; "
         f"{WAY_OUT}"
     )
+
+
+def _out_of_range(key: str, value: Any) -> str | None:
+    """Why no training can use the value of a key, or nothing."""
+    if key not in RANGES:
+        return None
+    low, high = RANGES[key]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and low <= value <= high:
+        return None
+    return f"must be a number from {low:g} to {high:g}; got {value!r}"
 
 
 def _keys_of(at: Path, node: dict[str, Any], given: dict[str, Any]) -> tuple[set[str], bool]:
