@@ -8,7 +8,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students
-from manifold.settings.section import Count
+from manifold.settings.section import Epochs
 
 
 class ChoiceSettings(StudySettings):
@@ -18,7 +18,7 @@ class ChoiceSettings(StudySettings):
     """Pairs of the grid."""
     recipes: list[str]
     """Recipes of the grid."""
-    epochs: list[Count]
+    epochs: list[Epochs]
     """Budgets of the grid."""
 
 

@@ -3,9 +3,10 @@
 import math
 import typing
 from importlib import import_module
+from typing import Annotated
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from manifold.errors import UserError
 from manifold.settings import ROOT, Section, read_yaml, resolve
@@ -14,7 +15,7 @@ from manifold.training.arguments import checked_arguments, number_annotations
 
 SCALES = sorted(path.stem for path in (ROOT / "config/scales").glob("*.yaml"))
 METHODS = read_yaml(ROOT / "config/methods.yaml")
-LIMITS = {"ge", "gt", "le", "lt"}
+LOWER, UPPER = {"ge", "gt"}, {"le", "lt"}
 NAN, INFINITE = math.nan, math.inf
 
 
@@ -47,12 +48,13 @@ def models():
 
 
 def unbounded(kind):
-    """The numbers of an annotation that stand under no bound."""
+    """The numbers of an annotation that may be as low, or as high, as one likes."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind in (int, float):
         return [kind]
     if origin is typing.Annotated:
-        is_bounded = bool(LIMITS & set(bounds_of(kind)))
+        bounds = set(bounds_of(kind))
+        is_bounded = bool(LOWER & bounds and UPPER & bounds)
         return [] if is_bounded else unbounded(arguments[0])
     if origin is typing.Literal:
         return []
@@ -63,9 +65,10 @@ def test_the_walk_finds_a_number_without_bounds():
     class Loose(Section):
         bare: int
         inner: dict[str, list[float] | None]
+        open_above: Annotated[int, Field(ge=1)]
 
     found = [unbounded(field.rebuild_annotation()) for field in Loose.model_fields.values()]
-    assert found == [[int], [float]]
+    assert found == [[int], [float], [int]]
 
 
 def test_the_walk_reaches_every_section():
@@ -151,6 +154,10 @@ REFUSED = [
     (optimizer(clip_norm=INFINITE), "recipes.A.optimizer.clip_norm"),
     (optimizer(weight_decay=-1), "recipes.A.optimizer.weight_decay"),
     (optimizer(learning_rate=INFINITE), "recipes.A.optimizer.learning_rate"),
+    (optimizer(learning_rate=1e5), "recipes.A.optimizer.learning_rate must be at most 1,000"),
+    (optimizer(learning_rate=1, weight_decay=2), "recipes.A.optimizer.learning_rate 1 times"),
+    (optimizer(weight_decay=1e30), "recipes.A.optimizer.weight_decay"),
+    (optimizer(clip_norm=1e-300), "recipes.A.optimizer.clip_norm must be at least 1e-06"),
     (optimizer(learning_rate="nan"), "recipes.A.optimizer.learning_rate"),
     (optimizer(learning_rate=0), "recipes.A.optimizer.learning_rate"),
     (optimizer(epsilon=0), "recipes.A.optimizer.epsilon"),
@@ -176,6 +183,9 @@ REFUSED = [
     (augmentation(random_erasing=2), "recipes.A.augmentation.random_erasing"),
     (augmentation(horizontal_flip=-1), "recipes.A.augmentation.horizontal_flip"),
     (augmentation(color_jitter=-1), "recipes.A.augmentation.color_jitter"),
+    (augmentation(color_jitter=1e30), "recipes.A.augmentation.color_jitter"),
+    (augmentation(ratio=[1e9, 1e9]), "recipes.A.augmentation.ratio[0]"),
+    (mixing(mixup=1e9), "recipes.A.mixing.mixup"),
     (mixing(mixup=-1), "recipes.A.mixing.mixup"),
     (mixing(cutmix=NAN), "recipes.A.mixing.cutmix"),
     (mixing(mixup=0, cutmix=0), "recipes.A.mixing.mixup and cutmix"),
@@ -196,6 +206,13 @@ REFUSED = [
     (pair(student={"arguments": {"depths": [1, INFINITE]}}), "student.arguments.depths[1]"),
     (method(intra=NAN), "method_definitions.manifold.arguments.intra"),
     (method(intra=-INFINITE), "method_definitions.manifold.arguments.intra"),
+    (data(least_images_per_epoch=1e12), "data.least_images_per_epoch"),
+    ({"table1": {"epochs": 100_000_000_000_000}}, "table1.epochs must be at most 1,000,000, got"),
+    ({"machine": {"workers": 100_000}}, "machine.workers must be at most 4,096, got 100000"),
+    ({"machine": {"threads": 100_000}}, "machine.threads must be at most 4,096, got 100000"),
+    ({"transfer": {"draws": 1_000_000_000}}, "transfer.draws must be at most 1,000"),
+    ({"detection": {"least_steps": 10**17}}, "detection.least_steps must be at most 10,000,000"),
+    ({"statistics": {"confidence": 0.9999999999999999}}, "statistics.confidence"),
     ({"machine": {"workers": -1}}, "machine.workers"),
     ({"machine": {"device": "cudaa"}}, "machine.device"),
     ({"machine": {"checkpoint_seconds": NAN}}, "machine.checkpoint_seconds"),

@@ -5,7 +5,7 @@ from benchmarks.evidence.study import Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students
 from manifold.settings.messages import unknown
-from manifold.settings.section import Count
+from manifold.settings.section import Epochs
 
 OWN_METHODS = "Your methods"  # their group
 
@@ -22,7 +22,7 @@ class AblationSettings(StudySettings):
     """Of the reference."""
     recipe: str
     """Of the reference."""
-    epochs: Count
+    epochs: Epochs
     """The budget of all."""
     reference: str
     """The method that is varied."""

@@ -3,7 +3,7 @@
 import ast
 import contextlib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +16,7 @@ from manifold.settings.experiment import check_seeds
 from manifold.settings.section import (
     Count,
     CountRange,
+    Epochs,
     Location,
     PositiveShare,
     Rate,
@@ -142,7 +143,7 @@ class DetectionSettings(StudySettings):
     """Of the students."""
     recipe: str
     """Of the students."""
-    epochs: Count
+    epochs: Epochs
     """The students' budget."""
     methods: list[str]
     """Whose students are backbones; random weights are always there."""
@@ -156,7 +157,7 @@ class DetectionSettings(StudySettings):
     """name: mmdet's configuration file; null takes a scale's detector away."""
     options: dict[str, Any]
     """Laid over those that have such a key, as by mmengine's --cfg-options."""
-    least_steps: Count | None
+    least_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None
     """Few images are trained for more epochs than the file says, until the steps are as many;
     null, or train_cfg.max_epochs in the options: as many epochs as are said."""
     pictures: WholeNumber

@@ -6,7 +6,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
-from manifold.settings.section import Count, WorkflowFile
+from manifold.settings.section import Epochs, WorkflowFile
 
 
 class RecipeStudySettings(StudySettings):
@@ -16,7 +16,7 @@ class RecipeStudySettings(StudySettings):
     """Of all students."""
     recipes: list[str]
     """At least two."""
-    epochs: list[Count]
+    epochs: list[Epochs]
     """Budgets, at least two."""
     methods: list[str]
     """At least two."""

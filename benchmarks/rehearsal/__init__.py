@@ -13,7 +13,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import find
-from manifold.settings.section import Count, Size, WholeNumber
+from manifold.settings.section import Count, Processes, Size, Workers
 
 
 class RehearsalSettings(StudySettings):
@@ -35,9 +35,9 @@ class RehearsalSettings(StudySettings):
     """The step after whose checkpoint a process is killed."""
     evaluation_images: Count
     """Of every evaluation."""
-    processes: Count
+    processes: Processes
     """Of every training."""
-    workers: WholeNumber
+    workers: Workers
     """Processes that load images, for each process."""
     cohort_size: Count
     """Methods trained together: what fits into a small machine's memory."""

@@ -10,7 +10,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
-from manifold.settings.section import Count
+from manifold.settings.section import Epochs
 
 CLAIMS = "_claims.csv"  # the file of the verdicts
 TEACHER = "teacher"  # in the place of a method: the teacher's own row
@@ -23,7 +23,7 @@ class Table1Settings(StudySettings):
     """The pairs that it shows, one after another."""
     recipe: str
     """Of all its students."""
-    epochs: Count
+    epochs: Epochs
     """The budget of all its students."""
     baseline: str
     """Gains are over this method."""

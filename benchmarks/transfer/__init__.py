@@ -1,9 +1,9 @@
 """Transfer learning: every student on other data sets, by linear probe, k-NN and fine-tuning."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
@@ -12,7 +12,6 @@ from manifold.settings import (
     CELL_FILES,
     UNTRAINED,
     Data,
-    Section,
     Students,
     check_folder_name,
     merge,
@@ -21,7 +20,15 @@ from manifold.settings import (
 from manifold.settings.data import Crop, DataSet
 from manifold.settings.data_files import files_digest
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.section import Count, ImagesOrShare, Interpolation, Location, Positive
+from manifold.settings.section import (
+    Count,
+    Epochs,
+    ImagesOrShare,
+    Interpolation,
+    Location,
+    Positive,
+    Section,
+)
 from manifold.settings.stale import planned_data, read_record
 
 MEAN = "mean"  # stands for all data sets
@@ -57,7 +64,7 @@ class TransferData(Section):
     """Training images of each class in the few-shot rows of the first two protocols."""
     recipe: str
     """Of fine-tuning, as are the epochs."""
-    epochs: Count
+    epochs: Epochs
     """The budget of fine-tuning."""
 
     @model_validator(mode="after")
@@ -100,13 +107,13 @@ class TransferSettings(StudySettings):
     """Of the students."""
     recipe: str
     """Of the students."""
-    epochs: Count
+    epochs: Epochs
     """The students' budget."""
     methods: list[str] | None
     """null: Table 1's, and the baseline."""
     baseline: str
     """Gains are over this method."""
-    draws: Count
+    draws: Annotated[int, Field(ge=1, le=1000)]
     """Of the few-shot images, a seed."""
     linear_probe: LinearProbe
     """The first protocol."""

@@ -27,7 +27,7 @@ Students = dict[Training, list[str]]  # the methods of each
 class Statistics(Section):
     """Intervals."""
 
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    confidence: Annotated[float, Field(ge=0.5, le=0.9999)]
     """Of every interval."""
 
 

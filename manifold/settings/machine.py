@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from manifold.settings.section import Count, NotNegative, Section, WholeNumber
+from manifold.settings.section import Count, NotNegative, Processes, Section, Workers
 
 
 class CohortSettings(Section):
@@ -17,11 +17,11 @@ class Machine(Section):
 
     device: Literal["cpu", "cuda"]
     """Where networks are."""
-    nodes: Count
+    nodes: Processes
     """Machines of one training."""
-    processes: Count
+    processes: Processes
     """On a node, each with a GPU of its own where the device is cuda."""
-    jobs_per_gpu: Count
+    jobs_per_gpu: Processes
     """Jobs that share one GPU."""
     gres: str | None
     """Slurm's name of a GPU where the cluster knows --gres alone, gpu or gpu:TYPE; null: --gpus."""
@@ -33,9 +33,9 @@ class Machine(Section):
     """Memory layout of convolutions."""
     fused_optimizer: bool
     """The optimizer's fused kernels."""
-    threads: Count
+    threads: Processes
     """CPU threads of a process."""
-    workers: WholeNumber
+    workers: Workers
     """Processes that load images, for each process."""
     evaluation_batch_size: Count
     """Images of a pass at evaluation."""

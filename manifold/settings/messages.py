@@ -25,6 +25,7 @@ EXPECTED = {
 }
 
 
+WIDE = 1000
 BOUNDS = {"ge": Ge, "gt": Gt, "le": Le, "lt": Lt, "min_length": MinLen, "max_length": MaxLen}
 
 
@@ -129,7 +130,7 @@ def _expected(error: Any, model: type[BaseModel]) -> tuple[str, str]:
     if kind == "literal_error":
         return path, f"must be one of {', '.join(map(repr, typing.get_args(_bare(annotation))))}"
     if kind.startswith(("greater_than", "less_than")):
-        return path, f"must {_bounds(annotation)}"
+        return path, f"must {_bounds(annotation, is_low=kind.startswith('greater_than'))}"
     if kind in ("too_short", "too_long"):
         return path, f"must {_length(annotation)}"
     name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
@@ -195,20 +196,25 @@ def _has_metadata(entry: Any) -> bool:
     return bool(getattr(entry, "metadata", None))
 
 
-def _bounds(kind: Any) -> str:
-    """Say which numbers are allowed."""
+def _bounds(kind: Any, is_low: bool) -> str:
+    """Say which numbers are allowed; of a wide range, the side that a number is beyond."""
     bounds = bounds_of(kind)
     or_null = ", or be null" if type(None) in typing.get_args(_unannotated(kind)) else ""
     lower = bounds.get("ge", bounds.get("gt"))
     upper = bounds.get("le", bounds.get("lt"))
-    if lower is not None and upper is not None:
+    if lower is not None and upper is not None and upper < WIDE:
         left, right = "[" if "ge" in bounds else "(", "]" if "le" in bounds else ")"
-        return f"lie in {left}{lower:g}, {upper:g}{right}{or_null}"
-    if upper is not None:
-        return f"be {'at most' if 'le' in bounds else 'below'} {upper:g}{or_null}"
+        return f"lie in {left}{bound_in_words(lower)}, {bound_in_words(upper)}{right}{or_null}"
+    if not is_low:
+        return f"be {'at most' if 'le' in bounds else 'below'} {bound_in_words(upper)}{or_null}"
     if lower == 0:
         return ("not be negative" if "ge" in bounds else "be positive") + or_null
-    return f"be {'at least' if 'ge' in bounds else 'above'} {lower:g}{or_null}"
+    return f"be {'at least' if 'ge' in bounds else 'above'} {bound_in_words(lower)}{or_null}"
+
+
+def bound_in_words(value: float) -> str:
+    """A bound in words: a count in full, with commas."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _length(kind: Any) -> str:

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from manifold.errors import UserError
 from manifold.settings.data import TeacherInput
 from manifold.settings.files import find
-from manifold.settings.section import Count, Section, WholeNumber, WorkflowFile
+from manifold.settings.section import Count, Epochs, Section, WholeNumber, WorkflowFile
 
 TRAIN_TEACHER = "train"
 PRETRAINED = "pretrained"
@@ -33,7 +33,7 @@ class Teacher(Section):
     """`train`, `pretrained` (timm's, by the model's name), `untrained`, or a file's path."""
     recipe: str | None
     """Of a teacher that is trained here, as are epochs and seed."""
-    epochs: Count | None
+    epochs: Epochs | None
     """The budget of its training."""
     seed: WholeNumber | None
     """Of its training; of an untrained teacher's initialisation too."""

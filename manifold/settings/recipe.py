@@ -6,10 +6,11 @@ from pydantic import Field, model_validator
 
 from manifold.errors import UserError
 from manifold.settings.section import (
+    MOST,
+    AspectRange,
     Count,
     NotNegative,
     Positive,
-    PositiveRange,
     PositiveShare,
     Rate,
     Section,
@@ -23,15 +24,15 @@ class Optimizer(Section):
 
     name: str
     """timm's name."""
-    learning_rate: Positive
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
     """Peak rate of the batch size that stands above; nothing rescales it."""
-    weight_decay: NotNegative
+    weight_decay: Annotated[float, Field(ge=0, le=100)]
     """Of all parameters with two dimensions or more, position and class tokens excepted."""
     epsilon: PositiveShare | None
     """null, as betas: of an optimizer that has none."""
     betas: Annotated[list[Rate], Field(min_length=2, max_length=3)] | None
     """Decay rates of the moments."""
-    clip_norm: Positive | None
+    clip_norm: Annotated[float, Field(ge=1e-6, le=MOST)] | None
     """Largest norm of the gradient; null: not clipped."""
 
 
@@ -63,11 +64,11 @@ class Augmentation(Section):
 
     scale: ShareRange
     """Smallest and largest share of the image's area that a crop takes."""
-    ratio: PositiveRange
+    ratio: AspectRange
     """Smallest and largest aspect of a crop."""
     horizontal_flip: Share
     """Probability of a flip."""
-    color_jitter: NotNegative
+    color_jitter: Annotated[float, Field(ge=0, le=10)]
     """Strength; 0: none."""
     auto_augment: str | None
     """timm's description of a policy, for instance rand-m9-mstd0.5-inc1."""
@@ -78,9 +79,9 @@ class Augmentation(Section):
 class Mixing(Section):
     """timm's mixup and cutmix."""
 
-    mixup: NotNegative
+    mixup: Annotated[float, Field(ge=0, le=1000)]
     """Alpha of mixup."""
-    cutmix: NotNegative
+    cutmix: Annotated[float, Field(ge=0, le=1000)]
     """Alpha of cutmix."""
     probability: Share
     """That a batch is mixed at all."""
@@ -162,7 +163,12 @@ class Recipe(Section):
                 f"repeats {self.repeats} copies of an image do not fit into a batch of "
                 f"{self.batch_size} (batch_size)"
             )
-        peak = self.optimizer.learning_rate
+        peak, decay = self.optimizer.learning_rate, self.optimizer.weight_decay
+        if peak * decay >= 1:
+            raise UserError(
+                f"optimizer.learning_rate {peak:g} times weight_decay {decay:g} is {peak * decay:g}"
+                ": from 1 on a step takes away all of a weight, and more; lower one of them"
+            )
         for key in ("warmup_learning_rate", "minimum_learning_rate"):
             if getattr(self.schedule, key) > peak:
                 raise UserError(

@@ -14,11 +14,12 @@ from pydantic import BaseModel
 from manifold.files import write_text
 from manifold.settings.experiment import Experiment
 from manifold.settings.files import ROOT
-from manifold.settings.messages import bounds_of
+from manifold.settings.messages import bound_in_words, bounds_of
 from manifold.settings.method import Method
 from manifold.settings.plain import to_plain
 from manifold.settings.recipe import Recipe
 from manifold.settings.resolve import resolve
+from manifold.settings.section import MOST
 
 DEFAULT_SCALE = "mini"
 # Scales that have a section which the default scale has not.
@@ -33,7 +34,8 @@ Written from the models in `manifold/settings/` and from the declarations of the
 
 A scale (`config/scales/NAME.yaml`) holds every key; `extends: OTHER` lays it over another.
 `--config key=value …` and `--configfile FILE` are laid over the scale, mapping by mapping. An
-unknown key is an error, and so is a value that no run can use. What a run was resolved to stands
+unknown key is an error, and so is a value that no run can use; a number without an upper bound
+here ends at 1,000,000,000, a seed or an id at the largest of 64 bits. What a run was resolved to stands
 in `results/NAME/experiment.yaml`, which is usable again as `--configfile`.
 
 *Default* is what the scale `mini` holds, which runs when nothing else is said. `schema/*.json` are
@@ -157,7 +159,11 @@ def _default(kind: Any, value: Any, owner: Any) -> str:
 def _bounds(kind: Any) -> str:
     """The bounds of a number, or how many of them a list holds and the bounds of each."""
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-    words = [f"{signs[name]} {bound:g}" for name, bound in bounds_of(kind).items() if name in signs]
+    words = [
+        f"{signs[name]} {bound_in_words(bound)}"
+        for name, bound in bounds_of(kind).items()
+        if name in signs and bound < MOST
+    ]
     for inner in _elements(kind):
         words.append(_bounds(inner))
     found = bounds_of(kind)

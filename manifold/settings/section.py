@@ -42,20 +42,26 @@ def _images_or_share(value: float) -> int | float:
     return value if 0 < value < 1 else int(value)
 
 
-Count = Annotated[int, Field(ge=1)]
-WholeNumber = Annotated[int, Field(ge=0)]
+MOST = 1_000_000_000  # of anything that a run counts, weighs or waits for
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+WholeNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]  # ids and seeds may be large
+Epochs = Annotated[int, Field(ge=1, le=1_000_000)]
+Processes = Annotated[int, Field(ge=1, le=4096)]  # of a machine, or of a training
+Workers = Annotated[int, Field(ge=0, le=4096)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-ImagesOrShare = Annotated[float, Field(ge=0), AfterValidator(_images_or_share)]
+Positive = Annotated[float, Field(gt=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=MOST)]
+ImagesOrShare = Annotated[float, Field(ge=0, le=MOST), AfterValidator(_images_or_share)]
 
 _TWO = Field(min_length=2, max_length=2)
 Size = Annotated[list[Count], _TWO]  # width, height
 CountRange = Annotated[list[Count], _TWO, AfterValidator(_in_order)]
 ShareRange = Annotated[list[PositiveShare], _TWO, AfterValidator(_in_order)]
-PositiveRange = Annotated[list[Positive], _TWO, AfterValidator(_in_order)]
+Aspect = Annotated[float, Field(ge=0.01, le=100)]
+AspectRange = Annotated[list[Aspect], _TWO, AfterValidator(_in_order)]
 
 
 def _from_home(path: str) -> str:

@@ -12,7 +12,7 @@ from benchmarks.detection import Detection
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
 from manifold.settings import find, fingerprint
-from manifold.settings.section import Count, ShareRange, Size, WorkflowFile
+from manifold.settings.section import Count, Processes, ShareRange, Size, WorkflowFile
 
 PARTS = ("backbone", "pyramid", "heads")  # of a detector; each is weighed
 
@@ -34,7 +34,7 @@ class DetectionRehearsalSettings(StudySettings):
     """Smallest, largest object, as shares of the image's height."""
     counted_size: Size
     """Width, height of the image whose FLOPs are counted."""
-    threads: Count
+    threads: Processes
     """Of one detector's process."""
     options: dict[str, Any]
     """Laid over the detectors' own."""
