@@ -35,8 +35,8 @@ Written from the models in `manifold/settings/` and from the declarations of the
 A scale (`config/scales/NAME.yaml`) holds every key; `extends: OTHER` lays it over another.
 `--config key=value …` and `--configfile FILE` are laid over the scale, mapping by mapping. An
 unknown key is an error, and so is a value that no run can use; a number without an upper bound
-here ends at 1,000,000,000, a seed or an id at the largest of 64 bits. What a run was resolved to stands
-in `results/NAME/experiment.yaml`, which is usable again as `--configfile`.
+here ends at 1,000,000,000, a seed or an id at the largest of 64 bits. What a run was resolved to
+stands in `results/NAME/experiment.yaml`, which is usable again as `--configfile`.
 
 *Default* is what the scale `mini` holds, which runs when nothing else is said. `schema/*.json` are
 the same as JSON schemas: with the comment in the first line of a scale's file, editors that know
