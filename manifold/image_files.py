@@ -22,6 +22,7 @@ FULL_RANGE = 2**16 - 1
 DIM_RANGE = 2**14 - 1  # at most a quarter of the range: 10, 12 or 14 bits in files of 16
 ROUNDING = 1e-3  # of floating-point images beyond 0 and 1
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # a tag of TIFF, which PIL heeds up to 8 bits
+SAMPLE_FORMAT, WITH_SIGN = 339, 2  # another, which it does not heed at 8 bits
 
 CURE = (
     "write the data set's files anew in 8 bits, all with the same two numbers for black and white: "
@@ -56,7 +57,7 @@ class Reading:
 
     Attributes:
         changes: words of this module's constants.
-        largest: of a file of 16 bits a channel, its largest value, 0 to 65535.
+        largest: of a file of more than 8 bits a channel, its largest value where white is 65535.
     """
 
     image: Image.Image
@@ -121,7 +122,8 @@ def _name(file: File) -> str:
 
 
 def _read(image: Image.Image, mode: Mode, name: str) -> Reading:
-    layouts = [str(tile.args) for tile in image.tile]  # as they are stored; none are left below
+    tiles = [tile.args for tile in image.tile]  # how pixels are stored; none are left below
+    layouts = [str(arguments) for arguments in tiles]
     changes = []
     if _orientation(image) in TURNS:
         changes.append(TURNED)
@@ -130,14 +132,16 @@ def _read(image: Image.Image, mode: Mode, name: str) -> Reading:
     image.load()  # turns TIFF, and nothing else
     turn = TURNS.get(_orientation(image))
     largest = None
+    _refuse_signed(image, name)
     if image.mode == "F":
-        image = _from_shares(image, name)
+        image, largest = _from_shares(image, name)
         changes.append(SCALED)
     elif image.mode.startswith("I"):
         bits = 12 if any("I;12" in layout for layout in layouts) else 16
         image, largest, is_transparent = _from_integers(image, bits, name)
         changes += [SCALED, *([COMPOSITED] if is_transparent else [])]
-    elif any(";16" in layout for layout in layouts):  # PIL has kept the upper 8 bits of colours
+    elif any(";16" in layout for layout in layouts) or _is_deep_ppm(image, tiles):
+        # PIL has kept the upper 8 bits of colours.
         largest = max(high for _, high in _extrema(image)) << 8 | 0xFF
         changes.append(SCALED)
     if image.has_transparency_data:
@@ -162,8 +166,31 @@ def _extrema(image: Image.Image) -> list[tuple[int, int]]:
     return list(found[:-1] if image.mode in ("LA", "RGBA") else found)
 
 
-def _from_shares(image: Image.Image, name: str) -> Image.Image:
-    """An image of floating-point values, of which 0 is black and 1 white."""
+def _is_deep_ppm(image: Image.Image, tiles: list) -> bool:
+    """Whether the largest value that the head of a colour PPM announces needs more than 8 bits."""
+    return image.format == "PPM" and any(
+        isinstance(arguments, tuple) and isinstance(arguments[-1], int) and arguments[-1] > 255
+        for arguments in tiles
+    )
+
+
+def _has_white_at_zero(image: Image.Image) -> bool:
+    return image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def _refuse_signed(image: Image.Image, name: str) -> None:
+    """Refuse bytes with a sign, which PIL takes for bytes without."""
+    if image.format != "TIFF" or image.mode in ("F", "I"):
+        return
+    formats = image.tag_v2.get(SAMPLE_FORMAT, ())
+    if WITH_SIGN in (formats if isinstance(formats, tuple) else (formats,)):
+        raise UserError(
+            f"{name} holds integers with a sign, and nothing says which are black and white; {CURE}"
+        )
+
+
+def _from_shares(image: Image.Image, name: str) -> tuple[Image.Image, int]:
+    """An image of floating-point values, of which 0 is black and 1 white, and the largest."""
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if not -ROUNDING <= low <= high <= 1 + ROUNDING:  # nor where one is no number
@@ -171,7 +198,11 @@ def _from_shares(image: Image.Image, name: str) -> Image.Image:
             f"{name} holds floating-point values from {low:g} to {high:g}, and only where they are "
             f"0 to 1 is it known which are black and white; {CURE}"
         )
-    return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+    values = values.clip(0, 1)
+    largest = round(float(values.max()) * FULL_RANGE)
+    if _has_white_at_zero(image):
+        values = 1 - values
+    return Image.fromarray((values * 255).round().astype(np.uint8)), largest
 
 
 def _from_integers(image: Image.Image, bits: int, name: str) -> tuple[Image.Image, int, bool]:
@@ -190,7 +221,7 @@ def _from_integers(image: Image.Image, bits: int, name: str) -> tuple[Image.Imag
     key = image.info.get("transparency")
     is_transparent = isinstance(key, int) and bool((values == key).any())
     largest = int(values.max())
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+    if _has_white_at_zero(image):
         values = FULL_RANGE - values
     if is_transparent:
         values = np.where(values == key, FULL_RANGE, values)
@@ -212,7 +243,7 @@ class ImageCheck(Counted):
 
     def __init__(self):
         super().__init__()
-        self.brightest: tuple[int, str] | None = None  # of the files of 16 bits
+        self.brightest: tuple[int, str] | None = None  # of the files of more than 8 bits
 
     def read(self, file: File, mode: Mode) -> Image.Image:
         """``read_image``, remembered."""
@@ -224,7 +255,7 @@ class ImageCheck(Counted):
         return reading.image
 
     def refuse_dim(self) -> None:
-        """Refuse data of 16 bits that use a small part of them: all would be nearly black.
+        """Refuse data of more than 8 bits that use a small part of them: all would be nearly black.
 
         No image can be judged alone, since a dark one among bright ones is meant to be dark.
 
@@ -235,7 +266,7 @@ class ImageCheck(Counted):
             return
         largest, name = self.brightest
         raise UserError(
-            f"{name} has the brightest pixel, {largest}, of all images of 16 bits a channel, where "
-            f"white is {FULL_RANGE}: these hold {largest.bit_length()} bits, and would be read as "
-            f"nearly black; {CURE}"
+            f"{name} has the brightest pixel, {largest}, of all images of more than 8 bits a "
+            f"channel, where white is {FULL_RANGE}: they use {largest.bit_length()} bits of 16 and "
+            f"would be read as nearly black; {CURE}"
         )

@@ -202,6 +202,33 @@ def test_pgm_of_12_bits_says_so_itself(tmp_path):
     assert pixels(tmp_path / "a.pgm", "L").tolist() == [[0, 127, 255]]
 
 
+@pytest.mark.parametrize("white", [4095, 65535])
+def test_colour_ppm_of_more_than_8_bits_is_counted(white, tmp_path):
+    values = np.repeat(np.array([0, white // 2, white], dtype=">u2"), 3)
+    (tmp_path / "a.ppm").write_bytes(b"P6\n3 1\n%d\n" % white + values.tobytes())
+    reading = examine(tmp_path / "a.ppm", "L")
+    assert np.asarray(reading.image).tolist() == [[0, 127, 255]]
+    assert reading.changes == [SCALED] and reading.largest == 0xFFFF
+    (tmp_path / "b.ppm").write_bytes(b"P6\n1 1\n255\n\x07\x08\x09")
+    assert examine(tmp_path / "b.ppm", "L").changes == []
+
+
+def test_shares_whose_white_is_zero(tmp_path):
+    shares = np.array([[0, 0.25, 1]], dtype=np.float32)
+    path = written(tmp_path, Image.fromarray(shares), "a.tif", tiffinfo={262: 0})
+    with Image.open(path) as image:
+        assert image.tag_v2[262] == 0
+    assert pixels(path, "L").tolist() == [[255, 191, 0]]
+
+
+def test_bytes_with_a_sign_are_refused(tmp_path):
+    path = written(tmp_path, Image.new("L", (2, 2)), "a.tif", tiffinfo={339: 2})
+    with Image.open(path) as image:
+        assert image.mode == "L" and image.tag_v2[339] in (2, (2,))
+    with pytest.raises(UserError, match=r"a.tif holds integers with a sign.*255 \* \(values"):
+        read_image(path, "L")
+
+
 def test_shares_of_one_are_scaled(tmp_path):
     shares = np.array([[0, 0.25, 0.5, 1]], dtype=np.float32)
     path = written(tmp_path, Image.fromarray(shares), "a.tif")
@@ -249,8 +276,22 @@ def test_12_bits_in_files_of_16_are_refused_with_the_brightest_file(samples, tmp
         check.read(tmp_path / name, "RGB")
     with pytest.raises(UserError) as caught:
         check.refuse_dim()
-    for part in (f"{tmp_path / 'a.png'} has the brightest pixel, 4095", "these hold 12 bits"):
+    for part in (f"{tmp_path / 'a.png'} has the brightest pixel, 4095", "they use 12 bits of 16"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["shares", "ppm"])
+def test_dim_shares_and_dim_colour_ppm_are_refused_too(kind, tmp_path):
+    check = ImageCheck()
+    if kind == "shares":
+        values = np.array([[0, 0.01]], dtype=np.float32)
+        path = written(tmp_path, Image.fromarray(values), "a.tif")
+    else:
+        path = tmp_path / "a.ppm"
+        path.write_bytes(b"P6\n1 1\n65535\n" + np.full(3, 4095, dtype=">u2").tobytes())
+    check.read(path, "L")
+    with pytest.raises(UserError, match=f"{path} has the brightest pixel"):
+        check.refuse_dim()
 
 
 def test_changes_are_counted_and_the_first_file_is_named(tmp_path):
