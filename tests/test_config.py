@@ -513,3 +513,28 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
     assert method["student_parameters"] == 5_717_416 - 990 * 193  # timm's count, with 10 classes
     assert set(method["student_tokens"].values()) == {"196 = 14×14"}
     assert set(method["teacher_tokens"]) == set(last[1])
+
+
+# ---- what config/README.md says can stand in --config ------------------------------------------
+
+
+@pytest.mark.parametrize("null", [None, "null", "~"])
+@pytest.mark.parametrize("section", [key for key in resolve({"scale": "mini"}).study_kinds])
+def test_null_takes_any_study_away(section, null):
+    whole = resolve({"scale": "mini"})
+    kinds = whole.study_kinds
+    gone = {kind.name for key, kind in kinds.items() if section in (key, *kind.needs)}
+    left = resolve({"scale": "mini", section: null}).studies
+    assert set(left) == set(whole.studies) - gone
+
+
+def test_a_recipe_is_a_file_or_extends_one():
+    def recipe(given):
+        return resolve({"scale": "mini", "recipes": {"A": given}}).recipes["A"]
+
+    other = "config/recipes/mini-b.yaml"
+    assert recipe(other) == resolve({"scale": "mini"}).recipes["B"]
+    changed = recipe({"extends": other, "batch_size": "32"})
+    assert changed == recipe(other).replaced(batch_size=32)
+    with pytest.raises(UserError, match="nofile.yaml: no such"):
+        recipe("nofile.yaml")

@@ -64,6 +64,7 @@ class Rehearsal(Study):
     title = "Rehearsal"
     question = "Does every pair run at the scale's shapes, and what would the scale cost?"
     Settings = RehearsalSettings
+    needs = ("table1",)
     suffixes = (".md", ".csv", "_networks.csv")
     is_evidence = False
 

@@ -128,6 +128,7 @@ class Bench(Table1):
     title = "The full bench"
     question = "Which of all methods is ahead of soft KD, under one recipe and budget?"
     Settings = BenchSettings
+    needs = ("table1",)
     shown = ("In words",)
 
     @property

@@ -17,7 +17,7 @@ from manifold.settings.experiment import Experiment
 from manifold.settings.files import ROOT, find, merge, read_yaml, read_yaml_text
 from manifold.settings.messages import Origin, suggest, teaching_error
 from manifold.settings.plain import fingerprint, to_plain
-from manifold.settings.section import read
+from manifold.settings.section import NULLS, read
 
 # What a cell's weights depend on: a run that overrides any of these gets a folder of its own.
 SHAPING_SECTIONS = ("data", "pairs", "recipes", "method_definitions")
@@ -44,6 +44,7 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     if overrides.pop(RESOLVED, False):
         return _build({**overrides, "scale": scale}, origin, known=overrides)
     base, name = load_scale(scale), Path(scale).stem
+    overrides = _as_in_a_scale(overrides, base)
     merged = _join_own_methods(merge(base, overrides), base, overrides)
     if read(str | None, merged.get("name")) is not None:
         return _build({**merged, "scale": name}, origin, known=base)
@@ -144,15 +145,31 @@ def load_scale(scale: str) -> dict[str, Any]:
                 f"Known: {', '.join(known_scales())}, or the path of a .yaml file"
             )
         content = read_yaml(path)
-    recipes = content.get("recipes")
-    if isinstance(recipes, dict):
-        content["recipes"] = {name: _load_recipe(recipe) for name, recipe in recipes.items()}
+    content = _with_recipes(content)
     extended = content.pop("extends", None)
     if extended is None:
         below = {"method_definitions": read_yaml(ROOT / "config/methods.yaml")}
     else:
         below = load_scale(extended)
     return merge(below, content)
+
+
+def _as_in_a_scale(overrides: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """What is laid over a scale, with its recipes' files read, and "null" for a study as null."""
+    overrides = _with_recipes(overrides)
+    for key, value in overrides.items():
+        is_study = isinstance(base.get(key), dict) and STUDY in base[key]
+        if is_study and isinstance(value, str) and value in NULLS:
+            overrides[key] = None
+    return overrides
+
+
+def _with_recipes(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with the recipes that are named by their files, or extend one, filled in."""
+    recipes = content.get("recipes")
+    if not isinstance(recipes, dict):
+        return dict(content)
+    return {**content, "recipes": {name: _load_recipe(each) for name, each in recipes.items()}}
 
 
 def _load_recipe(recipe: Any) -> Any:

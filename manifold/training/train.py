@@ -369,6 +369,8 @@ def main() -> None:
     options = parser.parse_args()
     experiment = command.experiment(options)
     table = experiment.table1
+    if table is None and None in (options.pair, options.recipe, options.epochs):
+        raise UserError("table1 is null, so give --pair, --recipe and --epochs")
     pair = options.pair or table.pairs[0]
     recipe = options.recipe or table.recipe
     epochs = table.epochs if options.epochs is None else options.epochs
