@@ -286,7 +286,7 @@ def test_an_error_is_one_line_without_a_traceback(tmp_path, on_path):
 def test_a_tilde_is_ones_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "own.yaml").write_text("extends: smoke\nseeds: [3, 4]\n", encoding="utf-8")
-    for name in ("a.pth", "own.py"):
+    for name in ("a.pth", "own.py", "claims.csv"):
         (tmp_path / name).touch()
     mine = {"dataset": "folder", "folder": "~/mine", "validation": 5}
     found = resolve(
@@ -536,5 +536,5 @@ def test_a_recipe_is_a_file_or_extends_one():
     assert recipe(other) == resolve({"scale": "mini"}).recipes["B"]
     changed = recipe({"extends": other, "batch_size": "32"})
     assert changed == recipe(other).replaced(batch_size=32)
-    with pytest.raises(UserError, match="nofile.yaml: no such"):
+    with pytest.raises(UserError, match=r"nofile.yaml: no such"):
         recipe("nofile.yaml")

@@ -66,6 +66,10 @@ def test_splits_hold_the_images_and_labels_of_the_data_set(name, start, digits):
         assert split.labels[index] == source.target[start + position]
 
 
+def test_the_smallest_share_holds_out_an_image(experiment):
+    assert len(load_splits(experiment(data={"validation": 1e-7}).data).validation) == 1
+
+
 @pytest.mark.parametrize("validation", [1437, 5000])
 def test_a_validation_split_that_takes_everything_is_refused(validation, experiment):
     with pytest.raises(UserError, match=rf"data.validation {validation} .* 1437"):

@@ -1,6 +1,7 @@
 """Images and annotations of the detectors: scenes that are exact, and faults that are named."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -14,8 +15,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.__main__ import main
-from benchmarks.detection import CocoFolder, Ignored
+from benchmarks.detection import CocoFolder, DetectionData, Ignored
 from benchmarks.detection import data as prepared
+from benchmarks.detection import prepare as prepare_module
 from benchmarks.detection.annotations import read_folder
 from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.coco_files import OVERHANG_PIXELS, SHOWN_FAULTS
@@ -760,6 +762,54 @@ def test_a_folder_of_colour_photographs_with_boxes_alone(folder, experiment, cap
     assert "3 image(s) stand in both" in told[-1]
     prepare(made)
     assert capsys.readouterr().err == ""  # once is enough
+
+
+def test_copies_of_images_and_repeated_boxes_are_told(folder, tmp_path):
+    """By their bytes, where a file stands under two names; by its path, under two entries."""
+    given = folder(content())
+    other = tmp_path / "other"
+    other.mkdir()
+    for number, size in SIZES.items():
+        colour = (200, 30, number) if number == 5 else (9, 9, 9)  # a copy of 5.jpg in training
+        Image.new("RGB", size, colour).save(other / f"{number}.jpg")
+    twin = {"id": 99, "file_name": "twin.jpg", "width": 16, "height": 24}
+    shutil.copy(other / "8.jpg", other / "twin.jpg")
+    again = {**content()["images"][2], "id": 100}
+    test = content(images=[*content()["images"], twin, again])
+    test["annotations"].append({**test["annotations"][0], "id": 77})
+    (tmp_path / "test.json").write_text(json.dumps(test), encoding="utf-8")
+    data = {"scenes": None, "folder": {**to_plain(given), "test_images": str(other)}}
+    data = DetectionData(**data, masks=True, channels=3, verify=True)
+    told = [line for line in prepare_module.read_folder(data)[1] if line.startswith("warning: ")]
+    assert told == [
+        f"warning: 1 test image(s) have several entries, as {other / '11.jpg'}",
+        "warning: 1 test box(es) are given several times, as [2.5, 3, 8, 9.25] of 5.jpg: each "
+        "counts",
+        f"warning: 1 test image(s) are training images too, byte for byte, as {other / '5.jpg'} "
+        f"and {tmp_path / 'images/5.jpg'}; what is measured on them is memory",
+        f"warning: 1 test image(s) are copies of others, byte for byte, as {other / 'twin.jpg'} of "
+        f"{other / '8.jpg'}",
+    ]
+    unread = prepare_module.read_folder(data.replaced(verify=False))[1]
+    assert sum("byte for byte" in line for line in unread) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "train.json cannot be read"),
+        ('{"images": ' + "9" * 5000 + "}", "train.json cannot be read .*digits"),
+    ],
+)
+def test_json_that_python_does_not_read_is_named(folder, text, words):
+    with pytest.raises(UserError, match=words):
+        read_folder(folder(text), masks=True, verify=False)
+
+
+def test_a_file_name_of_thousands_of_letters_is_a_file_that_is_not_there(folder):
+    for name in ("a" * 5000, "a\\" * 3000):
+        with pytest.raises(UserError, match="image 8: no file"):
+            read_folder(folder(with_image(file_name=name)), masks=True, verify=False)
 
 
 def test_neighbouring_ids_of_text_keep_all_their_digits(folder):

@@ -69,6 +69,7 @@ def test_boxes_are_those_of_voc(voc):
         SIZE,  # without a name
         named("a.jpg"),  # without a size
         named("a.jpg") + SIZE.replace("40", "0"),
+        named("a.jpg") + SIZE.replace("40", "²"),
     ],
 )
 def test_what_tools_leave_out_is_found(voc, inside):
@@ -83,12 +84,30 @@ def test_what_tools_leave_out_is_found(voc, inside):
         ("<object>", "a.xml cannot be read as XML: mismatched tag"),
         (SIZE + "<object><name> </name></object>", "a.xml: an <object> has no <name>"),
         (SIZE + "<object><name>x</name></object>", r"a.xml: an object 'x' needs a <bndbox>"),
+        (SIZE + voc_object("inf", 1, 2, 3), r"a.xml: .*'x?cell' must hold finite corners.*'inf'"),
+        (SIZE + voc_object(1, "nan", 2, 3), r"must hold finite corners"),
+        (SIZE + voc_object(9, 9, 2, 3), r"xmin ≤ xmax and ymin ≤ ymax, got .*'9'"),
+        (SIZE + voc_object(1, 1, 2, 3, difficult="maybe"), r"<difficult> must be .*'maybe'"),
         (SIZE + voc_object("left", 1, 2, 3), r"needs a <bndbox> with the numbers .*'left'"),
     ],
 )
 def test_what_is_no_voc_is_named(voc, inside, words):
     with pytest.raises(UserError, match=words):
         convert(*voc(a=inside))
+
+
+def test_an_unknown_encoding_is_named(voc):
+    xml, images = voc(a=SIZE + voc_object(1, 1, 4, 4))
+    text = (xml / "a.xml").read_text(encoding="utf-8")
+    (xml / "a.xml").write_text(f'<?xml version="1.0" encoding="nonsense"?>{text}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"a.xml cannot be read as XML: .*encoding"):
+        convert(xml, images)
+
+
+def test_words_of_truth_and_names_given_twice(voc):
+    made = convert(*voc(a=SIZE + voc_object(1, 1, 4, 4, difficult=" True ")), ["a", "a"])
+    assert [entry["iscrowd"] for entry in made["annotations"]] == [1]
+    assert len(made["images"]) == 1
 
 
 def test_a_missing_image_or_file_is_named(voc):

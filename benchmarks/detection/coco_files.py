@@ -5,6 +5,7 @@ written (ids as text, backslashes, boxes that reach a little out of their image)
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; write or "
             "download it again"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no text; thousands of digits, of [
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"{path} cannot be read ({reason}); detection.data.folder must name COCO annotations, "
@@ -117,7 +118,7 @@ def normalise(content: dict[str, Any], folder: Path, notes: Notes) -> None:
                     _make_whole(entry, key, name, notes)
     for entry in content["images"]:
         name = entry.get("file_name")
-        if isinstance(name, str) and "\\" in name and not (folder / name).exists():
+        if isinstance(name, str) and "\\" in name and not os.path.exists(folder / name):
             entry["file_name"] = name.replace("\\", "/")
             notes.add("file name(s) with backslashes, read as slashes", name)
     for entry in content["annotations"]:
@@ -219,7 +220,7 @@ def _check_images(
 def _check_file(
     number: int, path: Path, size: list[int], found: ImageCheck | None, faults: Faults
 ) -> None:
-    if not path.is_file():
+    if not os.path.isfile(path):  # a name too long is none
         faults.add(
             f"image {number}: no file {path}; put it there or remove the entry (is "
             "detection.data.folder right?)"

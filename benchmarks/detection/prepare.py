@@ -18,6 +18,7 @@ from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.alone import alone_on
 from manifold.training.data import data_digest, load_splits
+from manifold.training.data.copies import same_bytes
 
 NOTES = "notes.txt"
 
@@ -81,17 +82,61 @@ def read_folder(data: DetectionData) -> tuple[dict[str, annotations.Content], li
         UserError: annotations or images are broken or missing.
     """
     contents, notes = annotations.read_folder(data.folder, data.masks, data.verify)
-    paths = [
-        {(folder / entry["file_name"]).resolve() for entry in contents[split]["images"]}
-        for split in SPLITS
-        for folder in [Path(getattr(data.folder, f"{split}_images"))]
-    ]
-    if shared := paths[0] & paths[1]:
-        notes.append(
-            f"warning: {len(shared)} image(s) stand in both the training and the test annotations, "
-            f"as {min(shared)}; what is measured on them is memory"
-        )
+    notes += _repeated(data, contents)
     return contents, notes
+
+
+def _repeated(data: DetectionData, contents: dict[str, annotations.Content]) -> list[str]:
+    """Words on images that stand in both splits, or twice in one, and on boxes given twice."""
+    said, files = [], {}
+    for split in SPLITS:
+        images = Path(getattr(data.folder, f"{split}_images"))
+        entries = contents[split]["images"]
+        paths = [(images / entry["file_name"]).resolve() for entry in entries]
+        files[split] = dict.fromkeys(paths)  # each once
+        if twice := [path for path, count in Counter(paths).items() if count > 1]:
+            said.append(f"{len(twice)} {split} image(s) have several entries, as {twice[0]}")
+        boxes = Counter(
+            (entry["image_id"], entry["category_id"], *entry["bbox"])
+            for entry in contents[split]["annotations"]
+        )
+        if twice := [box for box, count in boxes.items() if count > 1]:
+            name = entries[twice[0][0] - 1]["file_name"]
+            said.append(
+                f"{len(twice)} {split} box(es) are given several times, as {list(twice[0][2:])} "
+                f"of {name}: each counts"
+            )
+    if shared := files["train"].keys() & files["test"].keys():
+        said.append(
+            f"{len(shared)} image(s) stand in both the training and the test annotations, as "
+            f"{min(shared)}; what is measured on them is memory"
+        )
+    if data.verify:
+        said += _copies(
+            *([path for path in files[split] if path not in shared] for split in SPLITS)
+        )
+    return [f"warning: {line}" for line in said]
+
+
+def _copies(train: list[Path], test: list[Path]) -> list[str]:
+    """Words on files of the same bytes."""
+    groups = same_bytes(*([(str(path), 0) for path in paths] for paths in (train, test)))
+    said = []
+    if both := [group for group in groups if all(group)]:
+        (train_file, _), (test_file, _) = (files[0] for files in both[0])
+        said.append(
+            f"{sum(len(files) for _, files in both)} test image(s) are training images too, byte "
+            f"for byte, as {test_file} and {train_file}; what is measured on them is memory"
+        )
+    for place, split in enumerate(SPLITS):
+        if doubled := [group[place] for group in groups if len(group[place]) > 1]:
+            (first, _), (second, _) = doubled[0][:2]
+            count = sum(len(files) - 1 for files in doubled)
+            said.append(
+                f"{count} {split} image(s) are copies of others, byte for byte, as {second} of "
+                f"{first}"
+            )
+    return said
 
 
 def tell(experiment: Experiment, notes: list[str]) -> None:

@@ -6,6 +6,7 @@ ImageSets/Main/train.txt`` for the images of a split.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from manifold.files import read_text, write_text
 from manifold.image_files import size_as_shown
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+FLAGS = {"0": False, "1": True, "false": False, "true": True}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # of images whose entry has none
 
 
@@ -40,6 +42,7 @@ def convert(annotations: Path, images: Path, names: list[str] | None = None) -> 
         names = sorted(path.stem for path in annotations.glob("*.xml"))
     if not names:
         raise UserError(f"{annotations} holds no XML file")
+    names = list(dict.fromkeys(names))  # a list of a split may name one twice
     content: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     objects: list[tuple[int, str, list[float], bool]] = []
     for number, name in enumerate(names, start=1):
@@ -63,7 +66,7 @@ def convert(annotations: Path, images: Path, names: list[str] | None = None) -> 
 def _read(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path} cannot be read as XML: {reason}") from error
 
@@ -78,7 +81,7 @@ def _image(root: ElementTree.Element, path: Path, folder: Path) -> dict[str, Any
             f"{path}: no image {folder / tried[0]}, nor one named {path.stem} like the XML file"
         )
     size = [root.findtext(f"size/{side}") or "" for side in ("width", "height")]
-    if all(side.strip().isdigit() and int(side) for side in size):
+    if all(side.strip().isdecimal() and int(side) for side in size):
         width, height = map(int, size)
     else:  # some tools write none, or zeros
         width, height = size_as_shown(folder / name)
@@ -98,8 +101,20 @@ def _object(element: ElementTree.Element, path: Path) -> tuple[str, list[float],
             f"{path}: an object {name!r} needs a <bndbox> with the numbers {', '.join(CORNERS)}, "
             f"got {corners}"
         ) from None
+    if not all(map(math.isfinite, (left, top, right, bottom))) or right < left or bottom < top:
+        raise UserError(
+            f"{path}: the <bndbox> of an object {name!r} must hold finite corners, xmin ≤ xmax and "
+            f"ymin ≤ ymax, got {corners}"
+        )
     box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
-    return name, box, (element.findtext("difficult") or "0").strip() == "1"
+    return name, box, _flag(element.findtext("difficult"), path)
+
+
+def _flag(text: str | None, path: Path) -> bool:
+    word = (text or "0").strip().lower()
+    if word not in FLAGS:
+        raise UserError(f"{path}: <difficult> must be one of {', '.join(FLAGS)}, got {text!r}")
+    return FLAGS[word]
 
 
 def main() -> None:

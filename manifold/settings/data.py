@@ -13,6 +13,7 @@ from manifold.settings.section import (
     PositiveShare,
     Section,
     Share,
+    Side,
 )
 
 DataSet = Literal[
@@ -30,7 +31,7 @@ class Data(Section):
     """Which one; `folder` is any folder of train/CLASS/* and val/CLASS/*."""
     folder: Location | None
     """Where the files are; null for data that a package carries."""
-    image_size: Count
+    image_size: Side
     """Side of the square image that the networks see, in pixels."""
     channels: Literal[1, 3]
     """Grey or colour; images are converted."""

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from manifold.errors import Faults, UserError
 from manifold.settings.data import Data, check_channels
+from manifold.settings.files import find
 from manifold.settings.machine import CohortSettings, Machine
 from manifold.settings.messages import refuse_doubles, unknown
 from manifold.settings.method import Method
@@ -93,6 +94,10 @@ class Experiment(Section):
         return self
 
     def _check_data(self) -> None:
+        for key in ("claims", "networks"):
+            path = getattr(self, key)
+            if path is not None and not os.path.isfile(find(path)):
+                raise UserError(f"{key}: no such file {path}; correct the path")
         check_channels("data", self.data, self.data.channels)
         if self.data.validation == 0 and self.evaluation_split == "validation":
             raise UserError(

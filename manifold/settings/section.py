@@ -57,7 +57,8 @@ NotNegative = Annotated[float, Field(ge=0, le=MOST)]
 ImagesOrShare = Annotated[float, Field(ge=0, le=MOST), AfterValidator(_images_or_share)]
 
 _TWO = Field(min_length=2, max_length=2)
-Size = Annotated[list[Count], _TWO]  # width, height
+Side = Annotated[int, Field(ge=1, le=10_000)]  # of an image, in pixels
+Size = Annotated[list[Side], _TWO]  # width, height
 CountRange = Annotated[list[Count], _TWO, AfterValidator(_in_order)]
 ShareRange = Annotated[list[PositiveShare], _TWO, AfterValidator(_in_order)]
 Aspect = Annotated[float, Field(ge=0.01, le=100)]

@@ -19,7 +19,7 @@ def copies(splits: Splits) -> list[str]:
     """
     if not isinstance(splits.train.source, Files):
         return []
-    groups = _groups(_all_files(splits.train), _all_files(splits.test))
+    groups = same_bytes(_all_files(splits.train), _all_files(splits.test))
     both = [(train, test) for train, test in groups if train and test]
     said = []
     if both:
@@ -56,7 +56,7 @@ def _all_files(images: Images) -> list[File]:
     return list(zip(map(str, images.source.paths), images.labels.tolist(), strict=True))
 
 
-def _groups(train: list[File], test: list[File]) -> list[tuple[list[File], list[File]]]:
+def same_bytes(train: list[File], test: list[File]) -> list[tuple[list[File], list[File]]]:
     """The files of the same bytes, where there are several: those of either folder."""
     of_size: dict[int, list[tuple[int, File]]] = defaultdict(list)
     for place, files in enumerate((train, test)):

@@ -56,7 +56,7 @@ def _held_out(labels: np.ndarray, classes: list[str], data: Data) -> np.ndarray:
             "give a smaller number, or a share of them (0.1)"
         )
     is_share = data.validation < 1
-    asked = round(data.validation * total) if is_share else data.validation
+    asked = max(1, round(data.validation * total)) if is_share else data.validation
     if not READERS[data.dataset].by_class:
         held_out[total - asked :] = True
         return held_out
