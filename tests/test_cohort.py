@@ -48,6 +48,7 @@ def build(teacher, tmp_path_factory):
                 "results": str(tmp_path_factory.mktemp("results")),
                 "data": DATA,
                 "pairs": {PAIR: {"teacher": {"weights": str(weights)}}},
+                "recipes": {RECIPE: {"batch_size": 64}},
                 **overrides,
             }
         )

@@ -211,7 +211,7 @@ def test_a_training_says_what_it_trains(experiment, stderr, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0)
     teacher = {"teacher": {"epochs": 2}}
     setting, cells = train.teacher_setting(
-        experiment(data={"validation": 1300}, pairs={"deit-cait": teacher}), "deit-cait"
+        experiment(data={"validation": 1181}, pairs={"deit-cait": teacher}), "deit-cait"
     )
     train.train(setting, cells)
     lines = [text for text in stderr.calls if text.strip()]

@@ -35,7 +35,7 @@ def test_every_key_has_a_meaning():
         ("batch_size", ["integer", "`64`", "≥ 1"]),
         ("alpha", ["number", "`1.0`", "≥ 0, ≤ 1"]),
         ("precision", ["`float32`, `bfloat16`, `float16`"]),
-        ("clip_norm", ["number or null", "> 0"]),
+        ("clip_norm", ["number or null", "≥ 1e-06"]),
         ("draws", ["`5`", "≥ 1", "few-shot"]),
     ],
 )

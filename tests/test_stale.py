@@ -24,24 +24,23 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory, on_path, cold_path):
-    """A clone whose sources can be edited, with a table made as a user would: all is cold."""
+def clone(tmp_path_factory, on_path):
+    """A clone whose sources can be edited, with a table in it."""
     folder = tmp_path_factory.mktemp("clone")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Snakefile", folder)
     shutil.copytree(ROOT / "results/reported", folder / "results/reported")
-    make(folder, PATH=cold_path)
+    make(folder)
     return folder
 
 
-def make(folder, *words, force=(), **environment):
+def make(folder, *words, force=()):
     """Run Table 1 with the clone's own sources; return all that was said."""
     done = running.snakemake(
         folder,
         *("--cores", "1", "reproduce_table1", *force, "--config", *WORDS, *words),
         PYTHONPATH=str(folder),
-        **environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

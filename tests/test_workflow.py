@@ -180,7 +180,7 @@ def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
 def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
     weights = finished / "results/smoke/teachers/deit-cait/student.safetensors"
     pairs = {"deit-cait": {"teacher": {"weights": str(weights)}}}
-    few = {"validation": 1000}  # and 437 images to train on: a few steps of each
+    few = {"validation": 1000}  # and 437 images to train on: some steps of each
     own = {"results": str(tmp_path), "name": "all", "pairs": pairs, "data": few}
     overrides = {"scale": "smoke", **own}
     experiment = resolve(overrides)
