@@ -83,8 +83,8 @@ def test_every_scale_resolves(scale):
             {**SMOKE, "data": {"validation": 0}, "evaluation_split": "validation"},
             ["data.validation is 0"],
         ),
-        (recipe(shards=3), ["recipes.A.batch_size 64", "3 equal shards"]),
-        (recipe(shards=64), ["recipes.A.batch_size", "even", "got 1"]),
+        (recipe(shards=3), ["recipes.A.batch_size 128", "3 equal shards"]),
+        (recipe(shards=128), ["recipes.A.batch_size", "even", "got 1"]),
         (recipe(repeats=0), ["recipes.A.repeats", "at least 1"]),
         (recipe(schedule={"lags_one_epoch": True}), ["schedule.lags_one_epoch", "per: epoch"]),
         (recipe(precision="float8"), ["recipes.A.precision", "'bfloat16'", "'float8'"]),
@@ -538,3 +538,16 @@ def test_a_recipe_is_a_file_or_extends_one():
     assert changed == recipe(other).replaced(batch_size=32)
     with pytest.raises(UserError, match=r"nofile.yaml: no such"):
         recipe("nofile.yaml")
+
+
+def test_a_scales_words_and_claims_are_not_said_of_other_data():
+    folder = {"dataset": "folder", "folder": "photographs"}
+    made = resolve({"scale": "smoke", "data": folder})
+    assert made.description == "data folder 8×8, otherwise as scale smoke"
+    own = resolve({"scale": "smoke", "data": folder, "description": "mine"})
+    assert own.description == "mine"
+    paper = resolve({"scale": "imagenet", "data": {"dataset": "cifar100", "folder": "cifar"}})
+    assert paper.reported_dataset is None
+    assert resolve({"scale": "imagenet"}).reported_dataset == "imagenet1k"
+    same = resolve({"scale": "smoke", "data": {"dataset": "digits", "image_size": "8"}})
+    assert same.description == resolve({"scale": "smoke"}).description

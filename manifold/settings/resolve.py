@@ -46,6 +46,7 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     base, name = load_scale(scale), Path(scale).stem
     overrides = _as_in_a_scale(overrides, base)
     merged = _join_own_methods(merge(base, overrides), base, overrides)
+    merged = _of_other_data(merged, base, overrides, name)
     if read(str | None, merged.get("name")) is not None:
         return _build({**merged, "scale": name}, origin, known=base)
     experiment = _build({**merged, "scale": name, "name": name}, origin, known=base)
@@ -252,6 +253,21 @@ def _join_own_methods(merged: dict, base: dict, overrides: dict) -> dict:
             listed = theirs if isinstance(theirs, dict) else {}
             joined[key] = study.with_methods(section, own, listed)
     return joined
+
+
+def _of_other_data(merged: dict, base: dict, overrides: dict, scale: str) -> dict:
+    """Keep the words on a scale's data from standing over others, and so the claims on them."""
+    data, own = merged.get("data"), base.get("data")
+    if not (isinstance(data, dict) and isinstance(own, dict)):
+        return merged  # which is refused below
+    if all(str(data.get(key)) == str(own.get(key)) for key in ("dataset", "image_size")):
+        return merged
+    size = data.get("image_size")
+    said = {
+        "description": f"data {data.get('dataset')} {size}×{size}, otherwise as scale {scale}",
+        "reported_dataset": None,
+    }
+    return merged | {key: value for key, value in said.items() if key not in overrides}
 
 
 def _experiment_name(experiment: Experiment, own: Experiment) -> str:
