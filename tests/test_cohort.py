@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.optim import create_optimizer_v2
+from torch import nn
 
 from manifold.errors import UserError
 from manifold.seeds import derive
@@ -345,3 +347,28 @@ def test_hard_labels_of_a_teacher_that_is_not_finite_are_refused(build, teacher,
     with pytest.raises(UserError):
         train.train(setting, cells)
     assert not cells[0].directory.exists()
+
+
+# ---- the optimizer -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "momentum"])
+def test_parameters_that_are_stepped_together_get_the_bits_of_one_at_a_time(name):
+    def trained(foreach):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(9, 17), nn.GELU(), nn.LayerNorm(17), nn.Linear(17, 5))
+        arguments = {"lr": 0.01, "weight_decay": 0.05, "foreach": foreach}
+        optimizer = create_optimizer_v2(network, opt=name, **arguments)
+        for _ in range(6):
+            network(torch.randn(11, 9)).square().mean().backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 0.05, foreach=foreach)
+            optimizer.step()
+            optimizer.zero_grad()
+        return list(network.parameters())
+
+    assert all(map(torch.equal, trained(True), trained(False)))
+
+
+def test_an_optimizer_of_torch_steps_parameters_together(cohort):
+    (member,) = cohort("none").members
+    assert member.optimizer.defaults["foreach"] is True
