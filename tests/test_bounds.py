@@ -148,7 +148,7 @@ REFUSED = [
     (recipe(label_smoothing=1.5), "recipes.A.label_smoothing"),
     (recipe(drop_path=-0.5), "recipes.A.drop_path"),
     (recipe(drop_path=2), "recipes.A.drop_path"),
-    (recipe(repeats=65), "recipes.A.repeats 65"),
+    (recipe(repeats=129), "recipes.A.repeats 129"),
     (recipe(distillation={"temperature": INFINITE}), "recipes.A.distillation.temperature"),
     (optimizer(clip_norm=-1), "recipes.A.optimizer.clip_norm"),
     (optimizer(clip_norm=INFINITE), "recipes.A.optimizer.clip_norm"),
@@ -186,6 +186,10 @@ REFUSED = [
     (augmentation(color_jitter=1e30), "recipes.A.augmentation.color_jitter"),
     (augmentation(ratio=[1e9, 1e9]), "recipes.A.augmentation.ratio[0]"),
     (mixing(mixup=1e9), "recipes.A.mixing.mixup"),
+    (augmentation(auto_augment="rand-mfoo"), "timm passes 'mfoo' by"),
+    (augmentation(auto_augment="rand-m9--inc1"), "timm passes '' by"),
+    (augmentation(auto_augment="rand-n100000"), "n (transforms of an image) must be from 1 to 100"),
+    (augmentation(auto_augment="augmix-w0"), "w (chains of a mix) must be from 1 to 100, got 0"),
     (mixing(mixup=-1), "recipes.A.mixing.mixup"),
     (mixing(cutmix=NAN), "recipes.A.mixing.cutmix"),
     (mixing(mixup=0, cutmix=0), "recipes.A.mixing.mixup and cutmix"),
@@ -280,3 +284,12 @@ def test_all_that_is_wrong_is_said_at_once():
         resolve({"scale": "smoke", "table1": {"recipe": "Z"}, "detection": {"baseline": "sp"}})
     assert "table1.recipe: unknown 'Z'" in str(error.value)
     assert "detection.baseline: unknown 'sp'" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["rand-m9-mstd0.5-inc1", "rand-m9-n3-p0.5-mmax8-tweights", "augmix-m5-w4-d2", "original", "3a"],
+)
+def test_a_policy_that_timm_reads_whole_is_one(policy):
+    made = resolve({"scale": "smoke", **augmentation(auto_augment=policy)})
+    assert made.recipes["A"].augmentation.auto_augment == policy

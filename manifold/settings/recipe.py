@@ -1,5 +1,6 @@
 """The settings of a recipe: all that shapes the weights of every method alike."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -17,6 +18,10 @@ from manifold.settings.section import (
     Share,
     ShareRange,
 )
+
+POLICY_PART = re.compile(r"([a-z]+)(\d+(?:\.\d+)?)")
+COUNTED = {"n": "n (transforms of an image)", "w": "w (chains of a mix)"}
+MOST_IN_A_ROW = 100
 
 
 class Optimizer(Section):
@@ -74,6 +79,25 @@ class Augmentation(Section):
     """timm's description of a policy, for instance rand-m9-mstd0.5-inc1."""
     random_erasing: Share
     """Probability that a rectangle is erased."""
+
+    @model_validator(mode="after")
+    def _policy_is_read_whole(self) -> Self:
+        """timm passes by the parts of a policy that have no number, and takes any number."""
+        policy, *parts = (self.auto_augment or "").split("-")
+        for part in parts:
+            found = POLICY_PART.fullmatch(part)
+            is_choice = policy == "rand" and part.startswith("t")  # of transforms, by their name
+            if not (found or is_choice):
+                raise UserError(
+                    f"auto_augment {self.auto_augment!r}: timm passes {part!r} by; each part after "
+                    "the policy's name is a key and a number, as in rand-m9-mstd0.5-inc1"
+                )
+            if found and found[1] in COUNTED and not 1 <= float(found[2]) <= MOST_IN_A_ROW:
+                raise UserError(
+                    f"auto_augment {self.auto_augment!r}: {COUNTED[found[1]]} must be from 1 to "
+                    f"{MOST_IN_A_ROW}, got {found[2]}"
+                )
+        return self
 
 
 class Mixing(Section):
