@@ -123,13 +123,17 @@ def _try(cell: DetectorCell) -> None:
 
 
 def _make_small(settings: Config) -> None:
-    """Let a trial load its images itself, keep each box that it predicts, and need no GPU."""
+    """Let a trial be short, load its images itself, keep each box that it predicts, need no GPU."""
     init_default_scope(settings.get("default_scope", "mmdet"))
     for loader in (settings.train_dataloader, settings.test_dataloader):
         Runner.build_dataloader(loader)  # as the training will have it: workers are not started
         for key in ("persistent_workers", "prefetch_factor", "timeout"):
             loader.pop(key, None)
         loader.update(num_workers=0, drop_last=False)
+    settings.experiment_name = f"check of {settings.experiment_name}"
+    epochs = settings.train_cfg.get("max_epochs")
+    if isinstance(epochs, int) and epochs > 1:
+        settings.train_cfg.max_epochs = 1
     for part in parts_of(settings.model):
         if "score_thr" in part:
             part.score_thr = 0.0  # weights that know nothing predict nothing else
