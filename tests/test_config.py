@@ -538,6 +538,10 @@ def test_a_recipe_is_a_file_or_extends_one():
     assert changed == recipe(other).replaced(batch_size=32)
     with pytest.raises(UserError, match=r"nofile.yaml: no such"):
         recipe("nofile.yaml")
+    with pytest.raises(UserError, match=r"config cannot be read: Is a directory"):
+        recipe("config")
+    with pytest.raises(UserError, match=r"recipes.A: unknown key 'extends'|extends"):
+        recipe({"extends": 3})
 
 
 def test_a_scales_words_and_claims_are_not_said_of_other_data():

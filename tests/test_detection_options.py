@@ -162,7 +162,8 @@ def test_the_preflight_composes_a_scene(experiment):
         ({"train_cgf.max_epochs": 3}, "Did you mean 'train_cfg'"),
         ({"train_cfg.max_epochs": "many"}, "retinanet.py cannot be used.*'many'"),
         ({"optim_wrapper.optimizer.type": "Adamm"}, "cannot be used.*Adamm"),
-        ({"optim_wrapper.optimizer.lr": -1}, "cannot be used.*learning rate"),
+        ({"optim_wrapper.optimizer.lr": -1}, "optimizer.lr: must be a number from 1e-12 to 1000"),
+        ({"model.bbox_head.loss_cls.loss_weight": -1}, "loss_weight: must be a number from 0"),
         ({"default_hooks.mine": {"type": "Nothing"}}, "cannot be used.*Nothing"),
         ({"train_dataloader.dataset.pipeline.2.scale": [0, 0]}, "cannot be used"),
         ({"model.test_cfg.rcnn.nms.type": "nonsense"}, "cannot be used.*nonsense"),
@@ -200,6 +201,31 @@ def test_the_trial_leaves_the_loader_that_a_user_asked_for(photographs, monkeypa
     assert found[0].train_dataloader.num_workers == 0
     asked = read_settings(study.experiment, "retinanet").train_dataloader
     assert {key: asked[key] for key in options} == options
+
+
+def test_a_section_that_replaces_another_does_so_each_time_and_is_looked_into(experiment):
+    given = {"type": "SGD", "lr": 0.01, "momentum": 0.9}
+    options = {"optim_wrapper.optimizer": {"_delete_": True, **given}}
+    made = experiment(detection={"options": options})
+    for _ in range(2):
+        assert read_settings(made, "retinanet").optim_wrapper.optimizer.to_dict() == given
+    for inside, words in (
+        ({"max_norm": -1}, "clip_grad.max_norm: must be a number from"),
+        ({"type": "norm", "deep": {"max_norm": 0}}, "clip_grad.deep.max_norm: must be a number"),
+    ):
+        options = {"optim_wrapper.clip_grad": {"_delete_": True, **inside}}
+        made = experiment(detection={"options": options})
+        with pytest.raises(UserError, match=words):
+            read_settings(made, "retinanet")
+
+
+def test_an_epoch_without_an_end_is_refused_and_steps_alone_are_tried_once(photographs):
+    endless = {"train_dataloader.sampler": {"type": "InfiniteSampler", "shuffle": True}}
+    with pytest.raises(UserError, match="an epoch has no end"):
+        photographs(options=endless, detectors={"mask_rcnn": None}).preflight()
+    loop = {"_delete_": True, "type": "IterBasedTrainLoop", "max_iters": 10**6}
+    steps = {**endless, "train_cfg": loop}
+    photographs(options=steps, detectors={"mask_rcnn": None}).preflight()
 
 
 def test_what_trains_on_gpus_alone_takes_its_step_on_a_machine_without(photographs):

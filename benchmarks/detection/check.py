@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmengine.device import utils as mmengine_device
 from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from benchmarks.detection import RANDOM, Detection
 from benchmarks.detection.cells import DetectorCell
@@ -68,14 +68,20 @@ def _one_image_of_each(
         prepare(small)
     else:
         data.mkdir(parents=True)
-        first = {split: _first_image(contents[split]) for split in SPLITS}
+        first = {split: _largest_image(contents[split]) for split in SPLITS}
         write(small, data, first, {}, {})
     return small
 
 
-def _first_image(content: dict[str, Any]) -> dict[str, Any]:
-    """The content with the first image that has an annotation."""
-    number = content["annotations"][0]["image_id"]
+def _largest_image(content: dict[str, Any]) -> dict[str, Any]:
+    """The content with one image that has objects: the largest, which no filter leaves out."""
+    annotated = {entry["image_id"] for entry in content["annotations"] if not entry["iscrowd"]}
+    sides = {
+        entry["id"]: min(entry["width"], entry["height"])
+        for entry in content["images"]
+        if entry["id"] in annotated
+    }
+    number = max(sides, key=sides.get)
     return {
         **content,
         "images": [entry for entry in content["images"] if entry["id"] == number],
@@ -88,9 +94,18 @@ class EndOfTrial(Exception):
 
 
 class TrialHook(Hook):
-    """End a training after its first epoch, when every other hook has had its turn."""
+    """End a training after its first epoch, when every other hook has had its turn.
+
+    One that counts in steps ends after the first.
+    """
 
     priority = "LOWEST"
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *_args: Any, **_named: Any) -> None:
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise EndOfTrial
+        if batch_idx >= len(runner.train_dataloader):
+            raise UserError("an epoch has no end with this train_dataloader.sampler")
 
     def after_train_epoch(self, runner: Runner) -> None:
         raise EndOfTrial
@@ -127,7 +142,7 @@ def _make_small(settings: Config) -> None:
     init_default_scope(settings.get("default_scope", "mmdet"))
     for loader in (settings.train_dataloader, settings.test_dataloader):
         Runner.build_dataloader(loader)  # as the training will have it: workers are not started
-        for key in ("persistent_workers", "prefetch_factor", "timeout"):
+        for key in ("persistent_workers", "prefetch_factor", "timeout", "num_batch_per_epoch"):
             loader.pop(key, None)
         loader.update(num_workers=0, drop_last=False)
     settings.experiment_name = f"check of {settings.experiment_name}"

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from copy import deepcopy
 from functools import lru_cache
 from typing import Any
 
@@ -66,7 +67,8 @@ def read_settings(experiment: Experiment, detector: str) -> Config:
         UserError: it cannot be read, or lacks a section; no detector has an option's key.
     """
     study: Detection = experiment.studies["detection"]
-    own = fitting(nested(study.settings.options), _configurations(study), detector)
+    # mmengine takes "_delete_" out of what it merges.
+    own = deepcopy(fitting(nested(study.settings.options), _configurations(study), detector))
     # mmengine formats the text of a configuration for seconds wherever it stores one.
     settings = Config(_configurations(study)[detector], format_python_code=False)
     file = study.configuration_file(detector)

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 
 from manifold.errors import UserError
 from manifold.settings import suggest
-from manifold.settings.files import merge
 
 Path = tuple[str, ...]
 DELETE = "_delete_"  # mmengine's word for a mapping that replaces another
@@ -60,7 +59,10 @@ DECIDED = {
 }
 DECIDED_IN_MODELS = {"num_classes"}  # in any part of one
 # What no step fails on: a norm below 0 turns gradients round, a threshold of 2 keeps no box.
-RANGES = {"score_thr": (0, 1), "iou_threshold": (0, 1), "max_norm": (1e-6, 1e6)}
+RANGES = {
+    **{"score_thr": (0, 1), "iou_threshold": (0, 1), "max_norm": (1e-6, 1e6)},
+    **{"lr": (1e-12, 1000), "loss_weight": (0, 1e6)},
+}
 WAY_OUT = (
     "what mmdet knows and this check does not can stand in a configuration file of your own, one "
     "more of detection.detectors"
@@ -77,8 +79,18 @@ def nested(options: dict[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         for part in reversed(str(key).split(".")):
             value = {part: value}
-        whole = merge(whole, value)
+        whole = _laid_over(whole, value)
     return whole
+
+
+def _laid_over(whole: dict[str, Any], value: dict[str, Any]) -> dict[str, Any]:
+    """``merge``, but that a mapping with ``_delete_`` replaces what options before it said."""
+    found = dict(whole)
+    for key, inner in value.items():
+        below = found.get(key)
+        joins = isinstance(inner, dict) and isinstance(below, dict) and not inner.get(DELETE)
+        found[key] = _laid_over(below, inner) if joins else inner
+    return found
 
 
 def fitting(
@@ -118,6 +130,9 @@ def _known_part(node: Any, given: dict[str, Any], at: Path, faults: dict[Path, s
         if fault := _fault_of(node, key, given, path):
             faults[path] = fault
             continue
+        if isinstance(value, dict) and value.get(DELETE) and (fault := _fault_inside(value, path)):
+            faults[path] = fault
+            continue
         below = _below(node, key)
         if isinstance(value, dict) and isinstance(below, (dict, list)) and not value.get(DELETE):
             value = _known_part(below, value, path, faults)
@@ -125,6 +140,17 @@ def _known_part(node: Any, given: dict[str, Any], at: Path, faults: dict[Path, s
                 continue
         kept[key] = value
     return kept
+
+
+def _fault_inside(given: dict[str, Any], at: Path) -> str | None:
+    """What of a section that replaces another is decided elsewhere, or out of its range."""
+    for key, value in given.items():
+        path = (*at, key)
+        if fault := _fault_of_value(key, value, path):
+            return f"{'.'.join(path)}: {fault}"
+        if isinstance(value, dict) and (fault := _fault_inside(value, path)):
+            return fault
+    return None
 
 
 def _below(node: Any, key: str) -> Any:
@@ -139,9 +165,7 @@ def _fault_of(node: Any, key: str, given: dict[str, Any], path: Path) -> str | N
         return f"{'.'.join(path[:-1])} is a list of {len(node)}, counted from 0; got {key!r}"
     if key == DELETE:
         return None
-    if path in DECIDED or (path[0] == "model" and key in DECIDED_IN_MODELS):
-        return "the student, the data and the seeds decide it; leave it out"
-    if fault := _out_of_range(key, given[key]):
+    if fault := _fault_of_value(key, given[key], path):
         return fault
     known, is_all = _keys_of(path[:-1], node, given)
     if key in known or (len(path) > 1 and key in node):
@@ -159,6 +183,13 @@ def _fault_of(node: Any, key: str, given: dict[str, Any], path: Path) -> str | N
         f"nothing reads a key {key!r} of {where}.{meant} Known: {', '.join(sorted(known))}; "
         f"{WAY_OUT}"
     )
+
+
+def _fault_of_value(key: str, value: Any, path: Path) -> str | None:
+    """Why no value, or not this one, may be given to a key; or nothing."""
+    if path in DECIDED or (path[0] == "model" and key in DECIDED_IN_MODELS):
+        return "the student, the data and the seeds decide it; leave it out"
+    return _out_of_range(key, value)
 
 
 def _out_of_range(key: str, value: Any) -> str | None:

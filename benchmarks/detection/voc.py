@@ -7,6 +7,7 @@ ImageSets/Main/train.txt`` for the images of a split.
 import argparse
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from manifold.files import read_text, write_text
 from manifold.image_files import size_as_shown
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+PIXELS = re.compile(r"[0-9]{1,9}")
 FLAGS = {"0": False, "1": True, "false": False, "true": True}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")  # of images whose entry has none
 
@@ -81,7 +83,7 @@ def _image(root: ElementTree.Element, path: Path, folder: Path) -> dict[str, Any
             f"{path}: no image {folder / tried[0]}, nor one named {path.stem} like the XML file"
         )
     size = [root.findtext(f"size/{side}") or "" for side in ("width", "height")]
-    if all(side.strip().isdecimal() and int(side) for side in size):
+    if all(PIXELS.fullmatch(side.strip()) and int(side) for side in size):
         width, height = map(int, size)
     else:  # some tools write none, or zeros
         width, height = size_as_shown(folder / name)

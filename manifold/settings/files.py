@@ -44,6 +44,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return read_yaml_text(read_text(path), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def read_yaml_text(text: str, name: str) -> dict[str, Any]:

@@ -20,8 +20,16 @@ from manifold.settings.section import (
 )
 
 POLICY_PART = re.compile(r"([a-z]+)(\d+(?:\.\d+)?)")
-COUNTED = {"n": "n (transforms of an image)", "w": "w (chains of a mix)"}
-MOST_IN_A_ROW = 100
+POLICY_RANGES = {
+    "n": (1, 100, "transforms of an image"),
+    "w": (1, 100, "chains of a mix"),
+    "d": (1, 100, "transforms of a chain"),
+    "m": (0, 30, "magnitude"),
+    "mstd": (0, 100, "its deviation"),
+    "mmax": (0, 30, "its limit"),
+    "p": (0, 1, "probability"),
+    "a": (0.01, 100, "alpha of a mix"),
+}
 
 
 class Optimizer(Section):
@@ -92,10 +100,11 @@ class Augmentation(Section):
                     f"auto_augment {self.auto_augment!r}: timm passes {part!r} by; each part after "
                     "the policy's name is a key and a number, as in rand-m9-mstd0.5-inc1"
                 )
-            if found and found[1] in COUNTED and not 1 <= float(found[2]) <= MOST_IN_A_ROW:
+            low, high, meaning = POLICY_RANGES.get(found[1] if found else "", (0, MOST, ""))
+            if found and not low <= float(found[2]) <= high:
                 raise UserError(
-                    f"auto_augment {self.auto_augment!r}: {COUNTED[found[1]]} must be from 1 to "
-                    f"{MOST_IN_A_ROW}, got {found[2]}"
+                    f"auto_augment {self.auto_augment!r}: {found[1]} ({meaning}) must be from "
+                    f"{low:g} to {high:g}, got {found[2]}"
                 )
         return self
 
@@ -188,7 +197,7 @@ class Recipe(Section):
                 f"{self.batch_size} (batch_size)"
             )
         peak, decay = self.optimizer.learning_rate, self.optimizer.weight_decay
-        if peak * decay >= 1:
+        if peak * decay >= 1 and "prodigy" not in self.optimizer.name:  # whose rate is a factor
             raise UserError(
                 f"optimizer.learning_rate {peak:g} times weight_decay {decay:g} is {peak * decay:g}"
                 ": from 1 on a step takes away all of a weight, and more; lower one of them"

@@ -177,7 +177,7 @@ def _load_recipe(recipe: Any) -> Any:
     """Read a recipe: the path of its file, or a mapping that may extend such a file."""
     if isinstance(recipe, str):
         return _load_recipe(read_yaml(find(recipe)))
-    if isinstance(recipe, dict) and "extends" in recipe:
+    if isinstance(recipe, dict) and isinstance(recipe.get("extends"), str | dict):
         changes = {key: value for key, value in recipe.items() if key != "extends"}
         return merge(_load_recipe(recipe["extends"]), changes)
     return recipe
@@ -260,9 +260,10 @@ def _of_other_data(merged: dict, base: dict, overrides: dict, scale: str) -> dic
     data, own = merged.get("data"), base.get("data")
     if not (isinstance(data, dict) and isinstance(own, dict)):
         return merged  # which is refused below
-    if all(str(data.get(key)) == str(own.get(key)) for key in ("dataset", "image_size")):
+    sizes = [read(int, each.get("image_size")) for each in (data, own)]
+    if data.get("dataset") == own.get("dataset") and sizes[0] == sizes[1]:
         return merged
-    size = data.get("image_size")
+    size = sizes[0]
     said = {
         "description": f"data {data.get('dataset')} {size}×{size}, otherwise as scale {scale}",
         "reported_dataset": None,
