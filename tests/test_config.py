@@ -75,6 +75,7 @@ def test_every_scale_resolves(scale):
             {**SMOKE, "recipes": {"A": {"distillation": {"temperature": 0}}}},
             ["temperature", "positive"],
         ),
+        ({**SMOKE, "recipes": {1: {}}}, ["a name in recipes must be text, got 1"]),
         ({**SMOKE, "machine": {"threads": True}}, ["machine.threads", "True"]),
         ({**SMOKE, "data": {"channels": 2}}, ["data.channels", "1, 3"]),
         ({**SMOKE, "data": {"channels": 3}}, ["data.mean", "1 values for 3"]),

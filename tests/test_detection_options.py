@@ -173,6 +173,7 @@ def test_the_preflight_composes_a_scene(experiment):
         ({"model.train_cfg.rpn.assigner.pos_iou_thr": "abc"}, "cannot be used"),
         ({"model.bbox_head.anchor_generator.scales": []}, "cannot be used"),
         ({"optim_wrapper.clip_grad.norm_type": "abc"}, "cannot be used"),
+        ({"train_dataloader": {"drop_last": True, "batch_size": 8}}, "2 training image.* one of 8"),
         ({"train_dataloader.num_workers": -1}, "cannot be used.*num_workers"),
         ({"train_dataloader.num_workers": "many"}, "cannot be used"),
         ({"test_evaluator.proposal_nums": "abc"}, "cannot be used"),

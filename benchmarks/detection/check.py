@@ -39,8 +39,8 @@ def check(study: Detection) -> None:
             a detector cannot be built, or does not take a step.
     """
     experiment, data = study.experiment, study.settings.data
-    for detector in study.settings.detectors:
-        read_settings(experiment, detector)  # the options first: that takes no time
+    # The options first: that takes no time.
+    read = {name: read_settings(experiment, name) for name in study.settings.detectors}
     contents: dict[str, Any] | None = None
     if data.folder is not None:
         contents, notes = read_folder(data)
@@ -48,10 +48,29 @@ def check(study: Detection) -> None:
     else:
         for split in SPLITS:
             find_photographs(getattr(data.scenes.photographs, split))
+    images = data.scenes.train if contents is None else len(contents["train"]["images"])
+    for detector, settings in read.items():
+        _check_batch(experiment, detector, settings, images)
     with tempfile.TemporaryDirectory() as folder:
         small = _one_image_of_each(experiment, Path(folder), contents)
         for detector in study.settings.detectors:
             _try(DetectorCell(small, detector, RANDOM, study.seeds[0]))
+
+
+def _check_batch(experiment: Experiment, detector: str, settings: Config, images: int) -> None:
+    """Refuse batches that would leave an epoch without a step.
+
+    Raises:
+        UserError: names the numbers.
+    """
+    loader, machine = settings.train_dataloader, experiment.machine
+    here = images // (machine.nodes * machine.processes)
+    if loader.get("drop_last") and loader.get("batch_size", 1) > here:
+        raise UserError(
+            f"detection.detectors.{detector}: train_dataloader drops the last batch, and "
+            f"{here} training image(s) of a process do not fill one of {loader.batch_size}; lower "
+            "batch_size in detection.options, or set drop_last to false"
+        )
 
 
 def _one_image_of_each(

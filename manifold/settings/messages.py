@@ -106,6 +106,10 @@ def path_of(location: Iterable[str | int]) -> str:
 
 def _of_one(error: Any, model: type[BaseModel], origin: Origin) -> str:
     path, kind, value = path_of(error["loc"]), error["type"], error.get("input")
+    if error["loc"][-1:] == ("[key]",):
+        *section, name, _ = error["loc"]
+        where = path_of(section)
+        return f"{origin.of(where)}: a name in {where} must be text, got {name!r}; put it in quotes"
     if kind == "value_error":  # a check of this project's own, whose message says it all
         return f"{path}.{error['ctx']['error']}".lstrip(".")
     if kind == "extra_forbidden":
