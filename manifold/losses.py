@@ -6,8 +6,8 @@ similarity of each two tokens. Every loss below is the *mean* of the squared dif
 maps, the form of the reference code (Hao840/manifold-distillation, ``losses.py``), which divides
 the squared Frobenius norms of the paper's equations by the number of their entries.
 
-Relations are computed in float32 at least and outside autocast: in float16 a squared difference
-below 2.4e-4 of the similarities underflows to zero.
+The gradient flows to the student alone. Relations are computed in float32 at least and outside
+autocast: in float16 a squared difference below 2.4e-4 of the similarities underflows to zero.
 """
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manifold.ranks import ALONE, Ranks
+from manifold.relations import Decoupled, Full
 
 
 def decoupled_manifold_loss(
@@ -47,15 +48,11 @@ def decoupled_manifold_loss(
     _check_tokens(student, teacher)
     _check_indices(indices, rows=student.shape[0] * student.shape[1])
     with torch.autocast(student.device.type, enabled=False):
-        student = F.normalize(at_least_float32(student), dim=-1)
-        teacher = F.normalize(at_least_float32(teacher), dim=-1)
-        indices = indices.to(student.device, torch.long)
-        intra = _relation_difference(student, teacher)
-        inter = _relation_difference(student.transpose(0, 1), teacher.transpose(0, 1))
-        random = _relation_difference(
-            student.flatten(0, 1)[indices], teacher.flatten(0, 1)[indices]
+        return Decoupled.apply(
+            at_least_float32(student),
+            at_least_float32(teacher),
+            indices.to(student.device, torch.long),
         )
-    return intra, inter, random
 
 
 def full_manifold_loss(student: Tensor, teacher: Tensor, ranks: Ranks = ALONE) -> Tensor:
@@ -66,8 +63,8 @@ def full_manifold_loss(student: Tensor, teacher: Tensor, ranks: Ranks = ALONE) -
         ‖S Sᵀ − T Tᵀ‖²_F = ‖Sᵀ S‖²_F − 2 ‖Tᵀ S‖²_F + ‖Tᵀ T‖²_F,
 
     so D×D Gram matrices are all that is ever formed: O(B·N·D²) time, and no memory that grows
-    with (B·N)². The three norms nearly cancel when the maps agree; normalisation and products are
-    therefore in float64, whatever the precision of the features.
+    with (B·N)². The three norms nearly cancel when the maps agree: what float32 products may have
+    lost is bounded, and where it may matter all is computed in float64 (``relations.Full``).
 
     Args:
         student: tokens (B, N, D_s); the gradient flows to them.
@@ -85,21 +82,9 @@ def full_manifold_loss(student: Tensor, teacher: Tensor, ranks: Ranks = ALONE) -
     the trace of a product of Gram matrices.
     """
     _check_tokens(student, teacher)
-    dtype = at_least_float32(student).dtype
     with torch.autocast(student.device.type, enabled=False):
-        student = F.normalize(student.flatten(0, 1).double(), dim=-1)
-        teacher = F.normalize(teacher.flatten(0, 1).double(), dim=-1)
-        squared_norm = (
-            ranks.sum(student.T @ student).square().sum()
-            - 2 * ranks.sum(teacher.T @ student).square().sum()
-            + ranks.sum(teacher.T @ teacher).square().sum()
-        )
-        return (squared_norm / (ranks.count * student.shape[0]) ** 2).to(dtype)
-
-
-def _relation_difference(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the relation maps of (..., rows, channels) features."""
-    return (student @ student.mT - teacher @ teacher.mT).square().mean()
+        tokens = (at_least_float32(each).flatten(0, 1) for each in (student, teacher))
+        return Full.apply(*tokens, ranks)
 
 
 def kl_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -184,6 +169,8 @@ def _check_indices(indices: Tensor, rows: int) -> None:
         )
     if indices.numel() == 0:
         raise ValueError("indices must name at least one token, got none")
+    if torch.compiler.is_compiling():
+        return  # no value is looked at; torch refuses an index that is too large
     lowest, highest = int(indices.min()), int(indices.max())
     if lowest < 0 or highest >= rows:
         raise ValueError(

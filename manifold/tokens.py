@@ -81,7 +81,7 @@ def forward_with_tokens(
     return Outputs(
         logits=(heads[0] + heads[1]) / 2 if heads else logits,
         tokens={
-            layer: merge(patches, most_tokens).flatten(2).mT
+            layer: merge(patches, most_tokens).flatten(2).mT.contiguous()
             for layer, patches in zip(layers, maps, strict=True)
         },
         heads=heads,

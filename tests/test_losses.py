@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 import manifold
 from baselines.sp import similarity_loss
+from manifold import relations
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
+from manifold.ranks import ALONE
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden/manifold_loss.json").read_text(encoding="utf-8")
@@ -141,6 +143,89 @@ def test_plain_float32_gram_matrices_would_lose_the_value(rotated):
     gram = (s.T @ s).square().sum() - 2 * (t.T @ s).square().sum() + (t.T @ t).square().sum()
     expected = pairwise(student, teacher).item()
     assert abs(gram.item() / len(s) ** 2 - expected) > 1e-3 * expected
+
+
+class Precisions(TorchDispatchMode):
+    """Collects the precisions of all matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.bmm, torch.ops.aten.addmm):
+            self.found.add(result.dtype)
+        return result
+
+
+@pytest.mark.parametrize("rows", [3, 512, 2048, 2500], ids=lambda rows: f"{rows} rows")
+def test_full_loss_of_unlike_float32_features_is_accurate_without_float64(rows):
+    student, teacher = tokens(rows, 1, 8).float() + 1, tokens(rows, 1, 12, seed=1).float() + 1
+    with Precisions() as precisions:
+        value, gradient = value_and_gradient(full_manifold_loss, student, teacher)
+    expected, expected_gradient = value_and_gradient(pairwise, student.double(), teacher)
+    assert precisions.found == {torch.float32}
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert (gradient - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
+
+
+def test_full_loss_turns_to_float64_before_float32_loses_a_hundredth_of_it():
+    losses = {}
+    for size in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):
+        student, teacher = nearly_equal_tokens(size, rotated=True)
+        with Precisions() as precisions:
+            value = full_manifold_loss(student, teacher).item()
+        assert value == pytest.approx(pairwise(student, teacher).item(), rel=1e-3)
+        losses[size] = torch.float64 in precisions.found
+    assert losses[1e-1] is False
+    assert losses[1e-4] is losses[1e-5] is True
+    assert sorted(losses.values()) == [losses[size] for size in sorted(losses, reverse=True)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_bound_on_the_error_of_float32_products_holds(seed):
+    student, teacher = (tokens(3000, d, seed=seed).float() + 1 for d in (24, 40))
+    found, exact = (
+        relations.Grams(*pair, ALONE).value()
+        for pair in ((student, teacher), (student.double(), teacher.double()))
+    )
+    grams = relations.Grams(student, teacher, ALONE)
+    assert 0 < abs(found - exact) < grams.error_bound()
+    assert grams.error_bound() < 1e-3
+
+
+@pytest.mark.parametrize("entries", [1, 2 * 7**2, 10**6])
+def test_decoupled_loss_is_the_same_in_blocks_of_any_size(monkeypatch, entries):
+    student, teacher, rows = tokens(5, 7, 3), tokens(5, 7, 4, seed=1), torch.tensor([3, 9, 3])
+    terms = (lambda *pair: sum(decoupled_manifold_loss(*pair, rows)), student, teacher)
+    expected, expected_gradient = value_and_gradient(*terms)
+    monkeypatch.setattr(relations, "MAP_ENTRIES", entries)
+    value, gradient = value_and_gradient(*terms)
+    assert value == pytest.approx(expected, rel=1e-12)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("loss", TERMS)
+def test_gradient_by_the_teacher_is_none(loss):
+    student, teacher = tokens(2, 4, 3).requires_grad_(), tokens(2, 4, 5, seed=1).requires_grad_()
+    every(loss, student, teacher).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+@pytest.mark.parametrize("loss", TERMS)
+def test_torch_compile_takes_the_loss_whole(loss):
+    torch.compiler.reset()
+    student, teacher = tokens(4, 6, 3).float().requires_grad_(), tokens(4, 6, 5, seed=1).float()
+    rows = torch.tensor([1, 0, 1, 6])
+    compiled = torch.compile(LOSSES[loss], backend="aot_eager", fullgraph=True)
+    found, expected = (form(student, teacher, rows) for form in (compiled, LOSSES[loss]))
+    (gradient,), (expected_gradient,) = (
+        torch.autograd.grad(value, student) for value in (found, expected)
+    )
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(gradient, expected_gradient)
 
 
 # ---- memory ----------------------------------------------------------------------------------
