@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -393,6 +394,29 @@ def test_results_stand_apart_when_something_that_shapes_weights_changes():
 def test_a_detector_is_dropped_by_null(null):
     detectors = resolve(detection(detectors={"retinanet": null})).detection.detectors
     assert detectors == {"mask_rcnn": "config/detection/mini/mask-rcnn.py"}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "at_once", "jobs"),
+    [
+        ([0, 1], 2, {0: [4], 1: [4]}),
+        ([0, 1, 2], 2, {0: [4], 1: [4], 2: [2, 2], 9: [4]}),  # 9: detection.seeds may ask for it
+        ([1, 11, 2], 2, {1: [4], 11: [4], 2: [2, 2], 12: [4]}),
+        ([5, 6, 7], 1, {5: [4], 7: [4]}),
+        ([0, 1], 6, {0: [1, 1, 2], 1: [1, 1, 2]}),
+        ([0, 1], 16, {0: [1, 1, 1, 1]}),  # no part is empty
+        ([0, 1, 2], 8, {0: [2, 2], 1: [2, 2], 2: [2, 2]}),
+        ([0, 1, 2], 4, {0: [4], 1: [4], 2: [4]}),
+    ],
+)
+def test_last_seeds_are_cut_so_that_no_job_is_idle(seeds, at_once, jobs):
+    made = resolve({**SMOKE, "seeds": seeds, "cohort": {"size": None, "parallel_jobs": at_once}})
+    methods = ["none", "soft_kd", "sp", "manifold"]
+    for seed, sizes in jobs.items():
+        found = [part for part, own in made.jobs(methods) if re.fullmatch(own, str(seed))]
+        assert [len(part) for part in found] == sizes
+        assert [method for part in found for method in part] == methods
+    assert made.jobs(["rkd"]) == [(["rkd"], r"\d+")]
 
 
 def test_detection_trains_only_what_table_1_lacks():

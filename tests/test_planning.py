@@ -65,6 +65,16 @@ def touched(tmp_path_factory):
     return folder
 
 
+def test_a_seed_that_leaves_a_job_idle_is_trained_in_parts(touched):
+    # Smoke's two cohorts for two jobs at once; a third seed of each is cut in two.
+    found = planned(touched, "reproduce_table1", "--config", SCALE, "seeds=[0, 1, 2]")
+    assert found == {
+        **{f"train_deit_cait_A_2_{number}": 1 for number in (1, 2, 4, 5)},
+        "table1": 1,
+        "reproduce_table1": 1,
+    }
+
+
 def test_what_is_done_is_not_planned_again(touched):
     assert planned(touched, "all", "figures", "--config", SCALE) == {}
 

@@ -330,7 +330,16 @@ def test_a_method_is_own_unless_it_is_installed(distiller, expected, write):
         *(
             (f"manifold/{name}.py", set(METHODS))
             for name in (
-                *("losses", "distiller", "tokens", "attention", "models", "ranks", "seeds"),
+                *(
+                    "losses",
+                    "relations",
+                    "distiller",
+                    "tokens",
+                    "attention",
+                    "models",
+                    "ranks",
+                    "seeds",
+                ),
                 *("training/train", "training/runs", "training/cohort", "training/data/batches"),
                 "training/evaluation",
             )

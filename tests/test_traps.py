@@ -817,7 +817,7 @@ def test_relations_under_autocast_are_caught(name, monkeypatch):
 
     monkeypatch.setattr(torch, "autocast", never_off)
     # The difference is formed in place, which autocast cannot do without a word.
-    with pytest.raises(RuntimeError, match="dtypes must be the same.*Half"):
+    with pytest.raises(RuntimeError, match=r"dtypes must be the same.*Half"):
         check_small_differences_survive(RELATIONS[name])
 
 

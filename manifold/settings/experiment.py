@@ -2,6 +2,7 @@
 
 import os
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -202,6 +203,23 @@ class Experiment(Section):
         """Lists of methods that are trained together."""
         size = self.cohort.size or max(1, len(methods))
         return [methods[i : i + size] for i in range(0, len(methods), size)]
+
+    def jobs(self, methods: list[str]) -> list[tuple[list[str], str]]:
+        """How a cohort is trained: the methods of each job, and a pattern of the seeds it is for.
+
+        Where the last seeds are fewer than the jobs that run at once, each of them is cut into as
+        many parts as leave none of these jobs idle, and a part pays for teacher's passes of its
+        own. All other seeds, those of no list too, are trained in one job.
+        """
+        at_once, seeds = self.cohort.parallel_jobs, self.seeds
+        last = seeds[len(seeds) // at_once * at_once :]
+        parts = min(at_once // len(last), len(methods)) if last else 1
+        if parts == 1:
+            return [(methods, r"\d+")]
+        cut = "|".join(map(str, last))
+        bounds = [len(methods) * part // parts for part in range(parts + 1)]
+        pieces = [(methods[first:end], cut) for first, end in pairwise(bounds)]
+        return [(methods, rf"(?!(?:{cut})\b)\d+"), *pieces]
 
     def methods_of(self, pair: str, methods: list[str] | None = None) -> list[str]:
         """The methods, by default Table 1's, that a pair is for."""

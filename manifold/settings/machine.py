@@ -10,6 +10,8 @@ class CohortSettings(Section):
 
     size: Count | None
     """Methods in one job; null: all of them."""
+    parallel_jobs: Count
+    """Jobs that run at once: the last seeds, too few for all of them, are trained in parts."""
 
 
 class Machine(Section):

@@ -88,10 +88,12 @@ rule evaluate_teacher:
         " 2>&1 | tee {log:q}"
 
 
-# A cohort is one job: its methods share the batches and the teacher's passes. When one of its cells
-# has to be trained again, the others are brought back (manifold/training/finished.py).
+# A cohort is one job, but for seeds that it is cut for: its methods share the batches and the
+# teacher's passes. When one of its cells has to be trained again, the others are brought back
+# (manifold/training/finished.py).
 for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
-    for number, methods in enumerate(cohorts):
+    jobs = [job for methods in cohorts for job in EXPERIMENT.jobs(methods)]
+    for number, (methods, seeds) in enumerate(jobs):
         COMPUTES.add(
             name := re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}_{number}")
         )
@@ -115,6 +117,8 @@ for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
                 f"{RESULTS}/logs/cohort-{number}-{pair}-{recipe}-{epochs}-seed-{{seed}}.txt",
             benchmark:
                 f"{RESULTS}/benchmarks/cohort-{number}-{pair}-{recipe}-{epochs}-seed-{{seed}}.tsv"
+            wildcard_constraints:
+                seed=seeds,
             conda:
                 "../envs/suite.yaml"
             threads: cpus(MACHINE)
