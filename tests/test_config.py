@@ -569,7 +569,7 @@ def test_a_recipe_is_a_file_or_extends_one():
         recipe({"extends": 3})
 
 
-def test_a_scales_words_and_claims_are_not_said_of_other_data():
+def test_a_scales_words_and_claims_are_not_said_of_other_data(tmp_path):
     folder = {"dataset": "folder", "folder": "photographs"}
     made = resolve({"scale": "smoke", "data": folder})
     assert made.description == "data folder 8×8, otherwise as scale smoke"
@@ -578,5 +578,10 @@ def test_a_scales_words_and_claims_are_not_said_of_other_data():
     paper = resolve({"scale": "imagenet", "data": {"dataset": "cifar100", "folder": "cifar"}})
     assert paper.reported_dataset is None
     assert resolve({"scale": "imagenet"}).reported_dataset == "imagenet1k"
+    path = tmp_path / "cifar.yaml"
+    path.write_text("extends: imagenet\ndata: {dataset: cifar100, folder: cifar}\n")
+    in_a_file = resolve({"scale": str(path)})
+    assert in_a_file.description.startswith("data cifar100 224×224, otherwise as scale imagenet")
+    assert in_a_file.reported_dataset is None
     same = resolve({"scale": "smoke", "data": {"dataset": "digits", "image_size": "8"}})
     assert same.description == resolve({"scale": "smoke"}).description

@@ -487,7 +487,7 @@ def test_a_test_split_that_was_trained_on_is_told_of(distinct, folder_data, caps
             copy(distinct, f"train/{name}/{path.name}", f"val/{name}/{path.name}")
     (warning,) = said_of(load_splits(folder_data()), capsys)
     pair = f"{distinct}/val/ant/00.jpg and {distinct}/train/ant/00.jpg"
-    assert f"9 of the 9 test images are training images too, byte for byte, as {pair}" in warning
+    assert f"9 test image(s) are training images too, byte for byte, as {pair}" in warning
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -496,7 +496,7 @@ def test_copies_within_a_split_are_told_of(split, distinct, folder_data, capsys)
     (warning,) = said_of(load_splits(folder_data()), capsys)
     what = {"train": "training", "val": "test"}[split]
     pair = f"{distinct}/{split}/bee/02.jpg of {distinct}/{split}/bee/00.jpg"
-    assert f"1 of the {what} images are copies of others, byte for byte, as {pair}" in warning
+    assert f"1 {what} image(s) are copies of others, byte for byte, as {pair}" in warning
 
 
 def test_an_image_under_two_classes_is_told_of(distinct, folder_data, capsys):

@@ -400,6 +400,14 @@ BROKEN = {
         with_annotation(segmentation={**RUN_LENGTHS, "counts": [10, 4, 36]}),
         ["height · width = 384"],
     ),
+    "polygons of one point": (
+        with_annotation(segmentation=[[3, 4, 3, 4, 3, 4], [5, 6, 5, 6, 5, 6]]),
+        ["encloses no area", "one point or line"],
+    ),
+    "a polygon of one line": (
+        with_annotation(segmentation=[[0.1, 0.1, 1.1, 1.1, 3.1, 3.1, 0.7, 0.7]]),
+        ["encloses no area"],
+    ),
     "run lengths of no pixel": (
         with_annotation(segmentation={**RUN_LENGTHS, "counts": [384]}),
         ["covers no pixel"],

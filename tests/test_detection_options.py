@@ -42,6 +42,9 @@ MISSPELT = {
     "test_evaluator.format_only": (True, "the student, the data and the seeds decide it"),
     "optim_wrapper.clip_grad.max_norm": (-1, "must be a number from 1e-06 to 1e.06; got -1"),
     "model.test_cfg.score_thr": ("abc", "must be a number from 0 to 1; got 'abc'"),
+    "model.test_cfg.max_per_img": (0, "must be 1 or more, or -1 for all; got 0"),
+    "model.test_cfg.rcnn.max_per_img": (-2, "must be 1 or more, or -1 for all; got -2"),
+    "model.test_cfg.nms_pre": (0.5, "must be 1 or more, or -1 for all; got 0.5"),
     "model.test_cfg.rcnn.nms.iou_threshold": (2, "must be a number from 0 to 1; got 2"),
     "train_cfg.max_epochs.x": (3, "cannot be laid over"),
 }
@@ -168,7 +171,7 @@ def test_the_preflight_composes_a_scene(experiment):
         ({"train_dataloader.dataset.pipeline.2.scale": [0, 0]}, "cannot be used"),
         ({"model.test_cfg.rcnn.nms.type": "nonsense"}, "cannot be used.*nonsense"),
         ({"model.test_cfg.nms.type": "nonsense"}, "cannot be used.*nonsense"),
-        ({"model.test_cfg.nms_pre": "abc"}, "cannot be used"),
+        ({"model.test_cfg.nms_pre": "abc"}, "must be 1 or more"),
         ({"model.train_cfg.rcnn.sampler.num": "abc"}, "cannot be used"),
         ({"model.train_cfg.rpn.assigner.pos_iou_thr": "abc"}, "cannot be used"),
         ({"model.bbox_head.anchor_generator.scales": []}, "cannot be used"),
@@ -188,6 +191,18 @@ def test_an_option_that_no_detector_can_use_is_an_error_before_any_training(
     other = "retinanet" if of_mask_rcnn else "mask_rcnn"
     study = photographs(options=options, detectors={other: None})
     with pytest.raises(UserError, match=words):
+        study.preflight()
+
+
+def test_photographs_that_the_detector_leaves_out_fill_no_batch(photographs):
+    options = {"train_dataloader": {"drop_last": True, "batch_size": 2}}
+    filtered = {"train_dataloader.dataset.filter_cfg.filter_empty_gt": True}
+    study = photographs(
+        lambda content: content["annotations"].pop(),
+        options={**options, **filtered},
+        detectors={"mask_rcnn": None},
+    )
+    with pytest.raises(UserError, match=r"1 training image\(s\) of a process do not fill one of 2"):
         study.preflight()
 
 

@@ -22,9 +22,14 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from benchmarks.detection import RANDOM, Detection
 from benchmarks.detection.cells import DetectorCell
-from benchmarks.detection.configuration import configure, parts_of, read_settings
+from benchmarks.detection.configuration import (
+    configure,
+    images_trained_on,
+    parts_of,
+    read_settings,
+)
 from benchmarks.detection.data import SPLITS
-from benchmarks.detection.prepare import prepare, read_folder, tell, write
+from benchmarks.detection.prepare import count, prepare, read_folder, tell, write
 from benchmarks.detection.scenes import find_photographs
 from benchmarks.detection.train import build_runner
 from manifold.errors import UserError
@@ -45,12 +50,13 @@ def check(study: Detection) -> None:
     if data.folder is not None:
         contents, notes = read_folder(data)
         tell(experiment, notes)
+        counted = count(contents["train"])
     else:
+        counted = {"images": data.scenes.train, "images_without_annotations": 0}
         for split in SPLITS:
             find_photographs(getattr(data.scenes.photographs, split))
-    images = data.scenes.train if contents is None else len(contents["train"]["images"])
     for detector, settings in read.items():
-        _check_batch(experiment, detector, settings, images)
+        _check_batch(experiment, detector, settings, images_trained_on(settings, counted))
     with tempfile.TemporaryDirectory() as folder:
         small = _one_image_of_each(experiment, Path(folder), contents)
         for detector in study.settings.detectors:

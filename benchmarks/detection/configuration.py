@@ -207,13 +207,16 @@ def _set_epochs(experiment: Experiment, settings: Config) -> None:
     is_said = "max_epochs" in nested(detection.options).get("train_cfg", {})
     if detection.least_steps is None or is_said or "max_epochs" not in settings.train_cfg:
         return
-    counted = read_record(experiment)["splits"]["train"]
-    images = counted["images"]
-    if settings.train_dataloader.dataset.get("filter_cfg", {}).get("filter_empty_gt"):
-        images -= counted["images_without_annotations"]
+    images = images_trained_on(settings, read_record(experiment)["splits"]["train"])
     batch = settings.train_dataloader.batch_size * machine.nodes * machine.processes
     epochs = math.ceil(detection.least_steps / math.ceil(images / batch))
     settings.train_cfg.max_epochs = max(settings.train_cfg.max_epochs, epochs)
+
+
+def images_trained_on(settings: Config, counted: dict[str, int]) -> int:
+    """How many of the training images, as ``prepare.count`` counts, mmdet takes."""
+    is_filtered = settings.train_dataloader.dataset.get("filter_cfg", {}).get("filter_empty_gt")
+    return counted["images"] - (counted["images_without_annotations"] if is_filtered else 0)
 
 
 def _has_masks(settings: Config) -> bool:

@@ -63,6 +63,7 @@ RANGES = {
     **{"score_thr": (0, 1), "iou_threshold": (0, 1), "max_norm": (1e-6, 1e6)},
     **{"lr": (1e-12, 1000), "loss_weight": (0, 1e6)},
 }
+COUNTS = {"max_per_img", "nms_pre"}  # of boxes that are kept; -1 is mmdet's word for all of them
 WAY_OUT = (
     "what mmdet knows and this check does not can stand in a configuration file of your own, one "
     "more of detection.detectors"
@@ -194,6 +195,9 @@ def _fault_of_value(key: str, value: Any, path: Path) -> str | None:
 
 def _out_of_range(key: str, value: Any) -> str | None:
     """Why no training can use the value of a key, or nothing."""
+    if key in COUNTS:
+        is_count = type(value) is int and (value == -1 or value > 0)
+        return None if is_count else f"must be 1 or more, or -1 for all; got {value!r}"
     if key not in RANGES:
         return None
     low, high = RANGES[key]

@@ -18,7 +18,7 @@ from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.alone import alone_on
 from manifold.training.data import data_digest, load_splits
-from manifold.training.data.copies import same_bytes
+from manifold.training.data.copies import copies_in_words, same_bytes
 
 NOTES = "notes.txt"
 
@@ -112,31 +112,9 @@ def _repeated(data: DetectionData, contents: dict[str, annotations.Content]) -> 
             f"{min(shared)}; what is measured on them is memory"
         )
     if data.verify:
-        said += _copies(
-            *([path for path in files[split] if path not in shared] for split in SPLITS)
-        )
+        others = ([(str(p), 0) for p in files[split] if p not in shared] for split in SPLITS)
+        said += copies_in_words(same_bytes(*others))
     return [f"warning: {line}" for line in said]
-
-
-def _copies(train: list[Path], test: list[Path]) -> list[str]:
-    """Words on files of the same bytes."""
-    groups = same_bytes(*([(str(path), 0) for path in paths] for paths in (train, test)))
-    said = []
-    if both := [group for group in groups if all(group)]:
-        (train_file, _), (test_file, _) = (files[0] for files in both[0])
-        said.append(
-            f"{sum(len(files) for _, files in both)} test image(s) are training images too, byte "
-            f"for byte, as {test_file} and {train_file}; what is measured on them is memory"
-        )
-    for place, split in enumerate(SPLITS):
-        if doubled := [group[place] for group in groups if len(group[place]) > 1]:
-            (first, _), (second, _) = doubled[0][:2]
-            count = sum(len(files) - 1 for files in doubled)
-            said.append(
-                f"{count} {split} image(s) are copies of others, byte for byte, as {second} of "
-                f"{first}"
-            )
-    return said
 
 
 def tell(experiment: Experiment, notes: list[str]) -> None:
@@ -162,7 +140,7 @@ def write(
         "settings": data,
         **more,
         "categories": [entry["name"] for entry in contents["train"]["categories"]],
-        "splits": {split: _count(contents[split]) for split in SPLITS},
+        "splits": {split: count(contents[split]) for split in SPLITS},
         "sources_sha256": sources,
     }
     for split in SPLITS:
@@ -175,7 +153,7 @@ def write(
     (partial / RECORD).write_text(json.dumps(to_plain(record), indent=2) + "\n", encoding="utf-8")
 
 
-def _count(content: annotations.Content) -> dict[str, Any]:
+def count(content: annotations.Content) -> dict[str, Any]:
     """Count images, annotations, and annotations of each class."""
     counts = Counter(entry["category_id"] for entry in content["annotations"])
     annotated = {entry["image_id"] for entry in content["annotations"]}

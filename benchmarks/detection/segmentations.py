@@ -10,6 +10,7 @@ from typing import Any
 from pycocotools import mask as coco_mask
 
 SMALLEST_POLYGON = 6  # numbers: three corners
+NO_AREA = 1e-6  # in pixels: what rounding leaves of none
 NUMBERS = (int, float)
 LONGEST_VALUE = 60  # characters of a value in a message
 
@@ -54,7 +55,16 @@ def fault_of(segmentation: Any, size: tuple[int, int]) -> str | None:
         fault = fault or _fault_along(polygon[1::2], size[1], "high")
         if fault:
             return fault
+    if all(_enclosed(polygon) < NO_AREA for polygon in segmentation):
+        return "segmentation encloses no area: its corners lie on one point or line"
     return None
+
+
+def _enclosed(polygon: list[float]) -> float:
+    """The area of a polygon, by the shoelace formula."""
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    ends = zip(corners, corners[1:] + corners[:1], strict=True)
+    return abs(sum(x * below - right * y for (x, y), (right, below) in ends)) / 2
 
 
 def _fault_along(corners: list[float], length: int, side: str) -> str | None:

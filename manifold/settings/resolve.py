@@ -152,6 +152,7 @@ def load_scale(scale: str) -> dict[str, Any]:
         below = {"method_definitions": read_yaml(ROOT / "config/methods.yaml")}
     else:
         below = load_scale(extended)
+        return _of_other_data(merge(below, content), below, content, Path(extended).stem)
     return merge(below, content)
 
 
