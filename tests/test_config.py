@@ -579,7 +579,7 @@ def test_a_scales_words_and_claims_are_not_said_of_other_data(tmp_path):
     assert paper.reported_dataset is None
     assert resolve({"scale": "imagenet"}).reported_dataset == "imagenet1k"
     path = tmp_path / "cifar.yaml"
-    path.write_text("extends: imagenet\ndata: {dataset: cifar100, folder: cifar}\n")
+    path.write_text("extends: imagenet\ndata: {dataset: cifar100, folder: cifar}\n", "utf-8")
     in_a_file = resolve({"scale": str(path)})
     assert in_a_file.description.startswith("data cifar100 224×224, otherwise as scale imagenet")
     assert in_a_file.reported_dataset is None
