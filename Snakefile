@@ -14,7 +14,7 @@ HERE = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, HERE)
 
 from manifold.errors import ending_the_process, last_error
-from manifold.settings import refuse_repeated, resolve
+from manifold.settings import read_yaml, refuse_repeated, resolve
 
 
 configfile: os.path.join(HERE, "config", "config.yaml")
@@ -22,6 +22,10 @@ configfile: os.path.join(HERE, "config", "config.yaml")
 
 with ending_the_process():
     refuse_repeated(sys.argv)
+    for file in workflow.overwrite_configfiles:
+        read_yaml(
+            Path(file)
+        )  # Snakemake's reader keeps the last of two keys of one name
     EXPERIMENT = resolve(config)
 
 RESULTS = str(EXPERIMENT.directory)

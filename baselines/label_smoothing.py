@@ -4,7 +4,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from manifold.distiller import Distiller
-from manifold.errors import UserError
 from manifold.losses import at_least_float32, check_targets
 from manifold.settings.section import Rate
 
@@ -12,12 +11,12 @@ from manifold.settings.section import Rate
 class LabelSmoothing(Distiller):
     """CE(student, ỹ), mean over the batch: the targets, smoothed by ``smoothing`` and not by ε.
 
-    A given target is (1 − ε)·y + ε/C, with the recipe's ε and y the label, or the mixture of two.
-    As y is 0 for some class, ε/C is the target's smallest entry, so that
+    A given target is (1 − ε)·y + ε/C, with the recipe's ε and y the label, or the mixture of two:
 
-        y = (target − min) / Σ(target − min)  and  ỹ = (1 − smoothing)·y + smoothing / C,
+        y = (target − ε/C) / (1 − ε)  and  ỹ = (1 − smoothing)·y + smoothing / C;
 
-    whatever ε is; class indices are their own y. With ``smoothing`` = ε this is ``none``.
+    class indices and rows with a smaller entry, which nobody smoothed by ε, are so for a smaller ε,
+    down to 0. With ``smoothing`` = ε this is ``none``.
 
     Why a control looks like this: soft labels regularise as uniform smoothing does (Yuan et al.
     2020, arXiv 1909.11723), so a gain of distillation may be a gain of smoothing. But every recipe
@@ -28,8 +27,7 @@ class LabelSmoothing(Distiller):
     at a strength that somebody has to choose; removal has nothing to choose.
 
     Raises:
-        UserError: ``smoothing`` outside of [0, 1), or two classes, where the smaller entry may be
-            the share of a mixed label.
+        UserError: ``smoothing`` outside of [0, 1).
 
     Source: Szegedy et al. 2016, arXiv 1512.00567, section 7 (label smoothing).
     """
@@ -42,28 +40,21 @@ class LabelSmoothing(Distiller):
 
     def terms(self, student, teacher, targets):
         check_targets(targets, student.logits)
-        labels = unsmoothed(targets, student.logits)
+        labels = unsmoothed(targets, student.logits, self.label_smoothing)
         smoothed = (1 - self.smoothing) * labels + self.smoothing / labels.shape[1]
         return {"cross_entropy": F.cross_entropy(student.logits, smoothed)}
 
 
-def unsmoothed(targets: Tensor, logits: Tensor) -> Tensor:
+def unsmoothed(targets: Tensor, logits: Tensor, smoothing: float) -> Tensor:
     """Return the labels (B, C) behind the targets of logits (B, C), as probabilities.
 
     Args:
         targets: (B, C) probabilities, or (B,) class indices, whose rows are one-hot.
-
-    Raises:
-        UserError: probabilities of fewer than three classes.
+        smoothing: of the probabilities.
     """
     classes = logits.shape[1]
     if targets.ndim == 1:
         return F.one_hot(targets, classes).to(at_least_float32(logits).dtype)
-    if classes < 3:
-        raise UserError(
-            f"the smoothing of {classes} classes' targets cannot be told from mixed labels: "
-            "label_smoothing needs three classes or more; leave it out of 'methods'"
-        )
     labels = at_least_float32(targets)
-    labels = labels - labels.amin(dim=1, keepdim=True)
-    return labels / labels.sum(dim=1, keepdim=True)
+    share = labels.amin(dim=1, keepdim=True).clamp(max=smoothing / classes)
+    return (labels - share) / (1 - classes * share)

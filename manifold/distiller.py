@@ -13,7 +13,7 @@ from manifold.errors import UserError
 from manifold.losses import check_targets, kl_divergence
 from manifold.ranks import ALONE, Ranks
 from manifold.settings.networks import NO_LAYERS, LayerMap
-from manifold.settings.section import Count, Positive, Share
+from manifold.settings.section import Count, Positive, Rate, Share
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
 
 
@@ -98,6 +98,7 @@ class Distiller(TrainingTask):
         layers: blocks that are compared; None for methods that read logits alone.
         most_tokens: larger token maps are merged to this many.
         alpha, temperature: of ``soft_kd``, set by the recipe.
+        label_smoothing: of the targets that are probabilities, set by the recipe.
         relational_ranks: the processes whose batches together are one relational batch; by default
             this one alone, and relations are taken within a shard.
 
@@ -126,6 +127,7 @@ class Distiller(TrainingTask):
         most_tokens: Count,
         alpha: Share,
         temperature: Positive,
+        label_smoothing: Rate = 0.0,
         layers: LayerMap | None = None,
         relational_ranks: Ranks = ALONE,
     ):
@@ -139,6 +141,7 @@ class Distiller(TrainingTask):
         self.most_tokens = most_tokens
         self.alpha = alpha
         self.temperature = temperature
+        self.label_smoothing = label_smoothing
         self.layers = layers or NO_LAYERS
         self.relational_ranks = relational_ranks
         self.run = forward_with_tokens

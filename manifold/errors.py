@@ -16,6 +16,7 @@ NOT_THE_USERS = (
 MARK = "error: "  # what the last words of a process begin with
 OF_OTHERS = re.compile(r"\n(?:Traceback |[EWI]\d{4} |=+\n)|\n\n")  # Python's, torchrun's, a shell's
 NO_SPACE = "No space left"
+SHOWN_FAULTS = 20
 
 
 class UserError(ValueError):
@@ -52,11 +53,13 @@ class Faults:
             self.add(str(error))
 
     def error(self) -> UserError:
-        """All faults as one error; one alone stands as it is."""
+        """All faults as one error, the first of very many; one alone stands as it is."""
         if len(self.found) == 1:
             return UserError(self.found[0])
-        lines = [fault.replace("\n", "\n  ") for fault in self.found]
-        return UserError("\n- ".join([f"{len(lines)} things are wrong:", *lines]))
+        lines = [fault.replace("\n", "\n  ") for fault in self.found[:SHOWN_FAULTS]]
+        if more := len(self.found) - len(lines):
+            lines.append(f"and {more} more")
+        return UserError("\n- ".join([f"{len(self.found)} things are wrong:", *lines]))
 
     def raise_any(self) -> None:
         """Raise ``error`` where there is a fault."""
@@ -66,7 +69,9 @@ class Faults:
 
 @contextmanager
 def ending_the_process() -> Iterator[None]:
-    """Let a user's error, or a full disk, end the process, with its message as the last words.
+    """Let an error end the process with its message as the last words.
+
+    Of what is no user's error, and no full disk, the traceback stands above them.
 
     Also a decorator of functions.
     """
@@ -76,7 +81,8 @@ def ending_the_process() -> Iterator[None]:
         raise SystemExit(f"{MARK}{error}") from None
     except Exception as error:
         if not is_of_a_full_disk(error):
-            raise
+            traceback.print_exc()
+            raise SystemExit(f"{MARK}{told(error)}") from None
         raise SystemExit(f"{MARK}{no_space(getattr(error, 'filename', None))}") from None
 
 

@@ -86,6 +86,8 @@ def examine(file: File, mode: Mode) -> Reading:
     try:
         # Pillow maps a TIFF that it opens by its path into memory, and then turns it wrongly.
         by_path = isinstance(file, str | Path)
+        if by_path:
+            _refuse_pipes(Path(file))
         with (
             open(file, "rb") if by_path else nullcontext(file) as stream,
             Image.open(stream) as image,
@@ -104,6 +106,7 @@ def size_as_shown(path: Path) -> list[int]:
         UserError: it cannot be read.
     """
     try:
+        _refuse_pipes(path)
         with Image.open(path) as image:
             # PIL turns a TIFF itself, and would decode a PNG to look for notes behind its pixels.
             has_notes = image.format not in ("TIFF", "PNG") or "exif" in image.info
@@ -111,6 +114,12 @@ def size_as_shown(path: Path) -> list[int]:
             return list(image.size[::-1] if is_sideways else image.size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from error
+
+
+def _refuse_pipes(path: Path) -> None:
+    """Raise an OSError for what would be waited for, and is no file."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no regular file")
 
 
 def _unreadable(file: File, error: Exception) -> UserError:
@@ -243,7 +252,8 @@ class ImageCheck(Counted):
 
     def __init__(self):
         super().__init__()
-        self.brightest: tuple[int, str] | None = None  # of the files of more than 8 bits
+        self.part = "all"  # of the data, which the images that follow are of
+        self.brightest: dict[str, tuple[int, str]] = {}  # of each part's files of more than 8 bits
 
     def read(self, file: File, mode: Mode) -> Image.Image:
         """``read_image``, remembered."""
@@ -251,22 +261,32 @@ class ImageCheck(Counted):
         for change in reading.changes:
             self.add(f"image(s) {change}", _name(file))
         if reading.largest is not None:
-            self.brightest = max(self.brightest or (0, ""), (reading.largest, _name(file)))
+            known = self.brightest.get(self.part, (0, ""))
+            self.brightest[self.part] = max(known, (reading.largest, _name(file)))
         return reading.image
 
-    def refuse_dim(self) -> None:
+    def refuse_dim(self) -> list[str]:
         """Refuse data of more than 8 bits that use a small part of them: all would be nearly black.
 
         No image can be judged alone, since a dark one among bright ones is meant to be dark.
 
+        Returns:
+            Warnings of parts of the data that are dim beside the others.
+
         Raises:
             UserError: names the brightest file.
         """
-        if self.brightest is None or self.brightest[0] > DIM_RANGE:
-            return
-        largest, name = self.brightest
-        raise UserError(
-            f"{name} has the brightest pixel, {largest}, of all images of more than 8 bits a "
-            f"channel, where white is {FULL_RANGE}: they use {largest.bit_length()} bits of 16 and "
-            f"would be read as nearly black; {CURE}"
-        )
+        dim = {part: at for part, at in self.brightest.items() if at[0] <= DIM_RANGE}
+        if dim and len(dim) == len(self.brightest):
+            largest, name = max(dim.values())
+            raise UserError(
+                f"{name} has the brightest pixel, {largest}, of all images of more than 8 bits a "
+                f"channel, where white is {FULL_RANGE}: they use {largest.bit_length()} bits of 16 "
+                f"and would be read as nearly black; {CURE}"
+            )
+        return [
+            f"warning: {name} has the brightest pixel, {largest} of {FULL_RANGE}, of the {part} "
+            "images of more than 8 bits a channel: beside the others these are nearly black; "
+            f"{CURE}"
+            for part, (largest, name) in dim.items()
+        ]

@@ -23,6 +23,7 @@ from manifold.settings import (
 )
 
 SMOKE = {"scale": "smoke"}
+CLAIMS = "results/reported/claims.csv"
 
 
 SEEN_BY = {"mean": [0.5], "std": [0.5], "crop": 1.0, "interpolation": "bicubic"}
@@ -170,8 +171,14 @@ def test_every_scale_resolves(scale):
             ["detection.methods", "'random'", "rename"],
         ),
         (detection(pictures=-1), ["detection.pictures", "negative", "-1"]),
-        (detection(data={"scenes": None}), ["detection.data", "scenes or folder", "neither"]),
-        (detection(data={"folder": FOLDER}), ["detection.data", "scenes or folder", "both"]),
+        (
+            detection(data={"scenes": None}),
+            ["detection.data", "scenes, folder: give one of the two", "neither"],
+        ),
+        (
+            detection(data={"folder": FOLDER}),
+            ["detection.data", "scenes, folder: give one of the two", "both"],
+        ),
         (detection(data={"channels": 2}), ["detection.data.channels", "1, 3"]),
         (scenes(item=[1, 2]), ["detection.data.scenes", "'item'", "'items'"]),
         (scenes(items=[0, 2]), ["scenes.items[0]", "at least 1", "0"]),
@@ -335,6 +342,12 @@ def test_a_name_that_is_used_again_for_other_settings_is_said(experiment, capsys
     write_experiment(experiment(name="mine", seeds=[5, 6], method_definitions=new))
     assert capsys.readouterr().err == ""
     other = experiment(name="mine", data={"validation": 150}, recipes={"A": {"ema_decay": 0.5}})
+    write_experiment(other)  # after a check that was refused: there is no run
+    assert capsys.readouterr().err == ""
+    write_experiment(experiment(name="mine"))
+    run = other.cell_directory("deit-cait", "A", 2, "sp", 0) / "run.json"
+    run.parent.mkdir(parents=True)
+    run.touch()
     write_experiment(other)
     said = capsys.readouterr().err
     assert f"{other.directory} holds runs of other settings, and its name is used again" in said
@@ -388,6 +401,28 @@ def test_results_stand_apart_when_something_that_shapes_weights_changes():
     }
     assert len(names) == 4 and all(name.startswith("smoke-") for name in names)
     assert resolve({**SMOKE, "name": "mine", "data": {"validation": 150}}).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"detection": {"detectors": {"retinanett": None}}}, "Did you mean 'retinanet'"),
+        ({"detection": {"detectors": {"retinanett": "null"}}}, "detection.detectors: unknown"),
+        ({"transfer": {"data": {"texture": None}}}, "Did you mean 'textures'"),
+        ({"table1": {"claims": {"deit-cat": {}}}}, "table1.claims: unknown 'deit-cat'"),
+        ({"table1": {"claims": {"deit-cait": {"nonee": "headline"}}}}, "Did you mean 'none'"),
+    ],
+)
+def test_a_name_that_nothing_has_is_refused_where_it_would_change_nothing(section, words):
+    with pytest.raises(UserError, match=words):
+        resolve({**SMOKE, **section})
+
+
+def test_a_key_that_is_given_twice_is_an_error(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("extends: smoke\ntable1:\n  epochs: 1\n  epochs: 2\n", "utf-8")
+    with pytest.raises(UserError, match=r"twice.yaml: line 4: the key 'epochs' is given twice"):
+        resolve({"scale": str(path)})
 
 
 @pytest.mark.parametrize("null", [None, "null"])  # of YAML, and of Snakemake's --config
@@ -573,8 +608,9 @@ def test_a_scales_words_and_claims_are_not_said_of_other_data(tmp_path):
     folder = {"dataset": "folder", "folder": "photographs"}
     made = resolve({"scale": "smoke", "data": folder})
     assert made.description == "data folder 8×8, otherwise as scale smoke"
-    own = resolve({"scale": "smoke", "data": folder, "description": "mine"})
-    assert own.description == "mine"
+    assert made.claims is None
+    own = resolve({"scale": "smoke", "data": folder, "description": "mine", "claims": CLAIMS})
+    assert (own.description, own.claims) == ("mine", CLAIMS)
     paper = resolve({"scale": "imagenet", "data": {"dataset": "cifar100", "folder": "cifar"}})
     assert paper.reported_dataset is None
     assert resolve({"scale": "imagenet"}).reported_dataset == "imagenet1k"

@@ -9,6 +9,7 @@ from matplotlib.text import Text
 
 from benchmarks.cost import forms, losses, steps, table
 from benchmarks.cost.figure import draw
+from benchmarks.cost.memory import peak_bytes
 from manifold.errors import UserError
 
 COST = {"losses": {"batches": [2, 3], "most_pairwise": 2, "rounds": 2, "tokens": 4}}
@@ -49,6 +50,12 @@ def measured(study):
             "environment": environment(),
             "alone": alone,
             "teacher": [1.0, 1.0],
+            "teacher_precisions": {"float32": [1.0, 1.0], "bfloat16": [0.5, 0.7]},
+            "peaks": [
+                *({"methods": [name], "peak_bytes": 2**20} for name in methods[1:]),
+                {"methods": methods[:1], "peak_bytes": 3 * 2**20},
+                {"methods": methods[:2], "peak_bytes": 4.5 * 2**20},
+            ],
             "uses_teacher": [name for name in methods if name != "none"],
             "cohorts": [
                 {"members": 1, "seconds": [2.0, 4.0]},
@@ -104,7 +111,8 @@ def test_ratios_are_taken_round_by_round(measured):
     manifold = rows.loc[("step", "manifold", 1)]
     assert manifold["ratio_median"] == pytest.approx((3 / 2 + 5 / 4) / 2)
     assert rows.loc[("step", "soft_kd", 1), "ratio_median"] == 1
-    assert pd.isna(rows.loc[("step", table.TEACHER, 1), "ratio_median"])
+    assert rows.loc[("step", f"{table.TEACHER}, bfloat16", 1), "milliseconds_median"] == 600
+    assert pd.isna(rows.loc[("step", f"{table.TEACHER}, float32", 1), "ratio_median"])
 
 
 def test_a_cohort_is_held_to_its_members_apart(measured):
@@ -113,6 +121,7 @@ def test_a_cohort_is_held_to_its_members_apart(measured):
     assert rows.loc[2, "ratio_median"] == pytest.approx((3 / 4 + 4 / 8) / 2)
     # Of none and soft_kd one asks the teacher: there is no second pass to be saved.
     assert rows.loc[2, "limit"] == 1
+    assert rows.loc[2, "peak_over_heaviest"] == 1.5
 
 
 def test_the_document_has_every_form_method_and_cohort(measured):
@@ -123,8 +132,10 @@ def test_the_document_has_every_form_method_and_cohort(measured):
     assert all(title in text for title in table.SHOWN.values())
     assert "a processor" in text and "2.5 times its time, 25 times its peak memory" in text
     rows = pd.read_csv(folder / "cost.csv")
-    assert len(rows) == 7 + 1 + len(measured.settings.steps.methods) + 2
-    assert len(pd.read_csv(folder / "cost_rounds.csv")) == 2 * (len(rows) - 1)
+    assert "the teacher's pass, bfloat16, takes 0.60 of it in float32" in text
+    assert "1.50 of the memory of its heaviest member alone" in text
+    assert len(rows) == 7 + 2 + len(measured.settings.steps.methods) + 2
+    assert len(pd.read_csv(folder / "cost_rounds.csv")) == 2 * len(rows)
     found = table.measure(measured)
     figure = draw(found, "a caption")
     figure.canvas.draw()
@@ -184,14 +195,19 @@ def test_everything_is_measured_and_written(study):
     assert set(rows["what"]) == {
         *forms.FORMS,
         *study.settings.steps.methods,
-        table.TEACHER,
+        *(f"{table.TEACHER}, {precision}" for precision in ("float32", "bfloat16")),
         "cohort",
     }
+    assert (rows["peak_mebibytes"] > 0)[rows["part"] != "loss"].any()
 
 
 @pytest.mark.slow
 def test_the_peak_grows_with_the_map_that_is_formed(study):
     shapes = study.settings.losses.replaced(tokens=64)
-    peaks = {form: losses.peak_bytes(shapes, 32, form, torch.device("cpu")) for form in forms.FORMS}
+    cpu = torch.device("cpu")
+    peaks = {
+        form: peak_bytes(losses.one_gradient, shapes, 32, form, cpu, device=cpu)
+        for form in forms.FORMS
+    }
     # One map of (32·64)² float32 numbers is 16 MiB; its difference and square are formed too.
     assert peaks["pairwise"] > 3 * 16 * 2**20 > 4 * peaks["full"]

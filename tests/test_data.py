@@ -5,6 +5,7 @@ Also fetching Fashion-MNIST, with stand-ins for its files and its sources, and f
 
 import gzip
 import http.client
+import os
 import pickle
 import random
 import struct
@@ -325,7 +326,13 @@ def test_a_folder_without_val_is_an_error_that_shows_the_layout(folder, folder_d
 def test_a_class_of_one_split_alone_is_an_error_that_names_it(split, folder, folder_data):
     (folder / split / "dog").mkdir()
     Image.new("RGB", (8, 8)).save(folder / split / "dog" / "0.png")
-    with pytest.raises(UserError, match=r"only one of train/ and val/ has: dog$"):
+    with pytest.raises(UserError, match=rf"differ: {split}/ alone has dog; give both the same"):
+        load_splits(folder_data())
+
+
+def test_classes_that_differ_are_told_of_both_sides(folder, folder_data):
+    (folder / "val" / "cat").rename(folder / "val" / "Cat")
+    with pytest.raises(UserError, match=r"train/ alone has cat; val/ alone has Cat; give both"):
         load_splits(folder_data())
 
 
@@ -357,6 +364,23 @@ def test_verify_names_an_image_that_cannot_be_read(name, harm, folder, folder_da
     assert "replace it" in str(caught.value)
 
 
+def test_verify_names_every_image_that_cannot_be_read(folder, folder_data):
+    splits = load_splits(folder_data())
+    broken = [folder / name for name in ("train/ant/00.jpg", "val/bee/02.jpg")]
+    for path in broken:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"^2 things are wrong:") as caught:
+        verify(splits)
+    assert all(str(path) in str(caught.value) for path in broken)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes")
+def test_a_pipe_among_the_images_is_refused_and_not_waited_for(folder, folder_data):
+    os.mkfifo(folder / "train/ant/pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png cannot be read as an image: .*no regular file"):
+        verify(load_splits(folder_data()))
+
+
 def test_verify_says_once_what_reading_changes(folder, folder_data, capsys):
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -379,6 +403,16 @@ def test_verify_refuses_a_data_set_of_12_bits_in_files_of_16(folder, folder_data
     Image.fromarray(values).save(folder / "val/cat/01.png")
     with pytest.raises(UserError, match=r"val/cat/01\.png has the brightest pixel, 4095"):
         verify(load_splits(folder_data()))
+
+
+def test_verify_warns_of_a_split_that_is_dim_beside_the_other(folder, folder_data, capsys):
+    values = np.full((16, 16), 4095, dtype=np.uint16)
+    Image.fromarray(values * 16).save(folder / "train/ant/01.png")
+    Image.fromarray(values).save(folder / "val/cat/01.png")
+    verify(load_splits(folder_data()))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "brightest" in line]
+    assert line.startswith(f"warning: {folder}/val/cat/01.png has the brightest pixel, 4095 of")
+    assert "of the test images" in line
 
 
 # ---- what stands in folders beside the images ------------------------------------------------

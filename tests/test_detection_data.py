@@ -646,6 +646,30 @@ def test_the_root_of_roboflows_categories_is_no_class(folder):
     assert contents["train"]["categories"][0]["name"] == "things"  # a class after all
 
 
+def test_a_root_of_the_classs_own_name_is_left_out(folder):
+    root = {"id": 0, "name": "kite", "supercategory": "none"}
+    given = content(categories=[root, *({**e, "supercategory": "kite"} for e in (KITE, OVEN))])
+    contents, told = read_folder(folder(given, given), masks=True, verify=True)
+    assert [entry["name"] for entry in contents["train"]["categories"]] == ["kite", "oven"]
+    assert "1 root(s) of the categories, left out for the class of that name" in "".join(told)
+    given["annotations"][0]["category_id"] = 0  # then there are two classes of one name
+    with pytest.raises(UserError, match="name 'kite' is given twice"):
+        read_folder(folder(given), masks=True, verify=True)
+
+
+def test_faults_of_both_files_are_told(folder):
+    broken = [with_annotation(bbox=[1, 1, 0, 0]), with_annotation(bbox=[2, 2, 0, 0])]
+    with pytest.raises(UserError, match=r"^2 things are wrong") as caught:
+        read_folder(folder(*broken), masks=True, verify=True)
+    assert all(words in str(caught.value) for words in ("train.json", "test.json"))
+
+
+def test_text_that_is_not_unicode_is_told_with_its_cure(folder):
+    text = json.dumps(content(categories=[KITE, {"id": 90, "name": "Öfen"}]), ensure_ascii=False)
+    with pytest.raises(UserError, match=r"in no encoding of Unicode.*; save it as UTF-8"):
+        read_folder(folder(text.encode("latin-1")), masks=True, verify=True)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_mark_of_the_encoding_is_no_fault(folder, encoding):
     given = content(categories=[KITE, {"id": 90, "name": "炉"}])

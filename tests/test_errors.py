@@ -2,7 +2,7 @@
 
 import pytest
 
-from manifold.errors import UserError, ending_the_process, last_error
+from manifold.errors import SHOWN_FAULTS, Faults, UserError, ending_the_process, last_error
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,24 @@ def test_a_users_error_ends_the_process_with_its_words_alone():
     with pytest.raises(SystemExit, match=r"^error: n: 1 is wrong; give 0$") as caught:
         work(1)
     assert caught.value.__suppress_context__
+
+
+def test_any_other_error_ends_the_process_with_its_words_below_its_traceback(capsys):
+    @ending_the_process()
+    def work():
+        raise KeyError("lost")
+
+    with pytest.raises(SystemExit, match=r"^error: KeyError: 'lost'") as caught:
+        work()
+    log = f"{capsys.readouterr().err}{caught.value}\n"
+    assert "Traceback (most recent call last)" in log
+    assert last_error(log).startswith("error: KeyError: 'lost'")
+
+
+def test_very_many_faults_are_counted_and_the_first_are_said():
+    faults = Faults()
+    for number in range(1000):
+        faults.add(f"image {number} is broken")
+    told = str(faults.error())
+    assert told.startswith("1000 things are wrong:\n- image 0 is broken\n")
+    assert told.endswith(f"- and {1000 - SHOWN_FAULTS} more")

@@ -261,7 +261,7 @@ def test_a_dark_image_among_bright_ones_is_meant_to_be_dark(tmp_path):
     check = ImageCheck()
     for number, scale in enumerate((16, 1)):
         check.read(written(tmp_path, Image.fromarray(DEEP // scale), f"{number}.png"), "L")
-    check.refuse_dim()
+    assert check.refuse_dim() == []
 
 
 @pytest.mark.parametrize("samples", [1, 2, 3, 4])

@@ -58,7 +58,7 @@ def total(loss, student, teacher, targets, tau=TAU):
     return 2 * sum(first) + last
 
 
-def build(method, **arguments):
+def build(method, label_smoothing=0.0, **arguments):
     """A method as config/methods.yaml defines it, with networks that are never run.
 
     The recipe's alpha and temperature are such that a method that took them would show.
@@ -73,6 +73,7 @@ def build(method, **arguments):
         most_tokens=196,
         alpha=0.3,
         temperature=7.0,
+        label_smoothing=label_smoothing,
         **checked_arguments(kind, {**definition["arguments"], **arguments}),
     )
 
@@ -379,26 +380,27 @@ def test_label_smoothing_takes_the_place_of_the_recipes(own, recipes, share):
         mixup_target(labels, CLASSES, lam=share, smoothing=smoothing)
         for smoothing in (recipes, own)
     )
-    found = terms(build("label_smoothing", smoothing=own), student, student, given)
+    distiller = build("label_smoothing", smoothing=own, label_smoothing=recipes)
+    found = terms(distiller, student, student, given)
     assert set(found) == {"cross_entropy"}
     reference = terms(build("none"), student, student, expected)["cross_entropy"]
     assert found["cross_entropy"].item() == pytest.approx(reference.item(), rel=1e-6)
 
 
 def test_label_smoothing_is_its_formula():
-    student, _, targets = logits_and_targets()
-    given = targets.numpy()
-    labels = given - given.min(axis=1, keepdims=True)
-    labels = 0.8 * labels / labels.sum(axis=1, keepdims=True) + 0.2 / CLASSES
-    expected = -(labels * np.log(student.softmax(dim=1).numpy())).sum() / BATCH
-    found = terms(build("label_smoothing", smoothing=0.2), student, student, targets)
-    assert found["cross_entropy"].item() == pytest.approx(expected, rel=1e-12)
+    student, _, mixed = logits_and_targets()
+    expected = -((0.8 * mixed + 0.2 / CLASSES) * student.log_softmax(dim=1)).sum() / BATCH
+    distiller = build("label_smoothing", smoothing=0.2, label_smoothing=0.1)
+    found = terms(distiller, student, student, 0.9 * mixed + 0.1 / CLASSES)
+    assert found["cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-def test_the_labels_behind_smoothed_targets_are_one_hot_to_the_last_bit_elsewhere():
-    labels = torch.arange(10)
-    found = unsmoothed(mixup_target(labels, 10, smoothing=0.1), torch.zeros(10, 10))
-    assert torch.equal(found, torch.eye(10))
+@pytest.mark.parametrize("classes", [2, 10])
+def test_the_labels_behind_smoothed_targets_are_one_hot(classes):
+    labels = torch.arange(classes)
+    given = mixup_target(labels, classes, smoothing=0.1)
+    found = unsmoothed(given, torch.zeros(classes, classes), 0.1)
+    torch.testing.assert_close(found, torch.eye(classes), rtol=0, atol=1e-6)
 
 
 def test_the_configured_control_removes_the_smoothing_and_asks_no_teacher():
@@ -412,7 +414,7 @@ def test_the_configured_control_removes_the_smoothing_and_asks_no_teacher():
 
 
 def test_label_smoothing_gradient_and_order_of_the_batch():
-    distiller = build("label_smoothing", smoothing=0.2)
+    distiller = build("label_smoothing", smoothing=0.2, label_smoothing=0.1)
     student, _, targets = logits_and_targets(batch=4, classes=5)
     student.requires_grad_()
 
@@ -422,14 +424,6 @@ def test_label_smoothing_gradient_and_order_of_the_batch():
     assert torch.autograd.gradcheck(loss, student)
     moved = loss(student.flip(0), targets.flip(0)).item()
     assert moved == pytest.approx(loss(student).item(), rel=1e-12)
-
-
-def test_label_smoothing_of_two_classes_is_refused_with_its_cure():
-    student, _, targets = logits_and_targets(classes=2)
-    with pytest.raises(UserError, match=r"2 classes.*three classes or more.*'methods'"):
-        terms(build("label_smoothing"), student, student, targets)
-    found = terms(build("label_smoothing"), student, student, targets.argmax(dim=1))
-    assert found["cross_entropy"].isfinite()  # indices carry no smoothing
 
 
 # ---- refusals --------------------------------------------------------------------------------

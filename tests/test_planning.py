@@ -163,6 +163,13 @@ def test_a_method_that_is_not_python_is_told_without_a_traceback(touched):
     assert re.search(r"^error: .*broken.py is not Python: .*line 1", output, re.MULTILINE)
 
 
+def test_a_key_that_a_configuration_file_gives_twice_is_an_error(touched):
+    (touched / "twice.yaml").write_text("scale: smoke\nscale: mini\n", encoding="utf-8")
+    done = snakemake(touched, "-n", "--configfile", "twice.yaml")
+    assert done.returncode != 0
+    assert "twice.yaml: line 2: the key 'scale' is given twice; keep one" in done.stderr
+
+
 def test_check_plans_nothing_else(touched):
     assert planned(touched, "check", "--config", SCALE) == {"check": 1}
 

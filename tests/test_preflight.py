@@ -86,6 +86,7 @@ def refused(experiment, words, names=TABLE_1):
             recipe(drop_path=0.0) | student(drop_path_rate=2),
             ["'none', 'soft_kd', 'fitnet'", "first step", "bernoulli"],
         ),
+        (student(depth=0), ["'deit_tiny_patch16_224'", "has no block"]),
         (student(depth="four"), ["'deit_tiny_patch16_224'", "four"]),
         (
             recipe(augmentation={"auto_augment": "nonsense"}),
@@ -283,6 +284,17 @@ def test_a_small_folder_passes_with_the_scales_own_numbers(photographs, count):
     held_out = 2 * max(1, round(count / 10))
     assert found["splits"] == {"train": 2 * count - held_out, "validation": held_out, "test": 8}
     assert len(found["pairs"][PAIR]["methods"]) == 9
+
+
+def test_two_classes_are_enough_for_every_method_of_the_bench(photographs):
+    made = photographs(4)
+    found = preflight(made, ["bench"])
+    assert len(found["classes"]) == 2
+    assert set(found["pairs"][PAIR]["methods"]) == {*made.methods, *made.bench.methods}
+
+
+def test_a_batch_that_stays_too_large_asks_for_more_than_is_set(photographs):
+    refused(photographs(16, least_images_per_epoch=64), ["or raise least_images_per_epoch", "(64)"])
 
 
 def test_a_small_folder_that_is_gone_through_once_is_told_every_batch_that_is_too_large(

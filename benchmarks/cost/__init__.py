@@ -4,7 +4,7 @@ Times are of this machine. What travels are their ratios, each taken within one 
 """
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -53,16 +53,18 @@ class StepShapes(Section):
     """A step of every other method is shown over one of this."""
     members: list[Count]
     """Sizes of the cohorts that are measured: so many of the methods, from the first on."""
+    teacher_precisions: list[Literal["float32", "bfloat16", "float16"]]
+    """Of weights and images in the teacher's pass alone, each measured beside the first."""
     rounds: Count
     """Times that every method and cohort is measured, one after another."""
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
         if self.baseline not in self.methods:
-            raise UserError(f"cost.steps.baseline {self.baseline!r} is none of cost.steps.methods")
+            raise UserError(f"baseline {self.baseline!r} is none of cost.steps.methods")
         if too_many := [size for size in self.members if size > len(self.methods)]:
             raise UserError(
-                f"cost.steps.members holds {too_many[0]}, and there are {len(self.methods)} methods"
+                f"members holds {too_many[0]}, and there are {len(self.methods)} methods"
             )
         return self
 

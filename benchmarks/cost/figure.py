@@ -27,7 +27,7 @@ def draw(found: Found, caption: str) -> Figure:
         found: rows as in cost.csv.
     """
     parts = {part: rows for part, rows in found.rows.groupby("part")}
-    methods = parts[STEPS][parts[STEPS]["what"] != TEACHER]
+    methods = parts[STEPS][~parts[STEPS]["what"].str.startswith(TEACHER)]
     with plt.rc_context(STYLE):
         figure, ((time, memory), (steps, cohorts)) = plt.subplots(
             2, 2, figsize=(WIDTH, 4.2 + 0.14 * len(methods)), layout="constrained"

@@ -1,39 +1,33 @@
 """Time and peak memory of each form of the loss against the batch: forward and backward."""
 
 import json
-import multiprocessing
-import resource
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from benchmarks.cost import LossShapes
 from benchmarks.cost.forms import FORMS
+from benchmarks.cost.memory import peak_bytes
 from manifold.files import write_text
 from manifold.seeds import derive
 from manifold.settings import Experiment
 from manifold.training.description import describe_environment
 from manifold.training.progress import progress
 
-# Each peak is that of a process of its own, which has imported torch already.
-FORKS = multiprocessing.get_context("forkserver")
-
 
 def run(experiment: Experiment) -> None:
     """Measure every form at every batch, and write what was found."""
     study = experiment.studies["cost"]
     shapes, device = study.settings.losses, torch.device(experiment.machine.device)
-    FORKS.set_forkserver_preload([__name__])
     sizes = [(batch, forms_at(shapes, batch)) for batch in shapes.batches]
     shown = progress(what="losses", unit="measurement", total=sum(len(forms) for _, forms in sizes))
     found = []
     for batch, forms in sizes:
         seconds = interleaved(shapes, batch, forms, device)
         for form in forms:
-            peak = peak_bytes(shapes, batch, form, device)
+            peak = peak_bytes(one_gradient, shapes, batch, form, device, device=device)
             found.append(
                 {"form": form, "batch": batch, "seconds": seconds[form], "peak_bytes": peak}
             )
@@ -89,32 +83,10 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def peak_bytes(shapes: LossShapes, batch: int, form: str, device: torch.device) -> int:
-    """The most memory that a form takes beside the tokens that it is given."""
-    if device.type == "cuda":
-        drawn = draw(shapes, batch, device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        differentiate(form, *drawn)
-        return torch.cuda.max_memory_allocated(device) - before
-    receiver, sender = FORKS.Pipe(duplex=False)
-    process = FORKS.Process(target=_send_peak, args=(sender, shapes, batch, form))
-    process.start()
-    sender.close()
-    found = receiver.recv()
-    process.join()
-    return found
-
-
-def _send_peak(sender: Connection, shapes: LossShapes, batch: int, form: str) -> None:
-    torch.set_num_threads(1)
+def one_gradient(shapes: LossShapes, batch: int, form: str, device: torch.device) -> Iterator[None]:
+    """The work whose memory is measured: beside the tokens that it is given."""
     small = shapes.replaced(tokens=2, samples=2)
-    differentiate(form, *draw(small, 2, torch.device("cpu")))  # what torch loads at its first use
-    drawn = draw(shapes, batch, torch.device("cpu"))
-    before = _peak_resident()
+    differentiate(form, *draw(small, 2, device))  # what torch loads at its first use
+    drawn = draw(shapes, batch, device)
+    yield
     differentiate(form, *drawn)
-    sender.send(_peak_resident() - before)
-
-
-def _peak_resident() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,6 +1,7 @@
 """Time of a step of every method by itself, and of cohorts that share the teacher's pass."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -8,13 +9,14 @@ from torch import Tensor
 
 from benchmarks.cost import StepShapes
 from benchmarks.cost.losses import timed
+from benchmarks.cost.memory import peak_bytes
 from manifold.distiller import FrozenTeacher
 from manifold.files import write_text
 from manifold.models import create_model
 from manifold.seeds import derive
-from manifold.settings import Experiment
+from manifold.settings import Experiment, read_experiment, write_experiment
 from manifold.training.cells import Cell, student_model
-from manifold.training.cohort import Cohort, Member
+from manifold.training.cohort import PRECISIONS, Cohort, Member
 from manifold.training.description import describe_environment
 from manifold.training.progress import progress
 from manifold.training.runs import Setting, build_distiller, freeze
@@ -26,14 +28,18 @@ def run(experiment: Experiment) -> None:
     steps, device = study.settings.steps, torch.device(experiment.machine.device)
     members, teacher = build(experiment, steps, device)
     found = measure(experiment, steps, members, teacher)
+    found["peaks"] = peaks(experiment, steps, device)
     content = {"environment": describe_environment(device), **found}
     write_text(study.measured("steps"), json.dumps(content, indent=2) + "\n")
 
 
 def build(
-    experiment: Experiment, steps: StepShapes, device: torch.device
+    experiment: Experiment,
+    steps: StepShapes,
+    device: torch.device,
+    methods: list[str] | None = None,
 ) -> tuple[list[Member], FrozenTeacher]:
-    """A member for each method, all below one teacher of random weights."""
+    """A member for each method, by default all, below one teacher of random weights."""
     recipe = experiment.recipes[steps.recipe]
     setting = Setting(
         experiment=experiment,
@@ -51,7 +57,7 @@ def build(
     network = create_model(setting.pair.teacher.model, setting.image_shape, steps.classes)
     teacher = freeze(setting, network)
     members = []
-    for name in steps.methods:
+    for name in steps.methods if methods is None else methods:
         definition = experiment.method_definitions[name]
         student = student_model(setting.pair, steps.pair, name, definition)
         cell = Cell(name, definition, student, Path("unused"), {})
@@ -79,6 +85,8 @@ def measure(
     """
     alone: dict[str, list[float]] = {member.name: [] for member in members}
     passes: list[float] = []
+    teachers = _teachers(experiment, steps, teacher)
+    precise: dict[str, list[float]] = {precision: [] for precision in teachers}
     cohorts: dict[int, list[float]] = {size: [] for size in steps.members}
     shown = progress(what="steps", unit="round", total=1 + steps.rounds)
     step = 0
@@ -96,12 +104,17 @@ def measure(
             taken = _seconds(Cohort(members[:size], teacher), images, targets, step)
             if number:
                 cohorts[size].append(taken)
+        for precision, alone_in_it in teachers.items():
+            taken = _seconds_of_a_pass(alone_in_it, images)
+            if number:
+                precise[precision].append(taken)
         step += 1
         shown.update()
     shown.close()
     return {
         "alone": alone,
         "teacher": passes,
+        "teacher_precisions": precise,
         "uses_teacher": [m.name for m in members if m.distiller.uses_teacher],
         "cohorts": [{"members": size, "seconds": taken} for size, taken in cohorts.items()],
     }
@@ -119,3 +132,42 @@ def _batch(experiment: Experiment, steps: StepShapes, number: int) -> tuple[Tens
 def _seconds(cohort: Cohort, images: Tensor, targets: Tensor, step: int) -> float:
     unseen = images.clone()  # which the teacher has not been asked with
     return timed(lambda: cohort.step(unseen, targets, step), images.device)
+
+
+def _teachers(
+    experiment: Experiment, steps: StepShapes, teacher: FrozenTeacher
+) -> dict[str, FrozenTeacher]:
+    """Such teachers with weights in each precision, which give the tokens that this one gives."""
+    network, shape = experiment.pairs[steps.pair].teacher.model, experiment.data.image_shape
+    device, found = next(teacher.parameters()).device, {}
+    for precision in steps.teacher_precisions:
+        model = create_model(network, shape, steps.classes).to(device, PRECISIONS[precision])
+        found[precision] = FrozenTeacher(model, teacher.most_tokens)
+        found[precision].watch(sorted(teacher.layers))
+    return found
+
+
+def _seconds_of_a_pass(teacher: FrozenTeacher, images: Tensor) -> float:
+    cast = images.to(next(teacher.model.parameters()).dtype)
+    return timed(lambda: teacher(cast), images.device)
+
+
+def peaks(experiment: Experiment, steps: StepShapes, device: torch.device) -> list[dict]:
+    """Peak memory of two steps of each method by itself, and of each cohort, networks and all."""
+    companies = [[name] for name in steps.methods]
+    companies += [steps.methods[:size] for size in steps.members if size > 1]
+    file, found = write_experiment(experiment), []
+    for company in progress(companies, what="memory", unit="cohort"):
+        peak = peak_bytes(two_steps, file, company, device, device=device)
+        found.append({"methods": company, "peak_bytes": peak})
+    return found
+
+
+def two_steps(file: Path, methods: list[str], device: torch.device) -> Iterator[None]:
+    """The work whose memory is measured."""
+    yield
+    experiment = read_experiment(file)
+    steps = experiment.studies["cost"].settings.steps
+    cohort = Cohort(*build(experiment, steps, device, methods))
+    for number in range(2):
+        cohort.step(*_batch(experiment, steps, number), number)

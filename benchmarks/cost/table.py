@@ -75,9 +75,10 @@ def _loss_rounds(losses: dict) -> list[dict]:
 
 
 def _step_rounds(steps: dict) -> list[dict]:
+    passes = {f"{TEACHER}, {name}": taken for name, taken in steps["teacher_precisions"].items()}
     rounds = [
         {"part": STEPS, "what": name, "size": 1, "round": n, "seconds": s}
-        for name, seconds in steps["alone"].items()
+        for name, seconds in (passes | steps["alone"]).items()
         for n, s in enumerate(seconds)
     ]
     return rounds + [
@@ -136,9 +137,17 @@ def _loss_rows(study: Cost, losses: dict) -> list[dict]:
 def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
     """Ratios are over a step of the baseline; both have the teacher's pass in them."""
     alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
-    passes = np.array(steps["teacher"])
-    teacher = {"part": STEPS, "what": TEACHER, "size": 1, "n": len(passes)}
-    rows = [teacher | spread(1000 * passes, "milliseconds")]
+    peaks = {tuple(each["methods"]): each["peak_bytes"] for each in steps["peaks"]}
+    rows = [
+        {
+            "part": STEPS,
+            "what": f"{TEACHER}, {precision}",
+            "size": 1,
+            "n": len(seconds),
+            **spread(1000 * np.array(seconds), "milliseconds"),
+        }
+        for precision, seconds in steps["teacher_precisions"].items()
+    ]
     for name, seconds in alone.items():
         rows.append(
             {
@@ -148,15 +157,20 @@ def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
                 "n": len(seconds),
                 **spread(1000 * seconds, "milliseconds"),
                 **spread(seconds / alone[baseline], "ratio"),
+                "peak_mebibytes": peaks[name,] / MEBIBYTE,
             }
         )
     return rows
 
 
 def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
-    """Ratios are over the sum of the members' steps alone; ``limit`` pays for one pass only."""
+    """Ratios are over the sum of the members' steps alone; ``limit`` pays for one pass only.
+
+    Memory is over that of the heaviest of the members by itself.
+    """
     alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
     shared = float(np.median(steps["teacher"])) if steps["teacher"] else 0.0
+    peaks = {tuple(each["methods"]): each["peak_bytes"] for each in steps["peaks"]}
     rows = []
     for each in steps["cohorts"]:
         names = study.settings.steps.methods[: each["members"]]
@@ -172,6 +186,8 @@ def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
                 **spread(1000 * own, "milliseconds"),
                 **spread(own / apart, "ratio"),
                 "limit": 1 - saved / float(np.median(apart)),
+                "peak_mebibytes": peaks[tuple(names)] / MEBIBYTE,
+                "peak_over_heaviest": peaks[tuple(names)] / max(peaks[name,] for name in names),
             }
         )
     return rows
@@ -205,7 +221,7 @@ def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 "Batch": losses["size"].map(str),
                 "ms": _texts(losses, "milliseconds"),
                 "Over decoupled, as here": _texts(losses, "ratio"),
-                "Peak memory (MiB)": losses["peak_mebibytes"].map("{:,.0f}".format),
+                "Peak memory (MiB)": _peaks(losses),
             }
         ),
         pd.DataFrame(
@@ -213,6 +229,7 @@ def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 "Method": steps["what"],
                 "ms": _texts(steps, "milliseconds"),
                 f"Over {found.baseline}": _texts(steps, "ratio"),
+                "Peak memory (MiB)": _peaks(steps),
             }
         ),
         pd.DataFrame(
@@ -221,9 +238,17 @@ def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 "ms": _texts(cohorts, "milliseconds"),
                 "Over its members apart": _texts(cohorts, "ratio"),
                 "If the teacher's pass is all that is saved": cohorts["limit"].map("{:.2f}".format),
+                "Peak memory (MiB)": _peaks(cohorts),
+                "Over its heaviest member alone": cohorts["peak_over_heaviest"].map(
+                    "{:.2f}".format
+                ),
             }
         ),
     )
+
+
+def _peaks(rows: pd.DataFrame) -> pd.Series:
+    return rows["peak_mebibytes"].map(lambda peak: MISSING if pd.isna(peak) else f"{peak:,.0f}")
 
 
 def _texts(rows: pd.DataFrame, key: str) -> pd.Series:
@@ -249,11 +274,12 @@ def in_words(found: Found) -> list[str]:
         lines.append(f"{SHOWN[form]}, over the decoupled loss as here: {ratios}")
     both = losses.loc[PAIRWISE].index.intersection(losses.loc[FULL].index)
     largest = max(both)
-    time, memory = (
-        losses.loc[(PAIRWISE, largest), key] / losses.loc[(FULL, largest), key]
-        for key in ("milliseconds_median", "peak_mebibytes")
-    )
-    weighed = f", {memory:.0f} times its peak memory" if np.isfinite(memory) and memory else ""
+    pairwise, full = losses.loc[(PAIRWISE, largest)], losses.loc[(FULL, largest)]
+    time = pairwise["milliseconds_median"] / full["milliseconds_median"]
+    weighed = ""
+    if full["peak_mebibytes"]:  # so little is not seen in the resident memory
+        memory = pairwise["peak_mebibytes"] / full["peak_mebibytes"]
+        weighed = f", {memory:.0f} times its peak memory"
     lines.append(
         f"all pairs over the full loss as here, at B = {largest}: {time:.1f} times its time"
         f"{weighed}"
@@ -264,10 +290,18 @@ def in_words(found: Found) -> list[str]:
         f"the dearest step, over {found.baseline}: {dearest['what']}, "
         f"{dearest['ratio_median']:.2f} times"
     )
+    passes = rows[rows["what"].str.startswith(TEACHER)].set_index("what")["milliseconds_median"]
+    first = passes.index[0].rpartition(", ")[2]
+    for what, milliseconds in passes.iloc[1:].items():
+        lines.append(f"{what}, takes {milliseconds / passes.iloc[0]:.2f} of it in {first}")
     cohorts = rows[rows["part"] == COHORTS]
     last = cohorts.loc[cohorts["size"].idxmax()]
     lines.append(
         f"a cohort of {last['size']} takes {last['ratio_median']:.2f} of the time of its members "
         f"apart; one pass of the teacher for all, and nothing else, would give {last['limit']:.2f}"
+    )
+    lines.append(
+        f"and {last['peak_over_heaviest']:.2f} of the memory of its heaviest member alone, "
+        "networks, teacher and optimizers included"
     )
     return lines

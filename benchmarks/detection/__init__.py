@@ -46,7 +46,7 @@ class Photographs(Section):
         both = sorted(set(self.train) & set(self.test))
         if both:
             raise UserError(
-                f"photographs: {', '.join(both)} would stand in training and in test scenes; take "
+                f"train, test: {', '.join(both)} would stand in training and in test scenes; take "
                 "it out of one"
             )
         return self
@@ -130,7 +130,7 @@ class DetectionData(Section):
     def _is_one_of_both(self) -> Self:
         if (self.scenes is None) == (self.folder is None):
             raise UserError(
-                "data: give either scenes or folder, and null for the other; got "
+                "scenes, folder: give one of the two, and null for the other; got "
                 f"{'neither' if self.scenes is None else 'both'}"
             )
         return self
@@ -193,6 +193,7 @@ class Detection(Study):
     title = "Detection"
     question = "Is a method's student ahead of soft KD's as the backbone of a detector?"
     Settings = DetectionSettings
+    taken_away_by_null = ("detectors",)
 
     # ---- what it needs -----------------------------------------------------------------------
 

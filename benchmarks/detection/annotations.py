@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.detection import CocoFolder
 from benchmarks.detection.coco_files import LISTS, Notes, check, listed, normalise, read
 from benchmarks.detection.data import SPLITS
-from manifold.errors import UserError
+from manifold.errors import Faults, UserError
 from manifold.image_files import ImageCheck
 from manifold.settings import suggest
 
@@ -36,28 +36,37 @@ def read_folder(
     Raises:
         UserError: names the file, the entries and what to do.
     """
-    contents, notes, seen = {}, [], ImageCheck() if verify else None
+    contents, notes, seen, faults = {}, [], ImageCheck() if verify else None, Faults()
     for split in SPLITS:
-        path, images = (
-            Path(getattr(folder, f"{split}_{kind}")) for kind in ("annotations", "images")
-        )
-        content, found = read(path), Notes(path)
-        originals = {key: [entry.get("id") for entry in content[key]] for key in LISTS}
-        normalise(content, images, found)
-        for key in LISTS:
-            for entry, original in zip(content[key], originals[key], strict=True):
-                entry["original_id"] = original
-        _leave_out_ignored(content, folder, split)
-        check(content, found, images, split, masks, seen)
-        contents[split] = content
-        notes += found.lines()
+        if seen is not None:
+            seen.part = split
+        with faults.collected():
+            contents[split] = _read_split(folder, split, masks, seen, notes)
+    faults.raise_any()
     if seen is not None:
-        seen.refuse_dim()
-        notes += seen.words()
+        notes += [*seen.refuse_dim(), *seen.words()]
     classes = _classes(folder, contents, notes)
     for split in SPLITS:
         contents[split] = _renumbered(contents[split], classes)
     return contents, notes
+
+
+def _read_split(
+    folder: CocoFolder, split: str, masks: bool, seen: ImageCheck | None, notes: list[str]
+) -> Content:
+    """A split's file, checked; ``notes`` takes what is to be told about it."""
+    path, images = (Path(getattr(folder, f"{split}_{kind}")) for kind in ("annotations", "images"))
+    content, found = read(path), Notes(path)
+    originals = {key: [entry.get("id") for entry in content[key]] for key in LISTS}
+    normalise(content, images, found)
+    for key in LISTS:
+        for entry, original in zip(content[key], originals[key], strict=True):
+            entry["original_id"] = original
+    _leave_out_ignored(content, folder, split)
+    _leave_out_namesakes(content, found)
+    check(content, found, images, split, masks, seen)
+    notes += found.lines()
+    return content
 
 
 def _leave_out_ignored(content: Content, folder: CocoFolder, split: str) -> None:
@@ -84,6 +93,26 @@ def _leave_out_ignored(content: Content, folder: CocoFolder, split: str) -> None
             f"detection.data.folder.ignored.{split} leaves no annotation of "
             f"{getattr(folder, f'{split}_annotations')}"
         )
+
+
+def _leave_out_namesakes(content: Content, notes: Notes) -> None:
+    """Take away a root of the categories that has a class's name, as Roboflow may write."""
+    annotated = {entry.get("category_id") for entry in content["annotations"]}
+    names = Counter(str(entry.get("name")) for entry in content["categories"])
+    kept = []
+    for entry in content["categories"]:
+        if (
+            str(entry.get("supercategory")).lower() == "none"
+            and entry.get("id") not in annotated
+            and names[str(entry.get("name"))] > 1
+        ):
+            names[str(entry.get("name"))] -= 1
+            notes.add(
+                "root(s) of the categories, left out for the class of that name", entry["name"]
+            )
+        else:
+            kept.append(entry)
+    content["categories"] = kept
 
 
 # ---- classes ---------------------------------------------------------------------------------

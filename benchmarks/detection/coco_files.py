@@ -73,6 +73,11 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; write or "
             "download it again"
         ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is in no encoding of Unicode ({error.reason} at byte {error.start}); save it "
+            "as UTF-8"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:  # no text; thousands of digits, of [
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(

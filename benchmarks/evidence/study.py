@@ -80,6 +80,8 @@ class Study:
     """Sections of ``NAME.md`` that the docs show below its caption; None: all."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Sections without which there is nothing to do; where one is null, the study falls away."""
+    taken_away_by_null: ClassVar[tuple[str, ...]] = ()
+    """Keys of the section whose entries a null takes away."""
     is_evidence: ClassVar[bool] = True
     """Whether ``all`` makes it; choices and rehearsals are asked for by name."""
 

@@ -61,8 +61,13 @@ class Table1(Study):
             raise UserError(
                 f"methods: {TEACHER!r} stands for the teacher's own row; rename the method"
             )
-        for pair in (*table.pairs, *table.claims):
+        for pair in table.pairs:
             experiment.check_known("table1.pairs", pair, experiment.pairs)
+        for pair, claims in table.claims.items():
+            experiment.check_known("table1.claims", pair, experiment.pairs)
+            for method in claims:
+                key = f"table1.claims.{pair}"
+                experiment.check_known(key, method, experiment.method_definitions)
         experiment.check_known("table1.recipe", table.recipe, experiment.recipes)
         for pair in table.pairs:
             methods = experiment.methods_of(pair)

@@ -160,6 +160,7 @@ class Transfer(Study):
     title = "Transfer learning"
     question = "Is a method's student ahead of soft KD's on other data sets?"
     Settings = TransferSettings
+    taken_away_by_null = ("data",)
 
     # ---- what it needs -----------------------------------------------------------------------
 

@@ -9,8 +9,22 @@ import yaml
 from manifold.errors import UserError
 from manifold.files import read_text
 
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # ten times as fast with libyaml
+    """A safe loader that refuses a key which stands twice: YAML's own keeps the last of them."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise UserError(f"line {line}: the key {key.value!r} is given twice; keep one")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def find(path: str | Path) -> Path:
@@ -52,10 +66,12 @@ def read_yaml_text(text: str, name: str) -> dict[str, Any]:
     """Read a YAML mapping that ``name`` gave.
 
     Raises:
-        UserError: it is not a YAML mapping.
+        UserError: it is not a YAML mapping, or a key is given twice.
     """
     try:
-        content = yaml.load(text, Loader)  # safe, and ten times as fast where libyaml is there
+        content = yaml.load(text, Loader)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{name} is not YAML: {error}") from error
     if not isinstance(content, dict):

@@ -137,7 +137,9 @@ def _expected(error: Any, model: type[BaseModel]) -> tuple[str, str]:
         return path, f"must {_bounds(annotation, is_low=kind.startswith('greater_than'))}"
     if kind in ("too_short", "too_long"):
         return path, f"must {_length(annotation)}"
-    name = kind.removesuffix("_type").removesuffix("_parsing").removesuffix("_from_float")
+    name = kind
+    for ending in ("_size", "_type", "_parsing", "_from_float"):
+        name = name.removesuffix(ending)
     if name == "truth_value" and _bare(annotation) is int:
         name = "int"
     if name == "model":

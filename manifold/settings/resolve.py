@@ -15,7 +15,7 @@ from manifold.errors import UserError, is_of_a_full_disk
 from manifold.files import read_text, write_text
 from manifold.settings.experiment import Experiment
 from manifold.settings.files import ROOT, find, merge, read_yaml, read_yaml_text
-from manifold.settings.messages import Origin, suggest, teaching_error
+from manifold.settings.messages import Origin, suggest, teaching_error, unknown
 from manifold.settings.plain import fingerprint, to_plain
 from manifold.settings.section import NULLS, read
 
@@ -47,6 +47,7 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     overrides = _as_in_a_scale(overrides, base)
     merged = _join_own_methods(merge(base, overrides), base, overrides)
     merged = _of_other_data(merged, base, overrides, name)
+    _refuse_what_cannot_be_taken_away(overrides, base)
     if read(str | None, merged.get("name")) is not None:
         return _build({**merged, "scale": name}, origin, known=base)
     experiment = _build({**merged, "scale": name, "name": name}, origin, known=base)
@@ -94,7 +95,8 @@ def write_experiment(experiment: Experiment) -> Path:
     )
     before = read_text(experiment.file) if experiment.file.is_file() else None
     if before != text:
-        if before is not None and (changed := _reshaped(before, experiment)):
+        has_runs = any(True for _ in experiment.directory.rglob("run.json"))
+        if has_runs and before is not None and (changed := _reshaped(before, experiment)):
             print(
                 f"{experiment.directory} holds runs of other settings, and its name is used again: "
                 f"{changed}. What these shape is made anew; another name keeps both apart",
@@ -256,6 +258,24 @@ def _join_own_methods(merged: dict, base: dict, overrides: dict) -> dict:
     return joined
 
 
+def _refuse_what_cannot_be_taken_away(overrides: dict, base: dict) -> None:
+    """Refuse a null for an entry that the scale does not have.
+
+    Raises:
+        UserError: names it, and what was probably meant.
+    """
+    for key, section in base.items():
+        if not (isinstance(section, dict) and STUDY in section):
+            continue
+        kind = find_study(key, section[STUDY])
+        for name in getattr(kind, "taken_away_by_null", ()):
+            given = overrides.get(key)
+            entries = given.get(name) if isinstance(given, dict) else None
+            for entry, value in entries.items() if isinstance(entries, dict) else ():
+                if value in (None, *NULLS) and entry not in section[name]:
+                    raise unknown(f"{key}.{name}", entry, section[name])
+
+
 def _of_other_data(merged: dict, base: dict, overrides: dict, scale: str) -> dict:
     """Keep the words on a scale's data from standing over others, and so the claims on them."""
     data, own = merged.get("data"), base.get("data")
@@ -268,6 +288,7 @@ def _of_other_data(merged: dict, base: dict, overrides: dict, scale: str) -> dic
     said = {
         "description": f"data {data.get('dataset')} {size}×{size}, otherwise as scale {scale}",
         "reported_dataset": None,
+        "claims": None,
     }
     return merged | {key: value for key, value in said.items() if key not in overrides}
 

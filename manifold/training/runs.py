@@ -185,6 +185,7 @@ def build_distiller(
             most_tokens=setting.pair.most_tokens,
             alpha=setting.recipe.distillation.alpha,
             temperature=setting.recipe.distillation.temperature,
+            label_smoothing=setting.recipe.label_smoothing,
             relational_ranks=setting.ranks if setting.recipe.relational_batch == "batch" else ALONE,
             **arguments,
         )
@@ -270,9 +271,11 @@ def steps_per_epoch(images: int, data: Data, recipe: Recipe, name: str) -> int:
     """
     shown = epoch_of(images, data)
     if shown < recipe.batch_size:
+        is_set = data.least_images_per_epoch is not None
         raise UserError(
             f"recipes.{name}.batch_size {recipe.batch_size} is larger than the training split of "
-            f"{images} images; lower it, or set least_images_per_epoch of the data (as scale "
-            "'folder' does), so that an epoch goes through them several times"
+            f"{images} images; lower it, or {'raise' if is_set else 'set'} least_images_per_epoch "
+            f"of the data ({data.least_images_per_epoch or 'as scale folder does'}), so that an "
+            "epoch goes through them several times"
         )
     return shown // recipe.batch_size

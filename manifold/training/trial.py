@@ -79,6 +79,10 @@ def check_network(
         UserError: it cannot be created, or does not take images of this shape.
     """
     network = create_model(model, image_shape, classes).eval()
+    if not len(getattr(network, "feature_info", [None])):
+        raise UserError(
+            f"{where}: {model.name!r} with {model.arguments} has no block; raise its depth"
+        )
     try:
         with torch.no_grad():
             network(torch.zeros(1, *image_shape))
@@ -104,7 +108,12 @@ def _first_batch(setting: Setting, splits: Splits) -> tuple[Tensor, Tensor]:
     data, recipe = setting.experiment.data, setting.recipe
     count = min(IMAGES, recipe.batch_size // recipe.shards)
     try:
-        images = splits.train.transformed(train_transform(data, recipe))
+        transform = train_transform(data, recipe)
+        mixer = Mixer(recipe, len(splits.classes), setting.seed)
+    except UserError as error:
+        raise UserError(f"recipes.{setting.recipe_name}: {error}") from error
+    try:
+        images = splits.train.transformed(transform)
         drawn = [
             images[number % len(images), derive(setting.seed, "trial", number)]
             for number in range(count)
@@ -113,10 +122,9 @@ def _first_batch(setting: Setting, splits: Splits) -> tuple[Tensor, Tensor]:
         labels = torch.tensor([label for _, label in drawn])
         evaluated = splits.test.transformed(evaluation_transform(data, setting.pair.teacher.input))
         evaluated[0, None]
-        mixer = Mixer(recipe, len(splits.classes), setting.seed)
         pixels, targets = mixer(pixels, labels, step=0)
-    except UserError as error:
-        raise UserError(f"recipes.{setting.recipe_name}: {error}") from error
+    except UserError:  # of a file, which says so itself
+        raise
     except Exception as error:  # timm and torchvision raise many kinds
         raise UserError(
             f"recipes.{setting.recipe_name}: the first images cannot be augmented and mixed: "

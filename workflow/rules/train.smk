@@ -119,6 +119,7 @@ for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
                 f"{RESULTS}/benchmarks/cohort-{number}-{pair}-{recipe}-{epochs}-seed-{{seed}}.tsv"
             wildcard_constraints:
                 seed=seeds,
+            priority: len(methods)  # long jobs first: none is left to run alone at the end
             conda:
                 "../envs/suite.yaml"
             threads: cpus(MACHINE)

@@ -45,12 +45,22 @@ def open_classes(
         opened.append(from_paths(paths, labels, data, passed_by.words()))
         names.append(classes)
     if names[0] != names[1]:
-        odd = sorted(set(names[0]) ^ set(names[1]))
-        shown = ", ".join(odd[:MOST_SHOWN])
-        more = f" and {len(odd) - MOST_SHOWN} more" if len(odd) > MOST_SHOWN else ""
+        odd = [
+            f"{split}/ alone has {_listed(sorted(set(own) - set(other)))}"
+            for split, own, other in ((train, *names), (test, *names[::-1]))
+            if set(own) - set(other)
+        ]
         raise UserError(
-            f"{folder}: classes that only one of {train}/ and {test}/ has: {shown}{more}"
+            f"{folder}: the classes differ: {'; '.join(odd)}; give both the same folders"
         )
     if len(names[0]) < 2:
-        raise UserError(f"{folder / train} holds one class alone, {names[0][0]!r}")
+        raise UserError(
+            f"{folder / train} holds one class alone, {names[0][0]!r}; there is nothing to tell it "
+            "from: add the folder of another class"
+        )
     return *opened, names[0]
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_SHOWN} more" if len(names) > MOST_SHOWN else ""
+    return ", ".join(names[:MOST_SHOWN]) + more

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from manifold.errors import UserError
+from manifold.errors import Faults, UserError
 from manifold.image_files import ImageCheck
 from manifold.settings import Data
 from manifold.training.data.copies import copies
@@ -88,16 +88,18 @@ def verify(splits: Splits, decode: bool = True) -> None:
         decode: false leaves it at the files that are passed by, for data that take hours to read.
 
     Raises:
-        UserError: names the first file that cannot be read, or is not read as anyone means it.
+        UserError: names the files that cannot be read, or are not read as anyone means it.
     """
     said = [*splits.train.passed_by, *splits.test.passed_by]
     if decode:
-        found = ImageCheck()
+        found, faults = ImageCheck(), Faults()
         for name in ("train", "validation", "test"):
             split = getattr(splits, name)
+            found.part = "test" if name == "test" else "training"
             for index in progress(split.indices, what=f"verify {name}", unit="image"):
-                split.source.check(int(index), found)
-        found.refuse_dim()
-        said += [*found.words(), *copies(splits)]
+                with faults.collected():
+                    split.source.check(int(index), found)
+        faults.raise_any()
+        said += [*found.refuse_dim(), *found.words(), *copies(splits)]
     for line in said:
         print(line, file=sys.stderr)
