@@ -1,4 +1,4 @@
-"""What the paper and others report, with evidence marks, and what a measurement says of it."""
+"""What the paper and others report, with evidence marks."""
 
 from __future__ import annotations
 
@@ -7,22 +7,32 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from manifold.errors import UserError
 from manifold.files import read_text
 from manifold.settings import Experiment, find, suggest
 
-if TYPE_CHECKING:  # which imports SciPy, and a claim is read to plan
-    from benchmarks.evidence.statistics import Interval
-
 EVIDENCE = ("verbatim", "second-hand", "derived", "remembered")
-Verdict = Literal["supported", "contradicted", "inconclusive", "not run"]
+ROUNDING = 1e-9  # of sums of decimals
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a value, or one of the two that a difference is of, was measured with."""
+
+    method: str
+    student: str
+    teacher: str
+    recipe: str
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A row of claims.csv; ``method`` is a method's name, or ``a - b`` for a difference."""
+    """A row of claims.csv; ``method`` is a method's name, or ``a - b`` for a difference.
+
+    ``other_student``, ``other_teacher`` and ``other_recipe`` are of a difference's second method,
+    where they are not those of the first. An empty recipe, or budget, is one that nobody has said.
+    """
 
     id: str
     student: str
@@ -31,6 +41,9 @@ class Claim:
     dataset: str
     epochs: str
     recipe: str
+    other_student: str
+    other_teacher: str
+    other_recipe: str
     metric: str
     value: str
     unit: str
@@ -38,9 +51,21 @@ class Claim:
     source: str
 
     @property
-    def difference(self) -> tuple[str, str] | None:
+    def sides(self) -> tuple[Side, ...]:
+        """One for a value, two for a difference."""
         first, separator, second = self.method.partition(" - ")
-        return (first, second) if separator else None
+        sides = [Side(first, self.student, self.teacher, self.recipe)]
+        if separator:
+            other = (self.other_student, self.other_teacher, self.other_recipe)
+            own = (self.student, self.teacher, self.recipe)
+            sides.append(Side(second, *(new or old for new, old in zip(other, own, strict=True))))
+        return tuple(sides)
+
+    @property
+    def rounding(self) -> float:
+        """By how much the printed value may be off, half a unit of its last digit for each side."""
+        digits = len(self.value.partition(".")[2])
+        return len(self.sides) * 0.5 * 10**-digits + ROUNDING
 
     @property
     def printed(self) -> str | None:
@@ -87,30 +112,10 @@ def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:
     return claims
 
 
-def judge_value(claim: Claim, measured: Interval | None) -> Verdict:
-    """Whether a measurement under the claim's own conditions agrees with its value.
-
-    A value is contradicted where it lies outside the interval. A claimed difference is supported
-    by an interval that holds it and not zero.
-    """
-    if measured is None or claim.printed is None:
-        return "not run"
-    if not measured.low <= float(claim.value) <= measured.high:
-        return "contradicted"
-    if claim.difference and measured.low <= 0 <= measured.high:
-        return "inconclusive"
-    return "supported"
-
-
-def judge_direction(claimed: float, measured: Interval | None) -> Verdict:
-    """Whether a measured paired difference has the claimed sign; from its interval alone.
-
-    A claim of no difference can be contradicted, never supported, by an interval.
-    """
-    if measured is None:
-        return "not run"
-    if measured.low <= 0 <= measured.high:
-        return "inconclusive"
-    if claimed == 0:
-        return "contradicted"
-    return "supported" if (measured.mean > 0) == (claimed > 0) else "contradicted"
+def is_of_pair(experiment: Experiment, side: Side, name: str) -> bool:
+    """Whether a side of a claim speaks of a pair's networks."""
+    pair = experiment.pairs[name]
+    asked = experiment.method_definitions[side.method].student
+    student = getattr(pair, asked) or pair.student
+    teacher = pair.teacher.model.name.partition(".")[0]
+    return side.student == student.name and side.teacher in ("", teacher)

@@ -1,4 +1,4 @@
-"""Means with intervals, paired differences, and Holm's correction.
+"""Means with intervals, paired differences, and what a run to come, or a claim, is held to.
 
 All means are of percentages, or of differences of percentages: where a t interval of few seeds goes
 on beyond what such a number can be, it is cut there, and says so.
@@ -7,7 +7,7 @@ on beyond what such a number can be, it is cut there, and says so.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # a tenth of the time that scipy.stats takes to import
+from scipy.special import nctdtr, stdtr, stdtrit  # scipy.stats takes ten times as long to import
 
 ENDS = ("low", "high")
 HIGHEST = 100.0  # of a percentage, and of what two of them differ by
@@ -64,9 +64,7 @@ def paired_difference(
     Raises:
         ValueError: the seeds differ, or there are fewer than two.
     """
-    if first.keys() != second.keys():
-        raise ValueError(f"unpaired seeds: {sorted(first)} and {sorted(second)}")
-    differences = [first[seed] - second[seed] for seed in sorted(first)]
+    differences = _paired(first, second)
     interval = mean_interval(differences, confidence, within=(-most, most))
     spread = np.std(differences, ddof=1)
     if spread == 0:  # the t statistic is 0/0 or infinite
@@ -75,6 +73,15 @@ def paired_difference(
         statistic = interval.mean / (spread / np.sqrt(interval.n))
         p = float(2 * stdtr(interval.n - 1, -abs(statistic)))
     return replace(interval, p=p)
+
+
+def spread_of(first: dict[int, float], second: dict[int, float]) -> float:
+    """The standard deviation of the paired differences.
+
+    Raises:
+        ValueError: the seeds differ, or there are fewer than two.
+    """
+    return float(np.std(_paired(first, second), ddof=1))
 
 
 def gains_over(
@@ -103,3 +110,122 @@ def holm(p_values: dict[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, (len(ranked) - rank) * p_values[name]))
         adjusted[name] = highest
     return {name: adjusted[name] for name in p_values}
+
+
+# ---- what others report ------------------------------------------------------------------------
+
+
+def prediction_interval(values: list[float], confidence: float) -> tuple[float, float]:
+    """Where one more run of the same kind ends: mean ± t·s·√(1 + 1/n).
+
+    Raises:
+        ValueError: fewer than two values.
+    """
+    half = _t_of(values, confidence) * np.sqrt(np.var(values, ddof=1) * (1 + 1 / len(values)))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def predicted_difference(
+    first: dict[int, float], second: dict[int, float], confidence: float
+) -> tuple[float, float]:
+    """Where the difference of two more runs ends, one of each kind and of any two seeds.
+
+    The noise of both runs counts, and that of the mean of the paired differences d:
+    mean(d) ± t·√(s₁² + s₂² + s_d²/n).
+
+    Raises:
+        ValueError: the seeds differ, or there are fewer than two.
+    """
+    differences = _paired(first, second)
+    noise = sum(np.var(list(values.values()), ddof=1) for values in (first, second))
+    noise += np.var(differences, ddof=1) / len(differences)
+    half = _t_of(differences, confidence) * np.sqrt(noise)
+    return float(np.mean(differences) - half), float(np.mean(differences) + half)
+
+
+def are_equivalent(
+    first: dict[int, float], second: dict[int, float], margin: float, confidence: float
+) -> bool:
+    """Whether the mean paired difference is within ± ``margin``, by two one-sided t tests.
+
+    So the interval of twice the error, 1 − 2·(1 − confidence), lies inside the margin.
+
+    Source: Schuirmann 1987, Journal of Pharmacokinetics and Biopharmaceutics 15(6).
+
+    Raises:
+        ValueError: the seeds differ, or there are fewer than two.
+    """
+    differences = _paired(first, second)
+    half = _t_of(differences, 2 * confidence - 1) * _standard_error(differences)
+    return bool(abs(np.mean(differences)) + half < margin)
+
+
+def detectable_difference(spread: float, n: int, confidence: float, power: float = 0.8) -> float:
+    """The mean paired difference that a two-sided t test tells from zero with this power.
+
+    Args:
+        spread: standard deviation of the paired differences.
+
+    Raises:
+        ValueError: fewer than two pairs.
+    """
+    if n < 2:
+        raise ValueError(f"a test needs at least two pairs, got {n}")
+    if spread == 0:
+        return 0.0
+    low, high = 0.0, 1.0
+    while power_of(high, n, confidence) < power:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if power_of(middle, n, confidence) < power else (low, middle)
+    return float(high * spread)
+
+
+def seeds_to_detect(
+    difference: float, spread: float, confidence: float, power: float = 0.8, most: int = 10_000
+) -> int | None:
+    """The fewest seeds with which a paired difference is told from zero; None beyond ``most``."""
+    if spread == 0:
+        return 2
+    low, high = 1, 2
+    while power_of(abs(difference) / spread, high, confidence) < power:
+        low, high = high, 2 * high
+        if low > most:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if power_of(abs(difference) / spread, middle, confidence) < power:
+            low = middle
+        else:
+            high = middle
+    return high if high <= most else None
+
+
+def power_of(effect: float, n: int, confidence: float) -> float:
+    """The power of a two-sided paired t test.
+
+    Args:
+        effect: mean of the differences over their standard deviation.
+
+    Source: the noncentral t distribution, as in Cohen 1988, chapter 2.
+    """
+    limit = stdtrit(n - 1, (1 + confidence) / 2)
+    shift = effect * np.sqrt(n)
+    return float(1 - nctdtr(n - 1, shift, limit) + nctdtr(n - 1, shift, -limit))
+
+
+def _paired(first: dict[int, float], second: dict[int, float]) -> list[float]:
+    if first.keys() != second.keys():
+        raise ValueError(f"unpaired seeds: {sorted(first)} and {sorted(second)}")
+    return [first[seed] - second[seed] for seed in sorted(first)]
+
+
+def _t_of(values: list[float], confidence: float) -> float:
+    if len(values) < 2:
+        raise ValueError(f"an interval needs at least two values, got {len(values)}")
+    return float(stdtrit(len(values) - 1, (1 + confidence) / 2))
+
+
+def _standard_error(values: list[float]) -> float:
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -5,7 +5,7 @@ The full bench is the same table of more methods.
 
 from pathlib import Path
 
-from benchmarks.evidence.claims import claims_of
+from benchmarks.evidence.claims import claims_of, is_of_pair
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
@@ -78,7 +78,21 @@ class Table1(Study):
                 )
 
     def preflight(self) -> None:
-        claims_of(self.experiment, self.table.claim_ids())
+        """Read the claims.
+
+        Raises:
+            UserError: they cannot be read, or one that this scale could judge is of other networks
+                than the pair beside which it is to stand.
+        """
+        experiment = self.experiment
+        known = claims_of(experiment, self.table.claim_ids())
+        for pair, claims in self.table.claims.items() if experiment.reported_dataset else ():
+            for method, claim in claims.items():
+                if claim in known and not is_of_pair(experiment, known[claim].sides[0], pair):
+                    raise UserError(
+                        f"table1.claims.{pair}.{method}: {claim} is of "
+                        f"{known[claim].student} ← {known[claim].teacher}, not of this pair"
+                    )
 
     def students(self) -> Students:
         table = self.table

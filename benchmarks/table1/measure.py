@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.cells import loss_terms
-from benchmarks.evidence.claims import Claim, claims_of, judge_direction, judge_value
+from benchmarks.evidence.claims import Claim, Side, claims_of, is_of_pair
+from benchmarks.evidence.judge import direction, judge
 from benchmarks.evidence.statistics import (
     Interval,
+    detectable_difference,
     gains_over,
     holm,
     mean_interval,
     paired_difference,
+    spread_of,
 )
 from benchmarks.evidence.words import interval_columns
 from benchmarks.table1 import TEACHER, Table1
@@ -59,7 +63,7 @@ def measure(study: Table1) -> Measured:
         if experiment.claims is None
         else pd.DataFrame([_claim_row(experiment, claim, top1) for claim in claims.values()]),
         seeds=pd.DataFrame(seeds),
-        caption=_caption(experiment, records, captions),
+        caption=_caption(experiment, records, captions, rows),
     )
 
 
@@ -84,10 +88,21 @@ def _pair_rows(
             mean_interval(list(top1[method].values()), confidence),
             gains.get(method),
             adjusted.get(method),
+            _detectable(experiment, top1[method], top1[table.baseline], method),
             claims.get(table.claims.get(pair, {}).get(method, "")),
         )
         for method in records
     ]
+
+
+def _detectable(
+    experiment: Experiment, own: dict[int, float], baseline: dict[int, float], method: str
+) -> float | None:
+    """The gain that so many seeds of this spread would tell from zero; None for the baseline."""
+    if method == experiment.table1.baseline:
+        return None
+    statistics, spread = experiment.statistics, spread_of(own, baseline)
+    return detectable_difference(spread, len(own), statistics.confidence, statistics.power)
 
 
 def _method_row(
@@ -98,6 +113,7 @@ def _method_row(
     top1: Interval,
     gain: Interval | None,
     p_holm: float | None,
+    detectable: float | None,
     claim: Claim | None,
 ) -> dict:
     results = pd.DataFrame([run["result"] for run in runs.values()])
@@ -127,6 +143,8 @@ def _method_row(
         "duplicate_share": first["duplicate_share"],
         "teacher_sha256": first["teacher_sha256"],
         "claim": claim and claim.id,
+        "reported_recipe": claim and claim.recipe,
+        "gain_detectable": detectable,
     }
 
 
@@ -157,22 +175,29 @@ def _token_type(student: str) -> str:
 def _claim_row(
     experiment: Experiment, claim: Claim, top1: dict[str, dict[str, dict[int, float]]]
 ) -> dict:
-    """Judge a claim: differences by their sign here, values only at the scale they are of.
+    """Hold a claim to this run, where it is of the claim's own kind.
 
-    The pair is that of the claim's own networks, or else the table's first.
+    Other runs say which of the two methods of a difference is ahead here, where both are of one
+    pair and of this table's recipe, and no more.
     """
-    own = [pair for pair in experiment.table1.pairs if _is_of_pair(experiment, claim, pair)]
-    runs = top1[own[0] if own else experiment.table1.pairs[0]]
-    is_own_scale = bool(own) and _is_own_scale(experiment, claim)
-    methods = claim.difference or (claim.method,)
-    measured = None
-    if all(method in runs for method in methods) and (claim.difference or is_own_scale):
-        values, confidence = [runs[method] for method in methods], experiment.statistics.confidence
+    confidence = experiment.statistics.confidence
+    own = [_runs_of(experiment, claim, side, top1) for side in claim.sides]
+    verdict, measured, predicted, here = "not run", None, None, None
+    if all(own):
+        verdict, predicted = judge(claim, own, confidence, experiment.statistics.margin)
         measured = (
-            paired_difference(*values, confidence)
-            if claim.difference
-            else mean_interval(list(values[0].values()), confidence)
+            paired_difference(*own, confidence)
+            if len(own) == 2
+            else mean_interval(list(own[0].values()), confidence)
         )
+    elif claim.dataset != experiment.reported_dataset:
+        verdict = "not comparable"
+    first_pair = top1[experiment.table1.pairs[0]]
+    if measured is None and _is_of_one_kind(experiment, claim, first_pair):
+        measured = paired_difference(*(first_pair[side.method] for side in claim.sides), confidence)
+    if measured and len(claim.sides) == 2:
+        here = direction(*(side.method for side in claim.sides), measured)
+    low, high = predicted or (None, None)
     return {
         "id": claim.id,
         "claim": f"{claim.method}, {claim.metric}, {claim.student}"
@@ -184,30 +209,45 @@ def _claim_row(
         **interval_columns("measured", measured),
         "n": measured.n if measured else 0,
         "scale": experiment.name,
-        "direction_at_this_scale": judge_direction(float(claim.value), measured)
-        if claim.difference and measured
-        else "not run",
-        "verdict_at_reported_scale": judge_value(claim, measured) if is_own_scale else "not run",
+        "direction_here": here,
+        "predicted_low": low,
+        "predicted_high": high,
+        "verdict": verdict,
         "source": claim.source,
     }
 
 
-def _is_of_pair(experiment: Experiment, claim: Claim, name: str) -> bool:
-    """Whether a claim speaks of a pair's networks; one without a teacher, of any such student."""
-    pair = experiment.pairs[name]
-    students = {model.name for model in (pair.student, pair.distilled_student) if model}
-    teacher = pair.teacher.model.name.partition(".")[0]
-    return claim.student in students and claim.teacher in ("", teacher)
+def _runs_of(
+    experiment: Experiment, claim: Claim, side: Side, top1: dict[str, dict[str, dict[int, float]]]
+) -> dict[int, float] | None:
+    """This run's values by seed under all that a side of a claim names, or nothing.
 
-
-def _is_own_scale(experiment: Experiment, claim: Claim) -> bool:
-    """Whether this run is under the claim's own data, budget and recipe, where it names them."""
+    What a claim leaves blank is unknown, and so nothing that a run could be like; but a method
+    without a teacher is of any pair with its student.
+    """
     table = experiment.table1
-    return (
+    is_own = (
         claim.dataset == experiment.reported_dataset
         and claim.metric == "top1"
-        and claim.epochs in ("", str(table.epochs))
-        and claim.recipe in ("", table.recipe)
+        and claim.epochs == str(table.epochs)
+        and side.recipe == table.recipe
+    )
+    for name in table.pairs if is_own else ():
+        if side.method in top1[name] and is_of_pair(experiment, side, name):
+            return top1[name][side.method]
+    return None
+
+
+def _is_of_one_kind(experiment: Experiment, claim: Claim, runs: dict) -> bool:
+    """Whether a difference is of two methods of this run, with one teacher and its recipe."""
+    if len(claim.sides) != 2 or claim.metric != "top1" or " of " in claim.epochs:
+        return False
+    first, second = claim.sides
+    return (
+        first.method in runs
+        and second.method in runs
+        and first.recipe == second.recipe == experiment.table1.recipe
+        and first.teacher == second.teacher
     )
 
 
@@ -229,8 +269,19 @@ def _seed_rows(pair: str, records: dict[str, dict[int, dict]]) -> list[dict]:
     ]
 
 
-def _caption(experiment: Experiment, records: dict, teachers: list[str]) -> str:
-    table = experiment.table1
+def _caption(experiment: Experiment, records: dict, teachers: list[str], rows: list[dict]) -> str:
+    table, statistics = experiment.table1, experiment.statistics
+    detectable = sorted(
+        (row["gain_detectable"], row["title"]) for row in rows if row.get("gain_detectable")
+    )
+    seen = ""
+    if detectable:
+        (least, _), (most, widest) = detectable[0], detectable[-1]
+        seen = (
+            f"At this spread, {100 * statistics.power:g} % of such studies would tell a gain of "
+            f"{np.median([gain for gain, _ in detectable]):.1f} points from zero, in one "
+            f"comparison of the median method ({least:.1f} to {most:.1f}, {widest}). "
+        )
     run = next(iter(records[table.baseline].values()))
     result = run["result"]
     environment = run["environment"]
@@ -241,6 +292,7 @@ def _caption(experiment: Experiment, records: dict, teachers: list[str]) -> str:
         f"{table.epochs} epochs = {run['images_seen']:,} images seen. "
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
+        f"{seen}"
         f"{' '.join(teachers)} Images/s: training, the "
         f"method alone with its teacher's pass, on {environment['device']} "
         f"({environment['processor']}, {environment['threads']} thread(s))."

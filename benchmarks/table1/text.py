@@ -21,8 +21,11 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
         return MISSING if pd.isna(value) else f"{value:{form}}"
 
     def reported(values: pd.Series) -> str:
-        is_known = pd.notna(values["reported"])
-        return f"{values['reported']} ({values['evidence']})" if is_known else MISSING
+        if pd.isna(values["reported"]):
+            return MISSING
+        recipe = values["reported_recipe"] or "unknown"
+        own = "" if recipe == values["recipe"] else f", recipe {recipe}"
+        return f"{values['reported']} ({values['evidence']}{own})"
 
     def row(values: pd.Series) -> dict:
         return {
@@ -66,7 +69,7 @@ def _parts_on_claims(
     all_claims: pd.DataFrame, experiment: Experiment
 ) -> list[str | list[str] | pd.DataFrame]:
     """The verdicts of this run."""
-    judged, unjudged = all_claims[all_claims["n"] > 0], all_claims[all_claims["n"] == 0]
+    shown, others = all_claims[all_claims["n"] > 0], all_claims[all_claims["n"] == 0]
     claims = pd.DataFrame(
         [
             {
@@ -74,35 +77,35 @@ def _parts_on_claims(
                 "Reported": f"{row['reported']} {row['unit']} ({row['evidence']})",
                 f"Measured at {experiment.name}": f"{readable_interval(row, 'measured', '+')}, "
                 f"n = {row['n']}",
-                f"Its direction, at {experiment.name}": row["direction_at_this_scale"],
-                f"At its own scale ({row['dataset']})": row["verdict_at_reported_scale"],
+                "Here": row["direction_here"] or MISSING,
+                "One more run would end in": _predicted(row),
+                "Verdict on the claim": row["verdict"],
             }
-            for _, row in judged.iterrows()
+            for _, row in shown.iterrows()
         ]
     )
+    statistics = experiment.statistics
     return [
         "## Claims",
-        "A verdict on a direction is on the sign of a difference, from its interval, at this "
-        "scale alone. A claim is judged at its own scale where data, networks, budget and "
-        "recipe are those that it names; no other run confirms or refutes it.",
-        _claims_in_words(judged, experiment),
+        "A claim is judged where data, networks, budget and recipe are those that it names, on "
+        "each side of a difference; what it leaves unsaid, no run is like. It is contradicted "
+        f"where one more run would end elsewhere, at {100 * statistics.confidence:g} % and with "
+        "the rounding of its digits; a difference is supported where the interval leaves out zero, "
+        f"and a difference of none where it is within {statistics.margin:g} points by two "
+        "one-sided tests. All other runs are not comparable: they say which method is ahead here, "
+        "and no more.",
         claims if len(claims) else "This run judges no claim.",
-        f"Not run at this scale: {', '.join(unjudged['id'])}." if len(unjudged) else "",
+        *(
+            f"{verdict[0].upper()}{verdict[1:]}: {', '.join(own['id'])}."
+            for verdict, own in others.groupby("verdict", sort=False)
+        ),
     ]
 
 
-def _claims_in_words(judged: pd.DataFrame, experiment: Experiment) -> list[str]:
-    """Which directions the intervals of this scale decide, and how."""
-    words = {
-        "supported": f"holds at {experiment.name}",
-        "contradicted": f"does not hold at {experiment.name}",
-        "inconclusive": f"undecided at {experiment.name} (the interval holds zero)",
-    }
-    return [
-        f"{said}: {'; '.join(judged.loc[judged['direction_at_this_scale'] == verdict, 'id'])}"
-        for verdict, said in words.items()
-        if (judged["direction_at_this_scale"] == verdict).any()
-    ]
+def _predicted(row: pd.Series) -> str:
+    if pd.isna(row["predicted_low"]):
+        return MISSING
+    return f"[{row['predicted_low']:+.2f}, {row['predicted_high']:+.2f}]"
 
 
 def _words_on_reported(experiment: Experiment) -> str:

@@ -27,10 +27,14 @@ Students = dict[Training, list[str]]  # the methods of each
 
 
 class Statistics(Section):
-    """Intervals."""
+    """Intervals, and what they can decide."""
 
     confidence: Annotated[float, Field(ge=0.5, le=0.9999)]
     """Of every interval."""
+    margin: Annotated[float, Field(gt=0, le=100)]
+    """In points of top-1: two methods that differ by less are called equivalent."""
+    power: Annotated[float, Field(ge=0.5, le=0.999)]
+    """With which the gain is told from zero that a caption calls detectable."""
 
 
 class Experiment(Section):
