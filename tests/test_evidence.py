@@ -206,10 +206,10 @@ def test_a_claim_is_held_to_what_one_more_run_would_give(claim, runs, verdict):
 @pytest.mark.parametrize("n", [3, 5, 10, 30])
 @pytest.mark.parametrize("claim", ["headline", "gain-over-soft-kd"])
 def test_a_perfect_replication_is_seldom_contradicted(claim, n):
-    """A claim is a run of our own kind, printed with one digit; 5 % of 2,000 is 100 ± 29."""
+    """A claim is a run of our own kind, printed with one digit; 5 % of 1,000 is 50 ± 21."""
     rng, original = np.random.default_rng(n), read_claims(CLAIMS)[claim]
     contradicted = 0
-    for _ in range(2000):
+    for _ in range(1000):
         drawn = [rng.normal(mean, 0.2, n + 1) for mean in (76.5, 75.8)]
         printed = [round(values[0], 1) for values in drawn]
         runs = [dict(enumerate(values[1:])) for values in drawn]
@@ -219,14 +219,14 @@ def test_a_perfect_replication_is_seldom_contradicted(claim, n):
             value = printed[0] - printed[1]
         verdict, _ = judge(replace(original, value=f"{value:.1f}"), runs, 0.95, 0.3)
         contradicted += verdict == "contradicted"
-    assert contradicted <= 129
+    assert contradicted <= 71
 
 
 def test_methods_that_do_not_differ_are_equivalent_with_the_stated_power():
     """Of spread 0.2 and with ten seeds; the power of the two tests follows from the t's."""
     rng, n, spread = np.random.default_rng(0), 10, 0.2
     equivalent = 0
-    for _ in range(2000):
+    for _ in range(1000):
         second = rng.normal(75, 1, n)
         first = second + rng.normal(0, spread, n)
         equivalent += are_equivalent(
@@ -234,7 +234,7 @@ def test_methods_that_do_not_differ_are_equivalent_with_the_stated_power():
         )
     limit, shift = stats.t.ppf(0.95, n - 1), 0.3 / (spread / np.sqrt(n))
     expected = 2 * stats.nct.sf(limit, n - 1, shift) - 1
-    assert equivalent / 2000 == pytest.approx(expected, abs=0.02)
+    assert equivalent / 1000 == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize(

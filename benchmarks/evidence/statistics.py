@@ -44,10 +44,14 @@ def mean_interval(
         raise ValueError(f"an interval needs at least two values, got {n}")
     mean = float(np.mean(values))
     half = float(stdtrit(n - 1, (1 + confidence) / 2) * np.std(values, ddof=1) / np.sqrt(n))
-    ends, limits = {"low": mean - half, "high": mean + half}, dict(zip(ENDS, within, strict=True))
-    cut = tuple(end for end, value in ends.items() if not within[0] <= value <= within[1])
-    low, high = (limits[end] if end in cut else ends[end] for end in ENDS)
-    return Interval(mean, low, high, n, cut=cut)
+    return cut_to(Interval(mean, mean - half, mean + half, n), *within)
+
+
+def cut_to(interval: Interval, least: float, most: float) -> Interval:
+    """An interval that ends where the number does, and says so."""
+    cut = tuple(end for end in ENDS if not least <= getattr(interval, end) <= most)
+    limits = dict(zip(ENDS, (least, most), strict=True))
+    return replace(interval, cut=cut, **{end: limits[end] for end in cut})
 
 
 def paired_difference(
