@@ -66,10 +66,10 @@ def touched(tmp_path_factory):
 
 
 def test_a_seed_that_leaves_a_job_idle_is_trained_in_parts(touched):
-    # Smoke's two cohorts for two jobs at once; a third seed of each is cut in two.
+    # Two jobs run at once, so a third seed is cut in two.
     found = planned(touched, "reproduce_table1", "--config", SCALE, "seeds=[0, 1, 2]")
     assert found == {
-        **{f"train_deit_cait_A_2_{number}": 1 for number in (1, 2, 4, 5)},
+        **{f"train_deit_cait_A_2_{number}": 1 for number in (1, 2)},
         "table1": 1,
         "reproduce_table1": 1,
     }
@@ -84,7 +84,7 @@ def test_what_is_done_is_not_planned_again(touched):
     [
         ("table1={claims: {deit-cait: {sp: headline}}}", {"table1", "bench"}),
         ("bench={methods: [nkd]}", {"bench"}),
-        ("bench={methods: [nkd, cka, rkd]}", {"bench", "train_deit_cait_A_2_2"}),
+        ("bench={methods: [nkd, cka, rkd]}", {"bench", "train_deit_cait_A_2_1"}),
         ("recipe_study={epochs: [1, 3]}", {"recipes", "train_deit_cait_A_3_0"}),
         ("recipe_study={public_curves: config/config.yaml}", {"recipes"}),
         ("ablation={epochs: 3}", {"ablation", "train_deit_cait_A_3_0"}),
