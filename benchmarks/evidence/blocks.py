@@ -6,6 +6,7 @@ that it spreads equally for every method; ``blocks`` looks, and leaves out what 
 """
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import numpy as np
 from scipy.special import fdtr, fdtrc, ndtr, stdtrit
@@ -75,14 +76,21 @@ def dunnett_probability(distance: float, comparisons: int, degrees: int) -> floa
 
     Source: Dunnett 1955, Journal of the American Statistical Association 50(272).
     """
-    z, z_weights = np.polynomial.hermite_e.hermegauss(NODES)
-    z_weights = z_weights / z_weights.sum()
+    z, z_weights = _baseline()
     s, s_weights = _spread_of_estimates(degrees)
     reach = np.sqrt(2) * distance * s[:, None]
     inside = (ndtr(z + reach) - ndtr(z - reach)) ** comparisons
     return float(s_weights @ inside @ z_weights)
 
 
+@cache
+def _baseline() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes z and weights of the normal distribution."""
+    z, weights = np.polynomial.hermite_e.hermegauss(NODES)
+    return z, weights / weights.sum()
+
+
+@lru_cache
 def _spread_of_estimates(degrees: int) -> tuple[np.ndarray, np.ndarray]:
     """Nodes s and weights of the distribution of √(χ²/ν)."""
     nodes, weights = np.polynomial.legendre.leggauss(4 * NODES)
