@@ -28,7 +28,7 @@ def create_model(
     gives Swin a rate of 0.1 where none is said.
 
     Raises:
-        UserError: timm does not know the name, or refuses the arguments.
+        UserError: timm does not know the name, or refuses the arguments; or they leave no block.
     """
     if not timm.is_model(model.name):
         raise UserError(
@@ -46,6 +46,9 @@ def create_model(
         raise UserError(
             f"timm model {model.name!r} refuses {arguments}: {type(error).__name__}: {error}"
         ) from error
+    blocks = getattr(network, "blocks", None)
+    if isinstance(blocks, nn.Sequential | nn.ModuleList) and not len(blocks):
+        raise UserError(f"timm model {model.name!r} with {arguments} has no block; raise its depth")
     if "drop_path_rate" not in arguments:
         for module in network.modules():
             if isinstance(module, DropPath):

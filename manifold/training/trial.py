@@ -79,10 +79,6 @@ def check_network(
         UserError: it cannot be created, or does not take images of this shape.
     """
     network = create_model(model, image_shape, classes).eval()
-    if not len(getattr(network, "feature_info", [None])):
-        raise UserError(
-            f"{where}: {model.name!r} with {model.arguments} has no block; raise its depth"
-        )
     try:
         with torch.no_grad():
             network(torch.zeros(1, *image_shape))
