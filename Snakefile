@@ -22,10 +22,9 @@ configfile: os.path.join(HERE, "config", "config.yaml")
 
 with ending_the_process():
     refuse_repeated(sys.argv)
+    # Snakemake's reader keeps the last of two keys of one name.
     for file in workflow.overwrite_configfiles:
-        read_yaml(
-            Path(file)
-        )  # Snakemake's reader keeps the last of two keys of one name
+        read_yaml(Path(file))
     EXPERIMENT = resolve(config)
 
 RESULTS = str(EXPERIMENT.directory)
