@@ -104,6 +104,23 @@ def is_of_a_full_disk(error: BaseException | None) -> bool:
     return False
 
 
+@contextmanager
+def telling_of_a_full_disk(path: Path) -> Iterator[None]:
+    """Name the folder that a library writes to, where it finds no space and does not say where.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_of_a_full_disk(error):
+            raise UserError(no_space(path)) from error
+        raise
+
+
 def no_space(path: Path | str | None) -> str:
     """What a user is told of a full disk, in one line."""
     where = "" if path is None else f"{path}: "

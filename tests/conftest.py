@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import subprocess
 from functools import cache
 
 import pytest
@@ -41,6 +42,16 @@ def _one_thread():
 
     torch.set_num_threads(1)
     threadpool_limits(1)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A folder on a disk of 64 KiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 @pytest.fixture(scope="session")

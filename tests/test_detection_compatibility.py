@@ -11,7 +11,8 @@ import torch
 
 pytest.importorskip("mmdet")
 
-from benchmarks.detection import compatibility
+from benchmarks.detection import compatibility, train
+from manifold.errors import UserError
 from manifold.image_files import read_image
 from manifold.settings import ROOT
 
@@ -19,10 +20,11 @@ from manifold.settings import ROOT
 import mmengine.runner.runner
 from mmdet.registry import TRANSFORMS
 from mmengine.config import Config
+from mmengine.fileio import dump
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
 from PIL import Image
 from torch import nn
 
@@ -123,6 +125,29 @@ def test_a_training_that_was_cut_ends_as_one_that_was_not(tmp_path, uninterrupte
             assert torch.equal(column, other)
             assert len(column) == EPOCHS * STEPS_PER_EPOCH
     assert isinstance(resumed.message_hub.get_scalar("train/loss"), HistoryBuffer)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("epoch_2.pth", lambda path: save_checkpoint({"weights": torch.ones(200, 200)}, path)),
+        ("predictions.bbox.json", lambda path: dump([0.25] * 50_000, path)),
+    ],
+)
+def test_what_mmengine_finds_no_space_for_leaves_what_was_there(name, write, tiny_disk):
+    path = tiny_disk / name
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"^{path}: No space left on the disk"):
+        write(str(path))
+    assert [path.name for path in tiny_disk.iterdir()] == [name]
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_lines_of_losses_that_were_cut_are_left_out(tmp_path):
+    log = tmp_path / "20260101_000000" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 2.0, "step": 1}\n{"loss": 1.0, "st', encoding="utf-8")
+    assert train._losses(tmp_path).to_dict("list") == {"loss": [2.0], "step": [1]}
 
 
 def test_a_training_that_was_cut_while_it_wrote_ends_as_one_that_was_not(

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from manifold import settings
-from manifold.errors import UserError, ending_the_process
+from manifold.errors import UserError, ending_the_process, telling_of_a_full_disk
 from manifold.files import HOST, csv_text, write_atomic, write_directory, write_text
 from manifold.models import create_model, load_weights, save_state, save_weights
 from manifold.settings import ROOT, Model, fingerprint
@@ -342,18 +342,8 @@ def test_a_full_disk_that_another_library_meets_ends_the_process_in_one_line():
         wrapped()
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    """A disk of 64 KiB."""
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-def test_weights_and_states_that_do_not_fit_leave_the_old_ones(tiny):
-    write_text(tiny / "state.pt", "old")
+def test_weights_and_states_that_do_not_fit_leave_the_old_ones(tiny_disk):
+    write_text(tiny_disk / "state.pt", "old")
     network = torch.nn.Linear(200, 200)
     for name, write in (
         ("state.pt", lambda path: save_state({"weights": network.weight}, path)),
@@ -361,9 +351,21 @@ def test_weights_and_states_that_do_not_fit_leave_the_old_ones(tiny):
         ("metrics.csv", lambda path: write_text(path, "0.1\n" * 50_000)),
     ):
         with pytest.raises(UserError, match=rf"{name}: No space left on the disk"):
-            write(tiny / name)
-    assert [path.name for path in tiny.iterdir()] == ["state.pt"]
-    assert (tiny / "state.pt").read_text(encoding="utf-8") == "old"
+            write(tiny_disk / name)
+    assert [path.name for path in tiny_disk.iterdir()] == ["state.pt"]
+    assert (tiny_disk / "state.pt").read_text(encoding="utf-8") == "old"
+
+
+def test_a_library_that_meets_a_full_disk_is_said_with_its_folder(tmp_path):
+    with (
+        pytest.raises(UserError, match=rf"^{tmp_path}: No space left on the disk"),
+        telling_of_a_full_disk(tmp_path),
+    ):
+        wrapped()
+    with pytest.raises(KeyError), telling_of_a_full_disk(tmp_path):
+        raise KeyError
+    with pytest.raises(UserError, match=r"^which: No space"), telling_of_a_full_disk(tmp_path):
+        raise UserError("which: No space left")
 
 
 @pytest.mark.parametrize("kind", ["partial", "old"])

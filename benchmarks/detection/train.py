@@ -39,7 +39,7 @@ from benchmarks.detection.configuration import configure
 from benchmarks.detection.data import annotation_file
 from benchmarks.evidence.kept import is_kept, keep
 from manifold import ranks
-from manifold.errors import UserError
+from manifold.errors import UserError, telling_of_a_full_disk
 from manifold.files import sha256, write_text
 from manifold.models import count_parameters, save_weights
 from manifold.seeds import derive, reseed
@@ -98,7 +98,7 @@ def train(cell: DetectorCell, *hooks: Hook) -> None:
     Raises:
         UserError: the student or the data are missing or damaged; the loss is not finite.
     """
-    with alone_on([cell.directory]):
+    with alone_on([cell.directory]), telling_of_a_full_disk(cell.state):
         _train(cell, *hooks)
 
 
@@ -230,11 +230,15 @@ def _write(
 
 
 def _losses(work: Path) -> pd.DataFrame:
-    """The losses that mmengine logged, step by step, over all starts of a training."""
+    """The losses that mmengine logged, step by step, over all starts of a training.
+
+    A line that a kill or a full disk has cut is of a step that was taken again.
+    """
     rows = [
         json.loads(line)
         for path in sorted(work.glob("*/vis_data/scalars.json"))
         for line in path.read_text(encoding="utf-8").splitlines()
+        if line.endswith("}")
     ]
     return pd.DataFrame([row for row in rows if "loss" in row]).drop_duplicates("step", keep="last")
 
