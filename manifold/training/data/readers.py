@@ -27,6 +27,7 @@ READERS = {
     "digits": Reader(packaged.open_digits, by_class=False),
     "fashion_mnist": Reader(fashion_mnist.open_fashion_mnist, by_class=False),
     "cifar10": Reader(archives.open_cifar, by_class=False),
+    "cifar10_images": Reader(folders.open_cifar10_images),
     "cifar100": Reader(archives.open_cifar, by_class=False),
     "folder": Reader(folders.open_folder),
     "mnist_5k": Reader(packaged.open_mnist_5k),
