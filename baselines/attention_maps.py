@@ -25,6 +25,7 @@ class AttentionMaps(Distiller):
     """
 
     uses_attention = True
+    published_base = "soft_kd"
 
     def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
@@ -33,7 +34,7 @@ class AttentionMaps(Distiller):
     def terms(self, student, teacher, targets):
         (own,), (other,) = student.attention.values(), teacher.attention.values()
         return {
-            **self.soft_kd(student, teacher, targets),
+            **self.base_terms(student, teacher, targets),
             "attention": self.weight * attention_loss(own, other),
         }
 

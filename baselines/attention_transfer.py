@@ -21,6 +21,7 @@ class AttentionTransfer(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
@@ -29,7 +30,7 @@ class AttentionTransfer(Distiller):
     def terms(self, student, teacher, targets):
         losses = [attention_loss(*pair) for pair in self.token_pairs(student, teacher)]
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "attention": self.weight * torch.stack(losses).sum(),
         }
 

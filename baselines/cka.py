@@ -24,6 +24,7 @@ class CenteredKernelAlignment(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
@@ -32,7 +33,7 @@ class CenteredKernelAlignment(Distiller):
     def terms(self, student, teacher, targets):
         losses = [alignment_loss(*pair) for pair in self.token_pairs(student, teacher)]
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "alignment": self.weight * torch.stack(losses).mean(),
         }
 

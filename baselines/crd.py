@@ -24,6 +24,7 @@ class ContrastiveRepresentation(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, weight: NotNegative, dimensions: Count, tau: Positive, **common):
         super().__init__(*networks, **common)
@@ -50,7 +51,7 @@ class ContrastiveRepresentation(Distiller):
             )
         ]
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "contrast": self.weight * torch.stack(losses).mean(),
         }
 

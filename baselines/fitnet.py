@@ -19,6 +19,7 @@ class FitNet(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
@@ -32,7 +33,7 @@ class FitNet(Distiller):
         pairs = zip(self.auxiliary["projectors"], self.token_pairs(student, teacher), strict=True)
         losses = [hint_loss(project(own), other) for project, (own, other) in pairs]
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "hint": self.weight * torch.stack(losses).mean(),
         }
 

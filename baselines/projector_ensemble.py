@@ -26,6 +26,7 @@ class ProjectorEnsemble(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, weight: NotNegative, projectors: Count, **common):
         super().__init__(*networks, **common)
@@ -40,7 +41,7 @@ class ProjectorEnsemble(Distiller):
         own, other = pooled_tokens(self, student, teacher)
         projected = torch.stack([F.relu(project(own)) for project in self.auxiliary["projectors"]])
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "direction": self.weight * direction_loss(projected.mean(dim=0), other),
         }
 

@@ -24,6 +24,7 @@ class RelationalKD(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, distance: NotNegative, angle: NotNegative, **common):
         super().__init__(*networks, **common)
@@ -38,7 +39,7 @@ class RelationalKD(Distiller):
         ]
         means = dict(zip(self.weights, torch.stack(losses).mean(dim=0), strict=True))
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             **{name: weight * means[name] for name, weight in self.weights.items()},
         }
 

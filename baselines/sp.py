@@ -16,6 +16,7 @@ class SimilarityPreserving(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(self, *networks, weight: NotNegative, **common):
         super().__init__(*networks, **common)
@@ -24,7 +25,7 @@ class SimilarityPreserving(Distiller):
     def terms(self, student, teacher, targets):
         losses = [similarity_loss(*pair) for pair in self.token_pairs(student, teacher)]
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "similarity": self.weight * torch.stack(losses).mean(),
         }
 

@@ -30,6 +30,7 @@ class SpectralKD(Distiller):
     """
 
     uses_layers = True
+    published_base = "soft_kd"
 
     def __init__(
         self, *networks, weight: NotNegative, ends: Count, layers: LayerMap | None = None, **common
@@ -56,7 +57,7 @@ class SpectralKD(Distiller):
         pairs = zip(self.token_pairs(student, teacher), self.grids, strict=True)
         losses = [spectral_loss(own, other, grid) for (own, other), grid in pairs]
         return {
-            **self.soft_kd(student, teacher, targets),
+            **self.base_terms(student, teacher, targets),
             "spectrum": self.weight * torch.stack(losses).mean(),
         }
 

@@ -1,7 +1,6 @@
 """ViTKD: mimicking of shallow layers, generation of the deep one from masked tokens."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifold.distiller import Distiller
@@ -38,6 +37,7 @@ class ViTKD(Distiller):
     """
 
     uses_layers = True
+    published_base = "cross_entropy"
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ViTKD(Distiller):
         masked = draw_mask(*own.shape[:2], self.mask_ratio, self.sampling).to(own.device)
         generated = self.auxiliary["generator"](own, masked)
         return {
-            "cross_entropy": F.cross_entropy(student.logits, targets),
+            **self.base_terms(student, teacher, targets),
             "mimicking": self.weights["mimicking"] * sum(mimicking),
             "generation": self.weights["generation"]
             * generation_loss(generated, other, masked, self.mask_ratio),

@@ -1,7 +1,7 @@
 """What every method is: a ``timm.task.TrainingTask`` that turns two networks into named losses."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,8 @@ from manifold.ranks import ALONE, Ranks
 from manifold.settings.networks import NO_LAYERS, LayerMap
 from manifold.settings.section import Count, Positive, Rate, Share
 from manifold.tokens import Outputs, check_grids, forward_with_tokens, layouts
+
+Base = Literal["cross_entropy", "soft_kd"]
 
 
 class FrozenTeacher(nn.Module):
@@ -99,6 +101,8 @@ class Distiller(TrainingTask):
         most_tokens: larger token maps are merged to this many.
         alpha, temperature: of ``soft_kd``, set by the recipe.
         label_smoothing: of the targets that are probabilities, set by the recipe.
+        base: what the method's own terms are added to, CE(student, targets) or ``soft_kd``; by
+            default as it was published, in ``published_base``.
         relational_ranks: the processes whose batches together are one relational batch; by default
             this one alone, and relations are taken within a shard.
 
@@ -116,6 +120,7 @@ class Distiller(TrainingTask):
     uses_teacher = True  # reads the teacher's pass that all methods share
     uses_layers = False
     uses_attention = False  # `Outputs.attention` is filled
+    published_base: ClassVar[Base | None] = None  # None: the method is not added to another loss
     gathers = True  # where the relational batch is that of all ranks, `terms` sees all of it
 
     def __init__(
@@ -128,11 +133,18 @@ class Distiller(TrainingTask):
         alpha: Share,
         temperature: Positive,
         label_smoothing: Rate = 0.0,
+        base: Base | None = None,
         layers: LayerMap | None = None,
         relational_ranks: Ranks = ALONE,
     ):
         if self.uses_layers and layers is None:
             raise UserError("needs the argument 'layers', the name of one of the pair's layer maps")
+        if base is not None and self.published_base is None:
+            raise UserError(f"has no base to choose, and 'base' is {base!r}; leave it out")
+        if base not in (None, *get_args(Base)):
+            raise UserError(
+                f"argument 'base' must be one of {', '.join(get_args(Base))}, got {base!r}"
+            )
         super().__init__(device=next(student.parameters()).device, verbose=False)
         self.trainable_module = student
         self.auxiliary = nn.ModuleDict()
@@ -142,6 +154,7 @@ class Distiller(TrainingTask):
         self.alpha = alpha
         self.temperature = temperature
         self.label_smoothing = label_smoothing
+        self.base = base or self.published_base
         self.layers = layers or NO_LAYERS
         self.relational_ranks = relational_ranks
         self.run = forward_with_tokens
@@ -209,6 +222,8 @@ class Distiller(TrainingTask):
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **options) -> None:
         """Compile the forward passes of the student and of the teacher (timm's hook for it)."""
+        # The graph is gone through more than once where the terms' gradients are looked at.
+        torch._functorch.config.donated_buffer = False
         self.run = torch.compile(forward_with_tokens, backend=backend, mode=mode, **options)
         if self.uses_teacher:
             self.teacher.run = self.run
@@ -226,6 +241,12 @@ class Distiller(TrainingTask):
             (student.tokens[own], teacher.tokens[other])
             for own, other in zip(self.layers.student, self.layers.teacher, strict=True)
         ]
+
+    def base_terms(self, student: Outputs, teacher: Outputs, targets: Tensor) -> dict[str, Tensor]:
+        """The terms that the method's own are added to: ``soft_kd``'s, or CE(student, targets)."""
+        if self.base == "soft_kd":
+            return self.soft_kd(student, teacher, targets)
+        return {"cross_entropy": F.cross_entropy(student.logits, targets)}
 
     def soft_kd(self, student: Outputs, teacher: Outputs, targets: Tensor) -> dict[str, Tensor]:
         """(1−α)·CE(student, targets) + α·T²·KL(teacher ‖ student), KL summed over the classes.

@@ -20,6 +20,7 @@ class Manifold(Distiller):
     """
 
     uses_layers = True
+    published_base = "soft_kd"
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Manifold(Distiller):
         ]
         means = dict(zip(self.weights, torch.stack(layer_losses).mean(dim=0), strict=True))
         return {
-            **self.soft_kd(student, teacher, targets),
+            **self.base_terms(student, teacher, targets),
             **{name: weight * means[name] for name, weight in self.weights.items() if weight},
         }
 
@@ -59,6 +60,7 @@ class ManifoldFull(Distiller):
     """
 
     uses_layers = True
+    published_base = "soft_kd"
     gathers = False  # D×D sums cross the ranks instead of tokens
 
     def __init__(self, *networks, weight: NotNegative, **common):
@@ -71,6 +73,6 @@ class ManifoldFull(Distiller):
             for own, other in self.token_pairs(student, teacher)
         ]
         return {
-            **self.soft_kd(student, teacher, targets),
+            **self.base_terms(student, teacher, targets),
             "full": self.weight * torch.stack(losses).mean(),
         }

@@ -17,7 +17,7 @@ from torch import nn
 from manifold.errors import UserError
 from manifold.seeds import derive
 from manifold.settings import resolve
-from manifold.training import train
+from manifold.training import records, train
 from manifold.training.cohort import Cohort
 from manifold.training.data import load_splits
 
@@ -190,6 +190,71 @@ def test_the_teacher_runs_once_a_batch_for_the_whole_cohort(cohort):
     for step in range(3):
         made.step(*batch(step), step)
     assert len(passes) == 3
+
+
+# ---- the terms' shares of the gradient ---------------------------------------------------------
+
+
+def looks(every):
+    return {"cohort": {"gradient_steps": every}}
+
+
+def shares_of(metrics):
+    return metrics[[name for name in metrics if name.startswith(records.SHARE)]]
+
+
+@pytest.mark.parametrize("every", [1, 2, None])
+def test_looks_at_the_gradient_move_no_weight(every, build, all_cells):
+    setting, cells = build(*METHODS, **looks(every))
+    train.train(setting, cells)
+    for cell in cells:
+        own, other = (
+            load_file(each.directory / "student.safetensors")
+            for each in (cell, all_cells[cell.method])
+        )
+        assert_bit_equal(own, other)
+        shares = shares_of(pd.read_csv(cell.directory / "metrics.csv"))
+        assert shares.empty == (every is None)
+
+
+def test_shares_are_of_the_norms_of_the_terms_gradients(cohort):
+    made = cohort("manifold", **looks(1))
+    (member,) = made.members
+    images, targets = batch()
+    distiller = member.distiller.train()
+    parameters = list(distiller.trainable_module.parameters())
+    torch.manual_seed(derive(0, "forward", 0, 0))
+    losses = distiller(images, targets, [derive(0, "sampling", "manifold", 0, 0)])
+    norms = {}
+    for term in set(losses) - {"loss", "output"}:
+        distiller.zero_grad()
+        losses[term].backward(retain_graph=True)
+        gradients = [p.grad.flatten() for p in parameters if p.grad is not None]
+        norms[term] = torch.cat(gradients).norm().item()
+    distiller.zero_grad()
+    made.step(images, targets, 0)
+    expected = {term: norm / sum(norms.values()) for term, norm in norms.items()}
+    assert member.shares == pytest.approx(expected, rel=1e-4)
+    assert member.looks == 1
+
+
+def test_a_batch_is_looked_at_every_so_many_steps_of_an_epoch(cohort):
+    (member,) = (made := cohort("soft_kd", steps=5, **looks(2))).members
+    looked = []
+    for step in range(7):
+        made.step(*batch(step), step)
+        looked.append(member.looks)
+    assert looked == [1, 1, 2, 2, 3, 4, 4]  # steps 0, 2, 4; of the next epoch 0
+    assert sum(member.shares.values()) == pytest.approx(4)
+
+
+def test_a_term_without_a_gradient_has_no_share(cohort):
+    (member,) = (made := cohort("manifold", **looks(1))).members
+    for parameter in member.distiller.trainable_module.parameters():
+        parameter.data.zero_()  # tokens of no length have no relations
+    made.step(*batch(), 0)
+    assert [member.shares[term] for term in ("intra", "inter", "random")] == [0, 0, 0]
+    assert sum(member.shares.values()) == pytest.approx(1)
 
 
 # ---- optimizer -------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ VANISHING = {
     "dist_standardised": {"inter_class", "intra_class"},
     "fitnet": {"hint"},
     "sp": {"similarity"},
+    "fitnet_on_soft_kd": {"kl", "hint"},
+    "sp_on_soft_kd": {"kl", "similarity"},
     "attention_transfer": {"attention"},
     "rkd": {"distance", "angle"},
     "crd": set(),
@@ -65,7 +67,7 @@ def exact(build, method, **overrides):
     distiller = build(method, **NO_DROP_PATH, **undrawn(method), **overrides).double()
     distiller.teacher.double()
     with torch.no_grad():
-        for projector in distiller.auxiliary["projectors"] if method == "fitnet" else []:
+        for projector in distiller.auxiliary["projectors"] if "hint" in TERMS[method] else []:
             if projector.in_features == projector.out_features:
                 projector.weight.copy_(torch.eye(projector.in_features))
                 projector.bias.zero_()

@@ -1,5 +1,6 @@
 """Every method: its loss against the formula, what it trains, and the errors that it raises."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ TERMS = {
     "fitnet": {"cross_entropy", "hint"},
     "sp": {"cross_entropy", "similarity"},
     "manifold": {"cross_entropy", "kl", "intra", "inter", "random"},
+    "fitnet_on_soft_kd": {"cross_entropy", "kl", "hint"},
+    "sp_on_soft_kd": {"cross_entropy", "kl", "similarity"},
+    "manifold_on_cross_entropy": {"cross_entropy", "intra", "inter", "random"},
     "manifold_full": {"cross_entropy", "kl", "full"},
     "manifold_intra": {"cross_entropy", "kl", "intra"},
     "manifold_inter": {"cross_entropy", "kl", "inter"},
@@ -270,6 +274,53 @@ def test_kl_is_divided_by_the_batch_and_not_by_the_classes(build):
 
 
 # ---- hard KD with a distillation token -------------------------------------------------------
+
+
+def seeded(distiller, images, targets):
+    torch.manual_seed(0)
+    return distiller(images, targets, [5])
+
+
+def has_a_base(method):
+    module, _, name = read_yaml(ROOT / "config/methods.yaml")[method]["distiller"].partition(":")
+    return getattr(import_module(module), name).published_base is not None
+
+
+WITH_A_BASE = list(filter(has_a_base, METHODS))
+
+
+@pytest.mark.parametrize("base", ["soft_kd", "cross_entropy"])
+@pytest.mark.parametrize("method", WITH_A_BASE)
+def test_a_base_stands_under_the_same_own_terms(build, method, base):
+    published = build(method)
+    chosen = build(method, **arguments(method, base=base))
+    chosen.load_state_dict(published.state_dict())
+    images, targets = batch()
+    first, second = (seeded(made, images, targets) for made in (published, chosen))
+    own = TERMS[method] - {"cross_entropy", "kl"}
+    assert own
+    for term in own:
+        torch.testing.assert_close(first[term], second[term], rtol=0, atol=0)
+    below = build("soft_kd" if base == "soft_kd" else "none")
+    below.trainable_module.load_state_dict(published.trainable_module.state_dict())
+    plain = seeded(below, images, targets)
+    assert set(second) - own == set(plain)
+    for term in set(plain) - {"loss"}:
+        torch.testing.assert_close(second[term], plain[term])
+
+
+@pytest.mark.parametrize(
+    ("method", "base", "words"),
+    [
+        ("soft_kd", "cross_entropy", ["'soft_kd'", "no base", "leave it out"]),
+        ("vkd", "soft_kd", ["'vkd'", "no base"]),
+        ("fitnet", "kl", ["'fitnet'", "cross_entropy, soft_kd", "'kl'"]),
+    ],
+)
+def test_a_base_that_is_not_there_is_refused(build, method, base, words):
+    with pytest.raises(UserError) as caught:
+        build(method, **arguments(method, base=base))
+    assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_hard_kd_gives_each_head_its_own_labels(build):

@@ -6,7 +6,7 @@ from pathlib import Path
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import Experiment, fingerprint
-from manifold.training.records import read_run
+from manifold.training.records import SHARE, read_run
 
 EPOCH_COLUMNS = (
     *("epoch", "step", "learning_rate", "loss"),
@@ -56,4 +56,4 @@ def loss_terms(directory: Path) -> list[str]:
     """The named terms that a cell was trained with, from its metrics.csv."""
     with (directory / "metrics.csv").open(newline="", encoding="utf-8") as file:
         columns = next(csv.reader(file))
-    return [name for name in columns if name not in EPOCH_COLUMNS]
+    return [name for name in columns if name not in EPOCH_COLUMNS and not name.startswith(SHARE)]

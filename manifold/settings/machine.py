@@ -12,6 +12,8 @@ class CohortSettings(Section):
     """Methods in one job; null: all of them."""
     parallel_jobs: Count
     """Jobs that run at once: the last seeds, too few for all of them, are trained in parts."""
+    gradient_steps: Count | None
+    """Steps of an epoch between looks at each term's share of the gradient; null: no looks."""
 
 
 class Machine(Section):

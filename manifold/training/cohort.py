@@ -44,12 +44,14 @@ class Member:
         steps_per_epoch: int,
         ranks: Ranks = ALONE,
         fused_optimizer: bool = False,
+        gradient_steps: int | None = None,
     ):
         self.name = name
         self.distiller = distiller
         self.seed = seed
         self.ranks = ranks
         self.steps_per_epoch = steps_per_epoch
+        self.gradient_steps = gradient_steps
         self.precision = PRECISIONS[recipe.precision]
         self.relational_batch = recipe.relational_batch
         self.clip_norm = recipe.optimizer.clip_norm
@@ -69,8 +71,11 @@ class Member:
             )
         distiller.setup_ema(decay=recipe.ema_decay).requires_grad_(False)
         self.totals: dict[str, float] = {}
+        self.shares: dict[str, float] = {}  # of the gradient, a sum over ``looks``
+        self.looks = 0
         self.seconds = 0.0
         self._terms: dict[str, Tensor] = {}
+        self._norms: dict[str, Tensor] = {}
 
     @property
     def learning_rate(self) -> float:
@@ -91,8 +96,26 @@ class Member:
         losses.pop("output")
         for term, value in losses.items():
             self._terms[term] = self._terms.get(term, 0.0) + share * value.detach()
+        self.seconds += time.perf_counter() - started
+        if self.gradient_steps and step % self.steps_per_epoch % self.gradient_steps == 0:
+            self._look_at_gradients(losses)
+        started = time.perf_counter()
         self.scaler.scale(share * losses["loss"]).backward()
         self.seconds += time.perf_counter() - started
+
+    def _look_at_gradients(self, losses: dict[str, Tensor]) -> None:
+        """Add the norm of each term's gradient by the student's parameters; nothing else moves."""
+        student = self.distiller.trainable_module
+        parameters = [p for p in student.parameters() if p.requires_grad]
+        for term, value in losses.items():
+            if term == "loss" or not value.requires_grad:
+                continue
+            gradients = torch.autograd.grad(
+                self.scaler.scale(value), parameters, retain_graph=True, allow_unused=True
+            )
+            norms = [each.detach().float().norm() for each in gradients if each is not None]
+            norm = torch.stack(norms).norm() if norms else value.new_zeros(())
+            self._norms[term] = self._norms.get(term, 0.0) + norm
 
     def update(self, step: int) -> None:
         """One optimizer step with the gradients of all passes."""
@@ -141,6 +164,18 @@ class Member:
                     "learning rate or the term's weight, or clip gradients (optimizer.clip_norm)"
                 )
             self.totals[term] = self.totals.get(term, 0.0) + value
+        self._add_shares()
+
+    def _add_shares(self) -> None:
+        """Add each term's share of the norms, where this step was looked at."""
+        if not self._norms:
+            return
+        terms = list(self._norms)
+        norms = self.ranks.sum(torch.stack([self._norms[term].double() for term in terms]))
+        shares = (norms / norms.sum().clamp(min=torch.finfo(torch.float64).tiny)).tolist()
+        for term, share in zip(terms, shares, strict=True):
+            self.shares[term] = self.shares.get(term, 0.0) + share
+        self._norms, self.looks = {}, self.looks + 1
 
     def state(self) -> dict:
         return {
@@ -148,6 +183,8 @@ class Member:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "totals": self.totals,
+            "shares": self.shares,
+            "looks": self.looks,
             "seconds": self.seconds,
         }
 
@@ -156,6 +193,8 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.totals = state["totals"]
+        self.shares = state["shares"]
+        self.looks = state["looks"]
         self.seconds = state["seconds"]
 
 

@@ -10,6 +10,8 @@ from manifold.files import sha256, write_text
 from manifold.settings import PRETRAINED, UNTRAINED, Experiment
 from manifold.training import finished
 
+SHARE = "gradient_share_"  # what a column of metrics.csv begins with, before the term's name
+
 
 def write_run(path: Path, record: dict[str, Any]) -> None:
     write_text(path, json.dumps(record, indent=2, sort_keys=True) + "\n")

@@ -228,6 +228,7 @@ def build_cohort(setting: Setting, cells: list[Cell], classes: int, steps: int) 
             steps_per_epoch=steps,
             ranks=setting.ranks,
             fused_optimizer=setting.experiment.machine.fused_optimizer,
+            gradient_steps=setting.experiment.cohort.gradient_steps,
         )
         for cell in cells
     ]
