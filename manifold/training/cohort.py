@@ -70,11 +70,9 @@ class Member:
                 distiller, forward_sync_buffers=False, gradient_as_bucket_view=True
             )
         distiller.setup_ema(decay=recipe.ema_decay).requires_grad_(False)
-        self.totals: dict[str, float] = {}
-        self.shares: dict[str, float] = {}  # of the gradient, a sum over ``looks``
-        self.looks = 0
-        self.seconds = 0.0
+        self.end_epoch()
         self._terms: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
         self._norms: dict[str, Tensor] = {}
 
     @property
@@ -82,7 +80,13 @@ class Member:
         return self.optimizer.param_groups[0]["lr"]
 
     def backward(
-        self, images: Tensor, targets: Tensor, step: int, shards: Sequence[int], share: float
+        self,
+        images: Tensor,
+        targets: Tensor,
+        step: int,
+        shards: Sequence[int],
+        share: float,
+        is_last: bool,
     ) -> None:
         """Add the gradient of one pass, of these shards, which are ``share`` of the batch here."""
         started = time.perf_counter()
@@ -98,24 +102,32 @@ class Member:
             self._terms[term] = self._terms.get(term, 0.0) + share * value.detach()
         self.seconds += time.perf_counter() - started
         if self.gradient_steps and step % self.steps_per_epoch % self.gradient_steps == 0:
-            self._look_at_gradients(losses)
+            self._look_at_gradients(losses, share, is_last)
         started = time.perf_counter()
         self.scaler.scale(share * losses["loss"]).backward()
         self.seconds += time.perf_counter() - started
 
-    def _look_at_gradients(self, losses: dict[str, Tensor]) -> None:
-        """Add the norm of each term's gradient by the student's parameters; nothing else moves."""
-        student = self.distiller.trainable_module
-        parameters = [p for p in student.parameters() if p.requires_grad]
+    def _look_at_gradients(self, losses: dict[str, Tensor], share: float, is_last: bool) -> None:
+        """Add each term's gradient by the student's parameters; after the last pass, their norms.
+
+        The gradients are those of the whole batch, over all passes and ranks; nothing else moves.
+        """
+        parameters = [p for p in self.distiller.trainable_module.parameters() if p.requires_grad]
         for term, value in losses.items():
             if term == "loss" or not value.requires_grad:
                 continue
             gradients = torch.autograd.grad(
-                self.scaler.scale(value), parameters, retain_graph=True, allow_unused=True
+                self.scaler.scale(share * value),
+                parameters,
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
             )
-            norms = [each.detach().float().norm() for each in gradients if each is not None]
-            norm = torch.stack(norms).norm() if norms else value.new_zeros(())
-            self._norms[term] = self._norms.get(term, 0.0) + norm
+            summed = self._gradients.pop(term, 0.0) + torch.cat([g.flatten() for g in gradients])
+            if is_last:
+                self._norms[term] = self.ranks.sum(summed).norm()
+            else:
+                self._gradients[term] = summed
 
     def update(self, step: int) -> None:
         """One optimizer step with the gradients of all passes."""
@@ -131,10 +143,17 @@ class Member:
         self._accumulate(step)
         self.seconds += time.perf_counter() - started
 
-    def waits(self, is_last_pass: bool) -> AbstractContextManager:
+    def waits(self, is_last: bool) -> AbstractContextManager:
         """A context that leaves the averaging over the ranks to the last pass."""
         has_ranks = self.network is not self.distiller
-        return self.network.no_sync() if has_ranks and not is_last_pass else nullcontext()
+        return self.network.no_sync() if has_ranks and not is_last else nullcontext()
+
+    def end_epoch(self) -> None:
+        """Begin the sums over an epoch's steps anew."""
+        self.totals: dict[str, float] = {}
+        self.shares: dict[str, float] = {}  # of the gradient, a sum over so many looks
+        self.looks = 0
+        self.seconds = 0.0
 
     def _set_learning_rate(self, step: int) -> None:
         if self.per_step:
@@ -170,10 +189,9 @@ class Member:
         """Add each term's share of the norms, where this step was looked at."""
         if not self._norms:
             return
-        terms = list(self._norms)
-        norms = self.ranks.sum(torch.stack([self._norms[term].double() for term in terms]))
+        norms = torch.stack(list(self._norms.values())).double()
         shares = (norms / norms.sum().clamp(min=torch.finfo(torch.float64).tiny)).tolist()
-        for term, share in zip(terms, shares, strict=True):
+        for term, share in zip(self._norms, shares, strict=True):
             self.shares[term] = self.shares.get(term, 0.0) + share
         self._norms, self.looks = {}, self.looks + 1
 
@@ -318,14 +336,16 @@ class Cohort:
         for number, (part, part_targets) in enumerate(parts):
             if any(member.distiller.uses_teacher for member in self.members):
                 self._run_teacher(part)  # kept: every member that asks with these images shares it
+            is_last = number == passes - 1
             for member in self.members:
-                with member.waits(is_last_pass=number == passes - 1):
+                with member.waits(is_last):
                     member.backward(
                         part,
                         part_targets,
                         step,
                         shards[number * own : (number + 1) * own],
                         share=1 / passes,
+                        is_last=is_last,
                     )
         for member in self.members:
             member.update(step)

@@ -146,8 +146,7 @@ class Training:
         for member, top1 in zip(self.cohort.members, accuracies, strict=True):
             row = {"epoch": self.epoch, "step": self.step, "learning_rate": member.learning_rate}
             row |= {term: total / self.steps_per_epoch for term, total in member.totals.items()}
-            shares = member.shares.items()
-            row |= {records.SHARE + term: share / member.looks for term, share in shares}
+            row |= {records.SHARE + term: own / member.looks for term, own in member.shares.items()}
             row |= {"validation_top1": top1, "images_per_second": self._images_per_second(member)}
             self.rows[member.name].append(row)
             best = self.best.get(member.name)
@@ -158,7 +157,7 @@ class Training:
                     "epoch": self.epoch,
                     "weights": {key: value.clone() for key, value in weights.items()},
                 }
-            member.totals, member.shares, member.looks, member.seconds = {}, {}, 0, 0.0
+            member.end_epoch()
         self.cohort.teacher_seconds = 0.0
 
     def _images_per_second(self, member: Member) -> float:
