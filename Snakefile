@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, HERE)
 
-from manifold.errors import ending_the_process, last_error
+from manifold.errors import MARK, ending_the_process, full_disk, last_error
 from manifold.settings import read_yaml, refuse_repeated, resolve
 
 

@@ -1,6 +1,7 @@
 """The one error that a user can cause, how several are told at once, and how it ends a process."""
 
 import errno
+import os
 import re
 import sysconfig
 import traceback
@@ -16,6 +17,7 @@ NOT_THE_USERS = (
 MARK = "error: "  # what the last words of a process begin with
 OF_OTHERS = re.compile(r"\n(?:Traceback |[EWI]\d{4} |=+\n)|\n\n")  # Python's, torchrun's, a shell's
 NO_SPACE = "No space left"
+LEAST_BYTES = 2**16  # that the log of a job may need
 SHOWN_FAULTS = 20
 
 
@@ -119,6 +121,18 @@ def telling_of_a_full_disk(path: Path) -> Iterator[None]:
         if is_of_a_full_disk(error):
             raise UserError(no_space(path)) from error
         raise
+
+
+def full_disk(folder: Path) -> str | None:
+    """What is told where the disk of a folder has no room for a log; None where it has.
+
+    A job that found no space there may have had none for its own words.
+    """
+    if not folder.is_dir():
+        return None
+    status = os.statvfs(folder)
+    is_full = status.f_blocks and status.f_bavail * status.f_frsize < LEAST_BYTES
+    return no_space(folder) if is_full else None
 
 
 def no_space(path: Path | str | None) -> str:

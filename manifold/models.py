@@ -49,11 +49,27 @@ def create_model(
     blocks = getattr(network, "blocks", None)
     if isinstance(blocks, nn.Sequential | nn.ModuleList) and not len(blocks):
         raise UserError(f"timm model {model.name!r} with {arguments} has no block; raise its depth")
+    _check_patches(network, model.name, image_shape)
     if "drop_path_rate" not in arguments:
         for module in network.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
     return network
+
+
+def _check_patches(network: nn.Module, name: str, image_shape: tuple[int, int, int]) -> None:
+    """Refuse images that patches do not fill: timm would leave the last rows and columns unseen.
+
+    Raises:
+        UserError: names both sizes.
+    """
+    size = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if isinstance(size, tuple) and any(s % p for s, p in zip(image_shape[1:], size, strict=True)):
+        height, width = image_shape[1:]
+        raise UserError(
+            f"timm model {name!r} cuts patches of {size[0]}×{size[1]} pixels, and images of "
+            f"{height}×{width} are no multiple of that; change data.image_size or patch_size"
+        )
 
 
 def save_state(state: dict, path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks.detection import prepare as detection
 from benchmarks.transfer import probes
+from manifold.errors import UserError
 from manifold.settings import CELL_FILES, ROOT
 from manifold.training import alone, train
 from manifold.training.alone import alone_on
@@ -102,6 +103,20 @@ def test_where_files_cannot_be_locked_one_is_told_and_goes_on(tmp_path, monkeypa
     monkeypatch.setattr(fcntl, "flock", flock)
     with alone_on([tmp_path / "seed-0"]):
         assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
+
+
+def test_a_lock_that_finds_no_space_is_said_and_leaves_nothing(tiny_disk):
+    (tiny_disk / "cells").mkdir()
+    filled = tiny_disk / "filled"
+    with filled.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with (
+        pytest.raises(UserError, match=r"\.seed-0.lock: No space left on the disk"),
+        alone_on([tiny_disk / "cells" / "seed-0"]),
+    ):
+        pass
+    assert list((tiny_disk / "cells").iterdir()) == []
 
 
 def test_a_cohort_that_another_process_trains_is_waited_for_and_then_complete(

@@ -458,7 +458,8 @@ def test_categories_must_be_those_of_training(folder):
 def test_annotations_that_are_known_to_be_broken_are_left_out_of_the_split_that_is_named(folder):
     """Ids restart in each file: 6 of the test file is another annotation, and stays."""
     broken = with_annotation(bbox=[1, 2, 3, 0])
-    contents, _ = read_folder(folder(broken, train=[6]), masks=True, verify=True)
+    contents, notes = read_folder(folder(broken, train=[6]), masks=True, verify=True)
+    assert [line for line in notes if "1 annotation(s) left out, as" in line and "first: 6" in line]
     ids = {
         split: [entry["original_id"] for entry in contents[split]["annotations"]]
         for split in ("train", "test")
@@ -483,7 +484,10 @@ def test_what_is_allowed_passes_and_what_is_lacking_is_added(folder):
         annotation(4, 8, bbox=[-OVERHANG_PIXELS, 0, 16 + 2 * OVERHANG_PIXELS, 24]),
     ]
     entries = [{key: v for key, v in entry.items() if v is not ...} for entry in entries]
-    contents, _ = read_folder(folder(content(annotations=entries)), masks=True, verify=True)
+    contents, notes = read_folder(folder(content(annotations=entries)), masks=True, verify=True)
+    said = [line.partition(".json: ")[2] for line in notes]
+    assert any(line.startswith("3 annotation(s) without area, which is computed;") for line in said)
+    assert any(line.startswith("1 annotation(s) without iscrowd, taken as") for line in said)
     got = contents["train"]["annotations"]
     assert [entry["area"] for entry in got] == [mask.sum(), 4, 72, 37]
     assert [entry["iscrowd"] for entry in got] == [0, 1, 0, 0]

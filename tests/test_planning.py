@@ -12,7 +12,8 @@ import pytest
 import running
 import yaml
 
-from manifold.settings import CELL_FILES, ROOT, resolve
+from manifold.errors import UserError
+from manifold.settings import CELL_FILES, ROOT, refuse_repeated, resolve
 
 pytestmark = pytest.mark.slow
 
@@ -161,6 +162,19 @@ def test_a_method_that_is_not_python_is_told_without_a_traceback(touched):
     output = done.stdout + done.stderr
     assert done.returncode != 0 and "Traceback" not in output
     assert re.search(r"^error: .*broken.py is not Python: .*line 1", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        (["--config", SCALE, "--config", "name=mine"], f"--config {SCALE}"),
+        (["--configfile", "a.yaml", "--configfile=b.yaml"], "--configfile a.yaml"),
+    ],
+)
+def test_what_snakemake_would_ignore_is_refused(words, lost):
+    with pytest.raises(UserError, match=f"'{lost}' would be ignored"):
+        refuse_repeated(["snakemake", "-n", *words])
+    refuse_repeated(["snakemake", "-n", "--configfile", "a.yaml", "b.yaml", "--config", SCALE])
 
 
 def test_a_key_that_a_configuration_file_gives_twice_is_an_error(touched):

@@ -79,14 +79,15 @@ def refused(experiment, words, names=TABLE_1):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"data": {"image_size": 1}}, ["'deit_tiny_patch16_224'", "1×1×1", "data.image_size"]),
-        (student(patch_size=16), ["'deit_tiny_patch16_224'", "1×8×8", "patch_size"]),
+        ({"data": {"image_size": 1}}, ["'deit_tiny_patch16_224'", "2×2", "1×1", "data.image_size"]),
+        (student(patch_size=16), ["'deit_tiny_patch16_224'", "16×16", "8×8", "patch_size"]),
         (student(num_heads=0), ["'deit_tiny_patch16_224'", "num_heads"]),
         (
             recipe(drop_path=0.0) | student(drop_path_rate=2),
             ["'none', 'soft_kd', 'fitnet'", "first step", "bernoulli"],
         ),
         (student(depth=0), ["'deit_tiny_patch16_224'", "has no block"]),
+        ({"data": {"image_size": 7}}, ["patches of 2×2", "7×7 are no multiple", "data.image_size"]),
         (student(depth="four"), ["'deit_tiny_patch16_224'", "four"]),
         (
             recipe(augmentation={"auto_augment": "nonsense"}),

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from manifold import settings
-from manifold.errors import UserError, ending_the_process, telling_of_a_full_disk
+from manifold.errors import UserError, ending_the_process, full_disk, telling_of_a_full_disk
 from manifold.files import HOST, csv_text, write_atomic, write_directory, write_text
 from manifold.models import create_model, load_weights, save_state, save_weights
 from manifold.settings import ROOT, Model, fingerprint
@@ -354,6 +354,13 @@ def test_weights_and_states_that_do_not_fit_leave_the_old_ones(tiny_disk):
             write(tiny_disk / name)
     assert [path.name for path in tiny_disk.iterdir()] == ["state.pt"]
     assert (tiny_disk / "state.pt").read_text(encoding="utf-8") == "old"
+
+
+def test_a_disk_without_room_for_a_log_is_full(tiny_disk):
+    assert full_disk(tiny_disk / "nowhere") is None
+    assert full_disk(ROOT) is None
+    (tiny_disk / "one block").write_bytes(bytes(1))
+    assert full_disk(tiny_disk).startswith(f"{tiny_disk}: No space left on the disk")
 
 
 def test_a_library_that_meets_a_full_disk_is_said_with_its_folder(tmp_path):

@@ -62,14 +62,14 @@ def _read_split(
     for key in LISTS:
         for entry, original in zip(content[key], originals[key], strict=True):
             entry["original_id"] = original
-    _leave_out_ignored(content, folder, split)
+    _leave_out_ignored(content, folder, split, found)
     _leave_out_namesakes(content, found)
     check(content, found, images, split, masks, seen)
     notes += found.lines()
     return content
 
 
-def _leave_out_ignored(content: Content, folder: CocoFolder, split: str) -> None:
+def _leave_out_ignored(content: Content, folder: CocoFolder, split: str, notes: Notes) -> None:
     """Take the annotations away that are known to be broken.
 
     Raises:
@@ -83,11 +83,13 @@ def _leave_out_ignored(content: Content, folder: CocoFolder, split: str) -> None
             f"detection.data.folder.ignored.{split}: no annotation of "
             f"{getattr(folder, f'{split}_annotations')} has the id {listed(unknown)}"
         )
-    content["annotations"] = [
-        entry
-        for entry, number in zip(content["annotations"], ids, strict=True)
-        if type(number) is not int or number not in ignored
-    ]
+    kept = []
+    for entry, number in zip(content["annotations"], ids, strict=True):
+        if type(number) is int and number in ignored:
+            notes.add("annotation(s) left out, as detection.data.folder.ignored asks", number)
+        else:
+            kept.append(entry)
+    content["annotations"] = kept
     if not content["annotations"]:
         raise UserError(
             f"detection.data.folder.ignored.{split} leaves no annotation of "

@@ -264,10 +264,13 @@ def _check_annotations(
                 f"{which}, {entry['bbox']} in {size[0]}×{size[1]} pixels",
             )
             entry["bbox"] = _clipped(entry["bbox"], size)
-        entry.setdefault("iscrowd", 0)
+        if "iscrowd" not in entry:
+            notes.add("annotation(s) without iscrowd, taken as of one object (0)", which)
+            entry["iscrowd"] = 0
         if not masks:
             entry.pop("segmentation", None)
         if "area" not in entry:
+            notes.add("annotation(s) without area, which is computed", which)
             entry["area"] = area_of(entry, size)
 
 

@@ -28,21 +28,26 @@ def to_words(overrides: dict[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in sorted(overrides.items())]
 
 
+OPTIONS = {  # of Snakemake: how each may be written, and how several values are given
+    "--config": (("--config", "-C"), "words", "--config scale=mini seeds='[0,1]'"),
+    "--configfile": (("--configfile", "--configfiles"), "files", "--configfile a.yaml b.yaml"),
+}
+
+
 def refuse_repeated(arguments: list[str]) -> None:
-    """Refuse a command line that gives ``--config`` twice: Snakemake takes the last one alone.
+    """Refuse an option of configuration that is given twice: Snakemake takes the last one alone.
 
     Raises:
         UserError: names what would be lost.
     """
-    given = [
-        place
-        for place, word in enumerate(arguments)
-        if word in ("--config", "-C") or word.startswith("--config=")
-    ]
-    if len(given) > 1:
-        lost = arguments[given[0] : given[1]]
-        raise UserError(
-            f"--config is given {len(given)} times, and Snakemake reads the last one alone: "
-            f"{' '.join(lost)!r} would be ignored. Give all words after one --config, for instance "
-            "--config scale=mini seeds='[0,1]'"
-        )
+    for option, (spellings, values, example) in OPTIONS.items():
+        given = [
+            place for place, word in enumerate(arguments) if word.partition("=")[0] in spellings
+        ]
+        if len(given) > 1:
+            lost = arguments[given[0] : given[1]]
+            raise UserError(
+                f"{option} is given {len(given)} times, and Snakemake reads the last one alone: "
+                f"{' '.join(lost)!r} would be ignored. Give all {values} after one {option}, for "
+                f"instance {example}"
+            )

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from manifold import ranks
+from manifold.errors import UserError, is_of_a_full_disk, no_space
 from manifold.files import HOST
 
 SECONDS_BETWEEN_TRIES = 2.0
@@ -44,15 +45,23 @@ def alone_on(directories: Iterable[Path]) -> Iterator[None]:
 
 
 def _take(paths: list[Path], held: dict[Path, int]) -> str | None:
-    """Take all locks, or none: then say who has one of them."""
+    """Take all locks, or none: then say who has one of them.
+
+    Raises:
+        UserError: the disk is full.
+    """
     for path in paths:
         try:
             descriptor = _lock(path)
         except BlockingIOError:
             _release(held)
             return f"{_holder(path)} is at work on {_result_of(path)}"
-        except OSError as error:  # a file system without locks
-            print(
+        except OSError as error:
+            if is_of_a_full_disk(error):
+                _release(held)
+                path.unlink(missing_ok=True)
+                raise UserError(no_space(path)) from error
+            print(  # a file system without locks
                 f"{path} cannot be locked ({error.strerror}): let no second run make the same",
                 file=sys.stderr,
             )
@@ -73,14 +82,15 @@ def _lock(path: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise
-        with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 os.truncate(descriptor, 0)
                 os.write(descriptor, f"process {os.getpid()} on {HOST}".encode())
                 return descriptor
+        except FileNotFoundError:  # it has been removed since it was opened
+            pass
+        except OSError:
+            os.close(descriptor)
+            raise
         os.close(descriptor)  # whoever had it has removed it since
 
 

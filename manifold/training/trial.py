@@ -158,7 +158,7 @@ def _step(
             fused_optimizer=setting.experiment.machine.fused_optimizer,
         )
         if batch is not None:
-            member.backward(*batch, step=0, shards=(0,), share=1.0)
+            member.backward(*batch, step=0, shards=(0,), share=1.0, is_last=True)
             member.update(step=0)
     except UserError as error:
         raise UserError(f"recipes.{setting.recipe_name}: {error}") from error

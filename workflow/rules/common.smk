@@ -256,5 +256,8 @@ onsuccess:
 
 onerror:
     # The run ends with these, not with a summary that sends one to look for them.
-    if words := last_words(workflow.scheduler.failed):
-        sys.exit(words)
+    words = [last_words(workflow.scheduler.failed)]
+    if full := full_disk(EXPERIMENT.directory):
+        words.append(f"{MARK}{full}")
+    if any(words):
+        sys.exit("\n".join(filter(None, words)))
