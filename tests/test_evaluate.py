@@ -111,7 +111,9 @@ SEEN = {"mean": [0.305], "std": [0.376], "crop": 1.0, "interpolation": "bilinear
 def test_a_wrong_name_or_file_is_named(cell, model, weights, words):
     experiment, folder = cell
     with pytest.raises(UserError, match=words):
-        evaluate_checkpoint(experiment, Model(name=model, arguments={}), str(folder / weights))
+        evaluate_checkpoint(
+            experiment, Model(name=model, arguments={"patch_size": 2}), str(folder / weights)
+        )
 
 
 # ---- publishing ------------------------------------------------------------------------------

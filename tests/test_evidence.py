@@ -8,10 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
+from benchmarks.evidence.blocks import blocks
 from benchmarks.evidence.claims import EVIDENCE, read_claims
 from benchmarks.evidence.judge import direction, judge
+from benchmarks.evidence.registered import differences
 from benchmarks.evidence.statistics import (
     Interval,
     are_equivalent,
@@ -28,7 +31,7 @@ from benchmarks.table1 import measure as table1
 from benchmarks.table1.text import readable
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.settings import ROOT, fingerprint, resolve
+from manifold.settings import ROOT, fingerprint, read_yaml, resolve
 from manifold.training.teacher import TRAINING, evaluation_path
 
 CLAIMS = ROOT / "results/reported/claims.csv"
@@ -501,6 +504,126 @@ def test_the_caption_says_what_so_many_seeds_can_tell(finished):
     assert rows.loc["manifold", "gain_detectable"] == pytest.approx(detectable)
     assert pd.isna(rows.loc["soft_kd", "gain_detectable"])
     assert "80 % of such studies would tell a gain of" in found.caption
+
+
+# ---- what was said before the runs ------------------------------------------------------------
+
+SAID = {
+    "said": "2026-11-29",
+    "question": "Who is ahead?",
+    "runs": {"seeds": [0, 1, 2], "recipe": "A", "epochs": 2},
+    "primary": "blocks",
+    "family": "all comparisons",
+    "rule": "the model",
+    "would_change_our_mind": ["another sign"],
+}
+
+
+@pytest.fixture
+def saying(finished, tmp_path):
+    """The experiment with a registration of its Table 1, in which some keys are other ones."""
+
+    def make(study="table1", **changes):
+        path = tmp_path / "registered.yaml"
+        content = {key: value for key, value in (SAID | changes).items() if value is not ...}
+        path.write_text(yaml.safe_dump({study: content}), encoding="utf-8")
+        return finished.replaced(registered=str(path))
+
+    return make
+
+
+def caption_of(experiment):
+    experiment.studies["table1"].write()
+    return (experiment.directory / "table1.md").read_text(encoding="utf-8").splitlines()[2]
+
+
+def test_a_table_names_its_registration_and_in_what_it_differs(saying, finished):
+    assert "egistered" not in caption_of(finished) and "exploratory" not in caption_of(finished)
+    assert "Registered before the runs, and made so (" in caption_of(saying())
+    other = caption_of(saying(runs={"seeds": [0, 1, 2, 3], "recipe": "B", "epochs": 2}))
+    assert "but with" in other and "seeds 0, 1, 2 instead of 0, 1, 2, 3" in other
+    assert "recipe A instead of B" in other and "epochs 2 instead" not in other
+    assert "the randomised-block model with Dunnett's comparison decides, over all comp" in other
+    assert "registered.yaml, so exploratory." in caption_of(saying(study="bench"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"primary": "bayes"}, ["registered.yaml: table1.primary", "'blocks' or 'paired'"]),
+        ({"rule": ...}, ["registered.yaml: table1.rule", "required"]),
+        ({"power": 1}, ["registered.yaml: table1.power", "family, rule"]),
+    ],
+)
+def test_a_broken_registration_names_its_key(saying, changes, words):
+    with pytest.raises(UserError) as error:
+        caption_of(saying(**changes))
+    assert [word for word in words if word not in str(error.value)] == []
+
+
+@pytest.mark.parametrize("scale", ["mini", "cifar10"])
+def test_what_was_registered_are_keys_of_the_studies(scale):
+    made = resolve({"scale": scale})
+    for name in read_yaml(ROOT / f"results/registered/{scale}.yaml"):
+        study = made.studies[name]
+        assert study.registered.runs.keys() <= study.runs.keys()
+        assert differences(study.registered, study.runs | study.registered.runs) == []
+
+
+def in_words(experiment):
+    text = (experiment.directory / "table1.md").read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line.startswith("- ")]
+
+
+def test_the_test_that_decides_is_the_registered_one(saying, finished):
+    for made, decides, other in ((saying(), "block", "Holm"), (finished, "Holm", "block")):
+        caption_of(made)
+        (first,) = [line for line in in_words(made) if line.startswith("- the test that decides")]
+        assert decides in first and other not in first
+        assert any(other in line for line in in_words(made) if line != first)
+
+
+def test_pooled_gains_are_those_of_the_block_model(finished):
+    rows = table1.measure(finished.studies["table1"]).rows.set_index("method")
+    model = blocks({m: dict(enumerate(values)) for m, values in TOP1.items()}, "soft_kd", 0.95)
+    for method, gain in model.gains.items():
+        columns = ["pooled_gain_mean", "pooled_gain_low", "pooled_gain_high", "p_dunnett"]
+        assert rows.loc[method, columns].tolist() == pytest.approx(
+            [gain.mean, gain.low, gain.high, gain.p]
+        )
+        assert not rows.loc[method, "spreads_otherwise"]
+    for method in model.left_out:
+        assert rows.loc[method, "spreads_otherwise"] and pd.isna(rows.loc[method, "p_dunnett"])
+
+
+def test_a_method_of_another_spread_is_left_to_its_own_pairs(finished, monkeypatch):
+    monkeypatch.setattr("benchmarks.evidence.blocks.SPREAD_LEVEL", 0.2)  # three seeds tell little
+    for seed, value in enumerate([40.0, 90.0, 15.0]):
+        path = finished.cell_directory("deit-cait", "A", 2, "none", seed) / "run.json"
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["result"]["top1"] = value
+        path.write_text(json.dumps(record), encoding="utf-8")
+    caption_of(finished)
+    assert any("Of another spread, and judged" in line for line in in_words(finished))
+    text = (finished.directory / "table1.md").read_text(encoding="utf-8")
+    assert text.count("| spreads otherwise ") == 1
+
+
+def test_a_row_says_what_its_own_terms_make_of_the_gradient(finished):
+    for seed, share in enumerate([0.01, 0.03, 0.02]):
+        path = finished.cell_directory("deit-cait", "A", 2, "manifold", seed) / "metrics.csv"
+        header = "epoch,kl,intra,gradient_share_kl,gradient_share_intra\n"
+        rows = f"1,2,3,{1 - share},{share}\n2,2,3,{1 - share},{share}\n"
+        path.write_text(header + rows, encoding="utf-8")
+    rows = table1.measure(finished.studies["table1"]).rows.set_index("method")
+    assert rows.loc["manifold", "own_gradient_share"] == pytest.approx(0.02)
+    assert rows.loc["manifold", "gradient_shares"] == "kl=0.98 intra=0.02"
+    assert pd.isna(rows.loc["soft_kd", "own_gradient_share"])
+    caption_of(finished)
+    text = (finished.directory / "table1.md").read_text(encoding="utf-8")
+    assert "| kl 98, intra 2 " in text
+    (said,) = [line for line in in_words(finished) if "less than 5 % of the" in line]
+    assert said.endswith("base loss: Manifold, decoupled (2 %)")
 
 
 def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):

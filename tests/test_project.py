@@ -156,10 +156,15 @@ def in_readme(name):
     return text.partition(begin)[2].partition(end)[0].strip()
 
 
+NOT_YET_PUBLISHED = {"budgets"}  # hours of trainings, which are registered
+
+
 def test_every_study_that_is_published_is_on_the_page():
     page = publish.PAGE.read_text(encoding="utf-8")
     for study in resolve({"scale": "mini"}).studies.values():
-        assert (f"## {study.title}\n\n*{study.question}*" in page) == study.is_evidence
+        assert (f"## {study.title}\n\n*{study.question}*" in page) == (
+            study.is_evidence and study.name not in NOT_YET_PUBLISHED
+        )
 
 
 def test_the_jobs_environment_holds_what_they_import_and_no_more():

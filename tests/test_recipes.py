@@ -4,14 +4,17 @@ import itertools
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.evidence.statistics import holm
 from benchmarks.recipes import measure as recipes
 from benchmarks.recipes import text
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import ROOT, fingerprint, resolve
+from manifold.training.records import evaluation_path
 
 SEEDS = [0, 1, 2]
 STUDY = {"recipes": ["A", "B"], "epochs": [1, 2], "methods": ["soft_kd", "fitnet", "manifold"]}
@@ -36,9 +39,13 @@ def finished(tmp_path):
             "seeds": SEEDS,
             "pairs": {"deit-cait": {"teacher": {"weights": str(teacher)}}},
             "recipe_study": STUDY,
+            "budgets": STUDY | {"recipes": ["A"]},
         }
     )
     digest = sha256(teacher)
+    path = evaluation_path(made, "deit-cait")
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"top1": 88.0, "sha256": digest}), encoding="utf-8")
     for recipe, epochs, method, seed in itertools.product(*STUDY.values(), SEEDS):
         key = ("deit-cait", recipe, epochs, method, seed)
         identity = {**made.cell_identity(*key), "teacher_sha256": digest}
@@ -86,7 +93,7 @@ def test_the_words_follow_from_the_intervals(finished):
     assert moved["change_mean"] == pytest.approx(-3.0) and moved["gain"] == "smaller"
     assert changes.loc[("fitnet", "recipe A: 2 epochs against 1"), "gain"] == "undecided"
     assert set(changes.index.get_level_values("method")) == {"fitnet", "manifold"}
-    words = "\n".join(text._in_words(study, finished))
+    words = "\n".join(text._in_words(study, finished.studies["recipes"]))
     assert "Recipe A, 1 epoch. ahead of Soft KD: Manifold, decoupled. undecided: FitNet" in words
     assert "all 2 comparisons, at p < 0.05: Manifold, decoupled\n" in words
     assert (
@@ -101,8 +108,47 @@ def test_the_files_of_the_study(finished):
         assert (folder / f"recipes.{name}").stat().st_size
     assert len(pd.read_csv(folder / "recipes_seeds.csv")) == 36
     assert len(pd.read_csv(folder / "recipes_variance.csv")) == 7
+    assert len(pd.read_csv(folder / "recipes_changes.csv")) == 8
     text = (folder / "recipes.md").read_text(encoding="utf-8")
     assert "each with its own full schedule" in text and "n = 3 paired seeds" in text
+
+
+def test_budgets_are_the_study_of_one_recipe(finished):
+    finished.studies["budgets"].write()
+    folder = finished.directory
+    assert not (folder / "budgets_variance.csv").exists()
+    rows = pd.read_csv(folder / "budgets.csv")
+    assert set(rows["recipe"]) == {"A"} and len(rows) == 6
+    whole = recipes.measure(finished.studies["recipes"]).rows
+    pd.testing.assert_frame_equal(
+        rows[["method", "epochs", "gain_mean", "behind_teacher"]],
+        whole.loc[whole["recipe"] == "A", ["method", "epochs", "gain_mean", "behind_teacher"]],
+    )
+    assert rows["behind_teacher"].tolist() == pytest.approx((88 - rows["top1_mean"]).tolist())
+    said = (folder / "budgets.md").read_text(encoding="utf-8")
+    assert "The teacher reaches 88.00 % (one run)" in said and "variance" not in said
+
+
+def test_changes_are_corrected_over_the_methods_of_a_question(finished):
+    noise = np.random.default_rng(0)
+    for path in sorted((finished.directory / "cells").rglob("run.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["result"]["top1"] += noise.normal()
+        path.write_text(json.dumps(record), encoding="utf-8")
+    changes = recipes.measure(finished.studies["recipes"]).changes
+    for _, own in changes.groupby("question"):
+        expected = holm(dict(zip(own["method"], own["p"], strict=True)))
+        assert dict(zip(own["method"], own["p_holm"], strict=True)) == pytest.approx(expected)
+    assert (changes["p_holm"] > changes["p"]).sum() >= 4
+
+
+@pytest.mark.parametrize("key", ["epochs", "methods"])
+def test_budgets_compare_two_of_each_but_one_recipe_is_enough(key):
+    one = {"epochs": [2], "methods": ["soft_kd"]}[key]
+    with pytest.raises(UserError, match=rf"budgets\.{key} must list at least two"):
+        resolve({"scale": "smoke", "budgets": {key: one}})
+    with pytest.raises(UserError, match=r"budgets\.recipes must list at least one different"):
+        resolve({"scale": "smoke", "budgets": {"recipes": []}})
 
 
 def test_a_missing_cell_of_the_study_is_named(finished):

@@ -1,6 +1,7 @@
 """Collect the records of finished cells."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 from manifold.errors import UserError
@@ -50,6 +51,31 @@ def _read(experiment: Experiment, key: tuple[str, str, int, str, int], teacher: 
     if record["fingerprint"] != fingerprint(identity):
         raise UserError(f"{path} is of another configuration; delete its folder to run it again")
     return record
+
+
+BASE_TERMS = {"cross_entropy", "kl"}  # what a method's own terms are added to
+
+
+def gradient_shares(directories: Iterable[Path]) -> dict[str, float]:
+    """Each term's share of the gradient by the student's parameters, a mean over epochs and cells.
+
+    A share is the norm of the term's gradient over the sum of all terms' norms. Empty where the
+    trainings did not look.
+    """
+    found: dict[str, list[float]] = {}
+    for directory in directories:
+        with (directory / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                for column, value in row.items():
+                    if column.startswith(SHARE) and value:
+                        found.setdefault(column.removeprefix(SHARE), []).append(float(value))
+    return {term: sum(values) / len(values) for term, values in found.items()}
+
+
+def own_share(shares: dict[str, float]) -> float | None:
+    """The share of a method's own terms; None where it has no other than a base's."""
+    own = [share for term, share in shares.items() if term not in BASE_TERMS]
+    return sum(own) if own else None
 
 
 def loss_terms(directory: Path) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.provenance import Sources
+from benchmarks.evidence.registered import Primary, Registered, registered, words
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.training.command import limit_threads
@@ -118,6 +119,21 @@ class Study:
         """Of its students and jobs; two at least."""
         return self.experiment.seeds
 
+    @property
+    def runs(self) -> dict[str, Any]:
+        """What of the study may be registered before it is run."""
+        return {**vars(self.settings), "seeds": self.seeds}
+
+    @property
+    def registered(self) -> Registered | None:
+        """What was said of the study before it was run, if anything was."""
+        return registered(self.experiment, self.name)
+
+    @property
+    def primary(self) -> Primary:
+        """The test that decides."""
+        return "paired" if self.registered is None else self.registered.primary
+
     def teachers(self) -> list[str]:
         """The pairs whose teacher's accuracy it shows."""
         return []
@@ -142,6 +158,7 @@ class Study:
             "settings": self.settings,
             "seeds": self.seeds,
             "statistics": experiment.statistics,
+            "registered": self.registered,
             "description": experiment.description,
             "reported_dataset": experiment.reported_dataset,
             "methods": {m: experiment.method_definitions[m] for m in sorted(methods)},
@@ -180,8 +197,8 @@ class Study:
         """
         document = self.build()
         self.sources.refuse_mixed_data()
-        if mixed := self.sources.words():
-            document.caption += f" {mixed}"
+        for more in (words(self.experiment, self.name, self.runs), self.sources.words()):
+            document.caption += f" {more}" if more else ""
         document.write(self.experiment.directory, self.name)
 
     def do(self, name: str, words: list[str]) -> None:

@@ -17,7 +17,8 @@ from benchmarks.evidence.statistics import (
 )
 from benchmarks.evidence.words import interval_columns
 from benchmarks.recipes import RecipeStudy
-from manifold.settings import Experiment, find
+from manifold.settings import find
+from manifold.training.records import read_teacher
 
 FACTORS = ("method", "recipe", "epochs")
 PUBLIC_CAPTION = (
@@ -37,7 +38,8 @@ class Measured:
 
     Attributes:
         rows: one a recipe, budget and method: top-1 and the paired gain over the baseline.
-        variance: one an effect: the share of the variance of top-1 that it explains.
+        variance: one an effect: the share of the variance of top-1 that it explains; None where
+            the study does not compare recipes.
         changes: one a question: how a method's gain differs between budgets, or between recipes.
         seeds: one a run.
         public: one an epoch: the lead over soft KD in the public ImageNet runs; None where others'
@@ -45,7 +47,7 @@ class Measured:
     """
 
     rows: pd.DataFrame
-    variance: pd.DataFrame
+    variance: pd.DataFrame | None
     changes: pd.DataFrame
     seeds: pd.DataFrame
     public: pd.DataFrame | None
@@ -79,11 +81,12 @@ def measure(study: RecipeStudy) -> Measured:
         ]
     )
     confidence = experiment.statistics.confidence
+    teacher = read_teacher(experiment, settings.pair)
     first = next(iter(records[settings.recipes[0], settings.epochs[0]][settings.baseline].values()))
     return Measured(
-        rows=_rows(experiment, seeds),
-        variance=variance_shares(seeds, confidence),
-        changes=_changes(experiment, seeds),
+        rows=_rows(study, seeds, teacher["top1"]),
+        variance=variance_shares(seeds, confidence) if study.variance else None,
+        changes=_changes(study, seeds),
         seeds=seeds,
         public=None if experiment.claims is None else public_leads(find(settings.public_curves)),
         caption=(
@@ -93,7 +96,8 @@ def measure(study: RecipeStudy) -> Measured:
             f"{', '.join(map(str, settings.epochs))} epochs, each with its own full schedule. "
             f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
-            "budget, p after Holm over each recipe and budget."
+            "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
+            f"question. The teacher reaches {teacher['top1']:.2f} % (one run)."
         ),
     )
 
@@ -103,8 +107,9 @@ def _by_seed(seeds: pd.DataFrame, recipe: str, epochs: int, method: str) -> dict
     return dict(zip(seeds.loc[chosen, "seed"], seeds.loc[chosen, "top1"], strict=True))
 
 
-def _rows(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
-    study, confidence = experiment.recipe_study, experiment.statistics.confidence
+def _rows(whole: RecipeStudy, seeds: pd.DataFrame, teacher: float) -> pd.DataFrame:
+    experiment, study = whole.experiment, whole.settings
+    confidence = experiment.statistics.confidence
     rows = []
     for recipe in study.recipes:
         for epochs in study.epochs:
@@ -126,15 +131,16 @@ def _rows(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
                         **interval_columns("top1", mean),
                         **interval_columns("gain", gain),
                         "p_holm": adjusted.get(method),
+                        "behind_teacher": teacher - mean.mean,
                         "teacher_sha256": runs["teacher_sha256"],
                     }
                 )
     return pd.DataFrame(rows)
 
 
-def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
+def _changes(whole: RecipeStudy, seeds: pd.DataFrame) -> pd.DataFrame:
     """How each gain moves: longest against shortest budget, and recipe against recipe."""
-    study = experiment.recipe_study
+    experiment, study = whole.experiment, whole.settings
     short, long = min(study.epochs), max(study.epochs)
     questions = [
         (f"recipe {recipe}: {budget(long)} against {short}", (recipe, long), (recipe, short))
@@ -165,10 +171,13 @@ def _changes(experiment: Experiment, seeds: pd.DataFrame) -> pd.DataFrame:
                     "question": question,
                     **interval_columns("change", change),
                     "n": change.n,
+                    "p": change.p,
                     "gain": _movement(change),
                 }
             )
-    return pd.DataFrame(rows)
+    changes = pd.DataFrame(rows)
+    families = changes.groupby("question", sort=False)["p"]
+    return changes.assign(p_holm=families.transform(lambda own: pd.Series(holm(own.to_dict()))))
 
 
 def budget(epochs: int) -> str:

@@ -4,6 +4,7 @@ The full bench is the same table of more methods.
 """
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks.evidence.claims import claims_of, is_of_pair
 from benchmarks.evidence.document import Document
@@ -52,6 +53,10 @@ class Table1(Study):
     @property
     def methods(self) -> list[str]:
         return self.experiment.methods
+
+    @property
+    def runs(self) -> dict[str, Any]:
+        return {**vars(self.table), "methods": self.methods, "seeds": self.seeds}
 
     def check(self) -> None:
         experiment, table = self.experiment, self.table

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from benchmarks.evidence.cells import loss_terms
+from benchmarks.evidence.blocks import Blocks, blocks
+from benchmarks.evidence.cells import gradient_shares, loss_terms, own_share
 from benchmarks.evidence.claims import Claim, Side, claims_of, is_of_pair
 from benchmarks.evidence.judge import direction, judge
+from benchmarks.evidence.registered import Primary
 from benchmarks.evidence.statistics import (
     Interval,
     detectable_difference,
@@ -33,11 +35,15 @@ class Measured:
         rows: one a method and one for the teacher, columns as in ``table1.csv``.
         claims: one a claim of claims.csv, with this scale's verdict; None where it judges none.
         seeds: one a method and seed.
+        pooled: what the block model says, by pair; none of a baseline alone.
+        primary: the test that decides.
     """
 
     rows: pd.DataFrame
     claims: pd.DataFrame | None
     seeds: pd.DataFrame
+    pooled: dict[str, Blocks]
+    primary: Primary
     caption: str
 
 
@@ -45,7 +51,7 @@ def measure(study: Table1) -> Measured:
     """Read the cells and compute the table."""
     experiment, table = study.experiment, study.table
     claims = claims_of(experiment, table.claim_ids())
-    rows, seeds, top1, captions = [], [], {}, []
+    rows, seeds, top1, captions, pooled = [], [], {}, [], {}
     for (pair, recipe, epochs), methods in study.students().items():
         records = study.collect(pair, recipe, epochs, methods)
         teacher = read_teacher(experiment, pair)
@@ -53,7 +59,9 @@ def measure(study: Table1) -> Measured:
             method: {seed: record["result"]["top1"] for seed, record in runs.items()}
             for method, runs in records.items()
         }
-        rows += _pair_rows(experiment, pair, records, top1[pair], claims)
+        if len(methods) > 1:
+            pooled[pair] = blocks(top1[pair], table.baseline, experiment.statistics.confidence)
+        rows += _pair_rows(experiment, pair, records, top1[pair], pooled.get(pair), claims)
         rows.append(_teacher_row(experiment, pair, teacher))
         seeds += _seed_rows(pair, records)
         captions.append(f"The teacher of {pair} reaches {teacher['top1']:.2f} % (one run).")
@@ -63,7 +71,9 @@ def measure(study: Table1) -> Measured:
         if experiment.claims is None
         else pd.DataFrame([_claim_row(experiment, claim, top1) for claim in claims.values()]),
         seeds=pd.DataFrame(seeds),
-        caption=_caption(experiment, records, captions, rows),
+        pooled=pooled,
+        primary=study.primary,
+        caption=_caption(experiment, records, captions, rows, pooled),
     )
 
 
@@ -72,6 +82,7 @@ def _pair_rows(
     pair: str,
     records: dict[str, dict[int, dict]],
     top1: dict[str, dict[int, float]],
+    pooled: Blocks | None,
     claims: dict[str, Claim],
 ) -> list[dict]:
     """One row a method of the pair; gains are over the pair's own baseline."""
@@ -88,6 +99,7 @@ def _pair_rows(
             mean_interval(list(top1[method].values()), confidence),
             gains.get(method),
             adjusted.get(method),
+            pooled,
             _detectable(experiment, top1[method], top1[table.baseline], method),
             claims.get(table.claims.get(pair, {}).get(method, "")),
         )
@@ -113,13 +125,18 @@ def _method_row(
     top1: Interval,
     gain: Interval | None,
     p_holm: float | None,
+    pooled: Blocks | None,
     detectable: float | None,
     claim: Claim | None,
 ) -> dict:
     results = pd.DataFrame([run["result"] for run in runs.values()])
-    seed, first = next(iter(runs.items()))
+    first = next(iter(runs.values()))
     table = experiment.table1
-    terms = loss_terms(experiment.cell_directory(pair, table.recipe, table.epochs, method, seed))
+    folders = [
+        experiment.cell_directory(pair, table.recipe, table.epochs, method, seed) for seed in runs
+    ]
+    terms, shares = loss_terms(folders[0]), gradient_shares(folders)
+    in_blocks = pooled and pooled.gains.get(method)
     return {
         "method": method,
         "n": top1.n,
@@ -145,6 +162,11 @@ def _method_row(
         "claim": claim and claim.id,
         "reported_recipe": claim and claim.recipe,
         "gain_detectable": detectable,
+        **interval_columns("pooled_gain", in_blocks),
+        "p_dunnett": in_blocks and in_blocks.p,
+        "spreads_otherwise": pooled is not None and method in pooled.left_out,
+        "gradient_shares": " ".join(f"{term}={share:.4g}" for term, share in shares.items()),
+        "own_gradient_share": own_share(shares),
     }
 
 
@@ -269,7 +291,26 @@ def _seed_rows(pair: str, records: dict[str, dict[int, dict]]) -> list[dict]:
     ]
 
 
-def _caption(experiment: Experiment, records: dict, teachers: list[str], rows: list[dict]) -> str:
+def _on_blocks(pooled: dict[str, Blocks]) -> str:
+    """What the block model rests on."""
+    if not pooled:
+        return ""
+    found = list(pooled.values())
+    spreads = ", ".join(f"{each.residual:.2f}" for each in found)
+    degrees = ", ".join(str(each.degrees) for each in found)
+    return (
+        f"Pooled: from the model method + seed, whose residual spreads by {spreads} points "
+        f"({degrees} degrees of freedom), p by Dunnett's comparison. "
+    )
+
+
+def _caption(
+    experiment: Experiment,
+    records: dict,
+    teachers: list[str],
+    rows: list[dict],
+    pooled: dict[str, Blocks],
+) -> str:
     table, statistics = experiment.table1, experiment.statistics
     detectable = sorted(
         (row["gain_detectable"], row["title"]) for row in rows if row.get("gain_detectable")
@@ -292,7 +333,7 @@ def _caption(experiment: Experiment, records: dict, teachers: list[str], rows: l
         f"{table.epochs} epochs = {run['images_seen']:,} images seen. "
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
-        f"{seen}"
+        f"{_on_blocks(pooled)}{seen}"
         f"{' '.join(teachers)} Images/s: training, the "
         f"method alone with its teacher's pass, on {environment['device']} "
         f"({environment['processor']}, {environment['threads']} thread(s))."

@@ -34,6 +34,8 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Top-1 (%)": readable_interval(values, "top1"),
             f"Gain over {experiment.table1.baseline}": readable_interval(values, "gain", "+"),
             "p (Holm)": readable_p(values["p_holm"]),
+            "Gain, pooled": _pooled(values),
+            "p (Dunnett)": readable_p(values["p_dunnett"]),
             **({} if experiment.claims is None else {REPORTED: reported(values)}),
             "EMA": shown(values["ema_top1_mean"], ".2f"),
             "Best epoch": shown(values["best_top1_mean"], ".2f"),
@@ -42,6 +44,7 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Recipe": shown(values["recipe"], ""),
             "Tokens": values["tokens"],
             "Labels": "yes" if values["labels"] else "no",
+            "Gradient (%)": _gradient(values["gradient_shares"]),
             **({"Pair": values["pair"]} if len(experiment.table1.pairs) > 1 else {}),
             "Parameters": f"{values['parameters']:,}",
             "Images/s": shown(values["images_per_second"], ".0f"),
@@ -51,9 +54,27 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     return pd.DataFrame([row(values) for _, values in rows.iterrows()])
 
 
+def _pooled(values: pd.Series) -> str:
+    if values["spreads_otherwise"] is True:
+        return "spreads otherwise"
+    return readable_interval(values, "pooled_gain", "+")
+
+
+def _gradient(shares: object) -> str:
+    """Each term's share in the order of their size, in per cent."""
+    if not isinstance(shares, str) or not shares:
+        return MISSING
+    pairs = [pair.split("=") for pair in shares.split()]
+    ranked = sorted(((float(share), term) for term, share in pairs), reverse=True)
+    return ", ".join(
+        f"{term} {100 * share:.0f}" if share >= 0.1 else f"{term} {100 * share:.2g}"
+        for share, term in ranked
+    )
+
+
 def parts(table: Measured, experiment: Experiment) -> list[str | list[str] | pd.DataFrame]:
     """What stands below the caption."""
-    whole, words = readable(table.rows, experiment), _in_words(table.rows, experiment)
+    whole, words = readable(table.rows, experiment), _in_words(table, experiment)
     if table.claims is None:
         return [whole, "## In words", words]
     return [
@@ -118,8 +139,31 @@ def _words_on_reported(experiment: Experiment) -> str:
     return f"The reported numbers are of {experiment.reported_dataset}, as this run is. {dash}"
 
 
-def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
-    """Say which gains the intervals decide, without a number."""
+def _in_blocks(rows: pd.DataFrame, baseline: str, confidence: float) -> str:
+    """Which rows the block model tells from the baseline, and which it says nothing of."""
+    inside = rows[rows["p_dunnett"].notna()]
+    told = inside[inside["p_dunnett"] < 1 - confidence]
+    ahead, behind = (
+        "; ".join(told.loc[chosen, "title"]) or "none"
+        for chosen in (told["gain_mean"] > 0, told["gain_mean"] < 0)
+    )
+    line = (
+        f"in the block model, by Dunnett's comparison over its {len(inside)} methods at "
+        f"p < {1 - confidence:.2g}, ahead of {baseline}: {ahead}. Behind: {behind}"
+    )
+    others = rows[rows["spreads_otherwise"].astype(bool)]
+    if len(others):
+        told = others.loc[others["p_holm"] < 1 - confidence, "title"]
+        line += (
+            f". Of another spread, and judged by their own pairs after Holm: "
+            f"{'; '.join(others['title'])}; told of these: {'; '.join(told) or 'none'}"
+        )
+    return line
+
+
+def _in_words(table: Measured, experiment: Experiment) -> list[str]:
+    """Say which gains the intervals decide, without a number but the shares of gradients."""
+    rows = table.rows
     if len(experiment.table1.pairs) > 1:
         rows = rows.assign(title=rows["title"] + " [" + rows["pair"] + "]")
     gains = rows[rows["gain_mean"].notna()]
@@ -133,10 +177,22 @@ def _in_words(rows: pd.DataFrame, experiment: Experiment) -> list[str]:
     )
     lines = [sentence({words: names}) for words, names in decided.items()]
     confidence = experiment.statistics.confidence
-    lines += [
-        after_correction(own, baseline, confidence, "title")
-        for _, own in gains.groupby("pair", sort=False)  # the families of the correction
-    ]
+    for _, own in gains.groupby("pair", sort=False):  # the families of the corrections
+        paired = after_correction(own, baseline, confidence, "title")
+        tests = {"blocks": _in_blocks(own, baseline, confidence), "paired": paired}
+        others = [line for name, line in tests.items() if name != table.primary]
+        lines += [f"the test that decides: {tests[table.primary]}", *others]
+    weak = rows[rows["own_gradient_share"] < experiment.statistics.least_share]
+    if len(weak):
+        least = f"{100 * experiment.statistics.least_share:g} %"
+        shown = "; ".join(
+            f"{row['title']} ({100 * row['own_gradient_share']:.2g} %)"
+            for _, row in weak.iterrows()
+        )
+        lines.append(
+            f"rows whose own terms make less than {least} of the student's gradient, so that they "
+            f"hardly differ from their base loss: {shown}"
+        )
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
     if len(unlabelled):
         lines.append(f"trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}")

@@ -17,7 +17,7 @@ from manifold.settings.method import Method
 from manifold.settings.networks import Pair, teacher_file
 from manifold.settings.plain import to_plain
 from manifold.settings.recipe import Recipe, check_warmup
-from manifold.settings.section import Section, WholeNumber, WorkflowFile
+from manifold.settings.section import Section, Share, WholeNumber, WorkflowFile
 
 KEPT_FOLDERS = ("published", "reported")  # of results/, which no run may fill
 CELL_FILES = ("student.safetensors", "metrics.csv", "run.json")
@@ -35,6 +35,8 @@ class Statistics(Section):
     """In points of top-1: two methods that differ by less are called equivalent."""
     power: Annotated[float, Field(ge=0.5, le=0.999)]
     """With which the gain is told from zero that a caption calls detectable."""
+    least_share: Share
+    """Of the gradient: a row says so whose own terms make less of it."""
 
 
 class Experiment(Section):
@@ -58,6 +60,8 @@ class Experiment(Section):
     """What happens to cells that other code made than now stands: reported, or made anew."""
     claims: WorkflowFile | None
     """What others report, with its evidence; null: no reported number, no verdict on a claim."""
+    registered: WorkflowFile | None
+    """What was said before the runs: questions, seeds, tests; null: nothing is said of it."""
     networks: WorkflowFile
     """Parameters, FLOPs and throughput that timm publishes."""
     data: Data
@@ -99,7 +103,7 @@ class Experiment(Section):
         return self
 
     def _check_data(self) -> None:
-        for key in ("claims", "networks"):
+        for key in ("claims", "registered", "networks"):
             path = getattr(self, key)
             if path is not None and not os.path.isfile(find(path)):
                 raise UserError(f"{key}: no such file {path}; correct the path")

@@ -289,6 +289,7 @@ def _of_other_data(merged: dict, base: dict, overrides: dict, scale: str) -> dic
         "description": f"data {data.get('dataset')} {size}×{size}, otherwise as scale {scale}",
         "reported_dataset": None,
         "claims": None,
+        "registered": None,
     }
     return merged | {key: value for key, value in said.items() if key not in overrides}
 
