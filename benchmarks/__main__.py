@@ -2,7 +2,8 @@
 
 ``python -m benchmarks table1 --config scale=mini`` writes a study's tables and figures from what
 has been made; ``python -m benchmarks transfer probes data=digits seed=0`` does one of its jobs.
-``preflight``, ``publish``, ``evaluate`` and ``voc-to-coco`` are of no study.
+``preflight``, ``publish``, ``records``, ``merge``, ``evaluate`` and ``voc-to-coco`` are of no
+study.
 """
 
 import sys
@@ -12,6 +13,8 @@ from manifold.__main__ import call
 COMMANDS = {
     "preflight": "benchmarks.evidence.preflight",
     "publish": "benchmarks.evidence.publish",
+    "records": "benchmarks.evidence.records",
+    "merge": "benchmarks.evidence.merge",
     "evaluate": "benchmarks.evaluate",
     "voc-to-coco": "benchmarks.detection.voc",
 }

@@ -368,7 +368,7 @@ def finished(experiment, tmp_path):
             write(path, value, fingerprint=fingerprint(identity))
             terms = "kl" if method in ("soft_kd", "manifold") else "cross_entropy"
             header = f"epoch,step,learning_rate,loss,{terms},validation_top1,images_per_second\n"
-            path.with_name("metrics.csv").write_text(header, encoding="utf-8")
+            path.with_name("metrics.csv").write_text(f"{header}1,5,.1,2,2,70,9\n", encoding="utf-8")
     return made
 
 

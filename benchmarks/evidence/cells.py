@@ -2,11 +2,11 @@
 
 import csv
 from collections.abc import Iterable
-from pathlib import Path
 
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import Experiment, fingerprint
+from manifold.settings.recorded import METRICS, Key, recorded
 from manifold.training.records import SHARE, read_run
 
 EPOCH_COLUMNS = (
@@ -42,8 +42,10 @@ def collect(
     }
 
 
-def _read(experiment: Experiment, key: tuple[str, str, int, str, int], teacher: str) -> dict:
+def _read(experiment: Experiment, key: Key, teacher: str) -> dict:
     path = experiment.cell_directory(*key) / "run.json"
+    if (found := recorded(experiment, key)) is not None:
+        return found.run
     if not path.is_file():
         raise UserError(f"{path}: this cell has not been run; snakemake makes it")
     record = read_run(path)
@@ -56,19 +58,29 @@ def _read(experiment: Experiment, key: tuple[str, str, int, str, int], teacher: 
 BASE_TERMS = {"cross_entropy", "kl"}  # what a method's own terms are added to
 
 
-def gradient_shares(directories: Iterable[Path]) -> dict[str, float]:
+Metrics = list[dict[str, str]]  # a row an epoch
+
+
+def metrics_of(experiment: Experiment, key: Key) -> Metrics:
+    """The metrics.csv of a cell that is here, or of its record."""
+    found = recorded(experiment, key)
+    path = experiment.cell_directory(*key) / METRICS
+    text = path.read_text(encoding="utf-8") if found is None else found.metrics
+    return list(csv.DictReader(text.splitlines()))
+
+
+def gradient_shares(cells: Iterable[Metrics]) -> dict[str, float]:
     """Each term's share of the gradient by the student's parameters, a mean over epochs and cells.
 
     A share is the norm of the term's gradient over the sum of all terms' norms. Empty where the
     trainings did not look.
     """
     found: dict[str, list[float]] = {}
-    for directory in directories:
-        with (directory / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for column, value in row.items():
-                    if column.startswith(SHARE) and value:
-                        found.setdefault(column.removeprefix(SHARE), []).append(float(value))
+    for rows in cells:
+        for row in rows:
+            for column, value in row.items():
+                if column.startswith(SHARE) and value:
+                    found.setdefault(column.removeprefix(SHARE), []).append(float(value))
     return {term: sum(values) / len(values) for term, values in found.items()}
 
 
@@ -78,8 +90,6 @@ def own_share(shares: dict[str, float]) -> float | None:
     return sum(own) if own else None
 
 
-def loss_terms(directory: Path) -> list[str]:
-    """The named terms that a cell was trained with, from its metrics.csv."""
-    with (directory / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        columns = next(csv.reader(file))
-    return [name for name in columns if name not in EPOCH_COLUMNS and not name.startswith(SHARE)]
+def loss_terms(rows: Metrics) -> list[str]:
+    """The named terms that a cell was trained with."""
+    return [name for name in rows[0] if name not in EPOCH_COLUMNS and not name.startswith(SHARE)]

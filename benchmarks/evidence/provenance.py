@@ -16,10 +16,12 @@ class Sources:
     Attributes:
         runs: of each run what is compared: a kind of code, and its hash.
         data: of each data set that the document is about, the digest that each run recorded.
+        machines: what each run was made on, as far as its record says.
     """
 
     runs: list[tuple[Run, dict[str, str | None]]] = field(default_factory=list)
     data: dict[str, dict[Run, str]] = field(default_factory=lambda: defaultdict(dict))
+    machines: list[tuple[Run, str]] = field(default_factory=list)
 
     def add(self, row: str, method: str, seed: int, record: dict, data: str = "") -> None:
         """Remember what made a run.
@@ -35,6 +37,7 @@ class Sources:
             f"method {method}": record.get("source_hash"),
         }
         self.runs.append(((row, seed), made_by))
+        self.machines.append(((row, seed), _machine(record.get("environment", {}))))
         self._add_data((row, seed), record, data)
 
     def add_job(self, row: str, job: str, seed: int, record: dict, data: str = "") -> None:
@@ -77,7 +80,24 @@ class Sources:
                     )
 
     def words(self) -> str:
-        """Say which runs were made by other code than most; nothing if none were."""
+        """Say which runs were made by other code, or on another machine, than most."""
+        return " ".join(filter(None, (self._on_code(), self._on_machines())))
+
+    def _on_machines(self) -> str:
+        usual = _most_frequent([machine for _, machine in self.machines] or [""])
+        others: dict[str, list[Run]] = defaultdict(list)
+        for run, machine in self.machines:
+            if machine != usual:
+                others[machine].append(run)
+        if not others:
+            return ""
+        said = [f"{len(runs)} on {machine}: {_listed(runs)}" for machine, runs in others.items()]
+        return (
+            f"Merged: of the {len(self.machines)} runs, most on {usual}, {'. '.join(said)}. "
+            "Rounding differs from machine to machine, and training multiplies it."
+        )
+
+    def _on_code(self) -> str:
         hashes: dict[str, list[str | None]] = defaultdict(list)
         for _, made_by in self.runs:
             for kind, found in made_by.items():
@@ -93,6 +113,15 @@ class Sources:
             f"Mixed: {len(set(odd))} of the {len(self.runs)} runs were made by other code than the "
             f"rest: {_listed(odd)}; --config stale=retrain makes them anew."
         )
+
+
+def _machine(environment: dict) -> str:
+    """What rounding depends on, in words."""
+    torch = environment.get("packages", {}).get("torch", "unknown")
+    return (
+        f"{environment.get('device', 'unknown')} ({environment.get('processor', 'unknown')}, torch "
+        f"{torch})"
+    )
 
 
 def _listed(runs: list[Run]) -> str:

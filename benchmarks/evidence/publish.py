@@ -9,11 +9,13 @@ the README, so that no number there is typed by hand. Of a run on data that nobo
 import shutil
 from pathlib import Path
 
+from benchmarks.evidence.records import finished, keys, write_records
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.times import TIMES, times_table
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.settings import ROOT, Experiment
+from manifold.settings.recorded import RECORDS
 from manifold.training import command
 
 PUBLISHED = ROOT / "results" / "published"
@@ -25,7 +27,7 @@ BESIDE = ("preflight.json", "experiment.yaml", TIMES)  # of the run, kept with i
 
 
 def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
-    """Copy what the run has made, study by study, and return the copies.
+    """Copy what the run has made, study by study, with the records of its cells.
 
     Args:
         times_alone: copy what the run took, and nothing else.
@@ -44,6 +46,8 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
     beside = [experiment.directory / name for name in BESIDE]
     paths = [experiment.directory / TIMES] if times_alone else [*tables, *beside]
     copies = []
+    if not times_alone and any(finished(experiment, key) for key in keys(experiment)):
+        copies += write_records(experiment, PUBLISHED / experiment.name / RECORDS)
     for path in filter(Path.is_file, paths):
         copy = PUBLISHED / experiment.name / path.name
         write_atomic(copy, lambda partial, path=path: shutil.copyfile(path, partial))

@@ -18,6 +18,7 @@ from benchmarks.evidence.provenance import Sources
 from benchmarks.evidence.registered import Primary, Registered, registered, words
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
+from manifold.settings.recorded import RECORDS, record_path, recorded
 from manifold.training.command import limit_threads
 
 FORMATS = (".md", ".csv", ".tex", ".png", ".pdf")
@@ -237,14 +238,15 @@ class Study:
         return [self.experiment.directory / f"{self.name}{suffix}" for suffix in self.suffixes]
 
     def cells(self) -> list[Path]:
-        """The files of every cell that it needs."""
-        return [
-            self.experiment.cell_directory(*key, method, seed) / name
-            for key, methods in self.students().items()
-            for method in methods
-            for seed in self.seeds
-            for name in CELL_FILES
-        ]
+        """The files of every cell that it needs; its record, where that is all that is here."""
+        experiment, paths = self.experiment, []
+        for key, methods in self.students().items():
+            for cell in ((*key, method, seed) for method in methods for seed in self.seeds):
+                if recorded(experiment, cell) is not None:
+                    paths.append(record_path(experiment.directory / RECORDS, cell))
+                else:
+                    paths += [experiment.cell_directory(*cell) / name for name in CELL_FILES]
+        return paths
 
     def collect(
         self, pair: str, recipe: str, epochs: int, methods: list[str] | None = None

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.blocks import Blocks, blocks
-from benchmarks.evidence.cells import gradient_shares, loss_terms, own_share
+from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
 from benchmarks.evidence.claims import Claim, Side, claims_of, is_of_pair
 from benchmarks.evidence.judge import direction, judge
 from benchmarks.evidence.registered import Primary
@@ -132,10 +132,10 @@ def _method_row(
     results = pd.DataFrame([run["result"] for run in runs.values()])
     first = next(iter(runs.values()))
     table = experiment.table1
-    folders = [
-        experiment.cell_directory(pair, table.recipe, table.epochs, method, seed) for seed in runs
+    metrics = [
+        metrics_of(experiment, (pair, table.recipe, table.epochs, method, seed)) for seed in runs
     ]
-    terms, shares = loss_terms(folders[0]), gradient_shares(folders)
+    terms, shares = loss_terms(metrics[0]), gradient_shares(metrics)
     in_blocks = pooled and pooled.gains.get(method)
     return {
         "method": method,

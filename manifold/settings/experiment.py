@@ -17,6 +17,7 @@ from manifold.settings.method import Method
 from manifold.settings.networks import Pair, teacher_file
 from manifold.settings.plain import to_plain
 from manifold.settings.recipe import Recipe, check_warmup
+from manifold.settings.recorded import recorded
 from manifold.settings.section import Section, Share, WholeNumber, WorkflowFile
 
 KEPT_FOLDERS = ("published", "reported")  # of results/, which no run may fill
@@ -212,22 +213,32 @@ class Experiment(Section):
         size = self.cohort.size or max(1, len(methods))
         return [methods[i : i + size] for i in range(0, len(methods), size)]
 
-    def jobs(self, methods: list[str]) -> list[tuple[list[str], str]]:
+    def jobs(self, training: Training, methods: list[str]) -> list[tuple[list[str], str]]:
         """How a cohort is trained: the methods of each job, and a pattern of the seeds it is for.
 
         Where the last seeds are fewer than the jobs that run at once, each of them is cut into as
         many parts as leave none of these jobs idle, and a part pays for teacher's passes of its
-        own. All other seeds, those of no list too, are trained in one job.
+        own. Of a seed that has records, what has none is a job of its own. All other seeds, those
+        of no list too, are trained in one job.
         """
-        at_once, seeds = self.cohort.parallel_jobs, self.seeds
+        pieces = []
+        for seed in self.seeds:
+            known = [m for m in methods if recorded(self, (*training, m, seed)) is not None]
+            if known:
+                others = [method for method in methods if method not in known]
+                pieces += [(part, str(seed)) for part in (others, known) if part]
+        apart = {seed for _, seed in pieces}
+        at_once, seeds = self.cohort.parallel_jobs, [s for s in self.seeds if str(s) not in apart]
         last = seeds[len(seeds) // at_once * at_once :]
         parts = min(at_once // len(last), len(methods)) if last else 1
-        if parts == 1:
-            return [(methods, r"\d+")]
-        cut = "|".join(map(str, last))
-        bounds = [len(methods) * part // parts for part in range(parts + 1)]
-        pieces = [(methods[first:end], cut) for first, end in pairwise(bounds)]
-        return [(methods, rf"(?!(?:{cut})\b)\d+"), *pieces]
+        if parts > 1:
+            bounds = [len(methods) * part // parts for part in range(parts + 1)]
+            cut = "|".join(map(str, last))
+            pieces += [(methods[first:end], cut) for first, end in pairwise(bounds)]
+            apart |= set(map(str, last))
+        ordered = [str(seed) for seed in self.seeds if str(seed) in apart]
+        others = rf"(?!(?:{'|'.join(ordered)})\b)\d+" if ordered else r"\d+"
+        return [(methods, others), *pieces]
 
     def methods_of(self, pair: str, methods: list[str] | None = None) -> list[str]:
         """The methods, by default Table 1's, that a pair is for."""

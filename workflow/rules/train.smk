@@ -92,7 +92,8 @@ rule evaluate_teacher:
 # teacher's passes. When one of its cells has to be trained again, the others are brought back
 # (manifold/training/finished.py).
 for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
-    jobs = [job for methods in cohorts for job in EXPERIMENT.jobs(methods)]
+    training = (pair, recipe, epochs)
+    jobs = [job for methods in cohorts for job in EXPERIMENT.jobs(training, methods)]
     for number, (methods, seeds) in enumerate(jobs):
         COMPUTES.add(
             name := re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}_{number}")

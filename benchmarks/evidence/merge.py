@@ -1,0 +1,154 @@
+"""Take records of cells in: ``python -m benchmarks merge FOLDER … --config scale=mini``.
+
+They are of other machines and earlier days, as ``python -m benchmarks records`` wrote them, and
+come to ``results/mini/records``. What is missing is trained, and a table is made of both.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.records import TEACHERS, finished, keys
+from manifold.errors import Faults, UserError
+from manifold.files import sha256, write_text
+from manifold.settings import Experiment, to_plain
+from manifold.settings.recorded import (
+    RECORDS,
+    Recorded,
+    expected_fingerprint,
+    pack,
+    record_path,
+    unpack,
+    unpacked,
+)
+from manifold.training import command
+from manifold.training.records import evaluation_path
+
+SHOWN_KEYS = 3  # in which an identity differs
+
+
+@dataclass
+class Merged:
+    """What became of the records that were given."""
+
+    taken: int = 0
+    known: int = 0  # the same cell was here
+    foreign: int = 0  # of cells that no study of this configuration needs
+
+    def words(self) -> str:
+        return (
+            f"{self.taken} record(s) taken in, {self.known} already here, {self.foreign} of cells "
+            "that no study of this configuration needs"
+        )
+
+
+def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
+    """Take records into the experiment's folder: all of them, or none where one is refused.
+
+    Raises:
+        UserError: names every record that is damaged, altered, of another identity than the cell
+            that it would stand for, or of other results than are here.
+    """
+    faults, merged, new, teachers = Faults(), Merged(), {}, {}
+    needed, target = set(keys(experiment)), experiment.directory / RECORDS
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder of records")
+        for path in sorted(folder.rglob("*.json")):
+            with faults.collected():
+                if path.relative_to(folder).parts[:-1] == (TEACHERS,):
+                    teachers |= _measured(experiment, path)
+                    continue
+                found = unpack(path)
+                if found.key not in needed:
+                    merged.foreign += 1
+                    continue
+                _hold_to_identity(experiment, path, found)
+                place = record_path(target, found.key)
+                here = finished(experiment, found.key)
+                if here is None and place not in new:
+                    merged.taken += 1
+                    new[place] = found
+                else:
+                    merged.known += 1
+                    _refuse_other_results(path, found, here or new[place])
+    faults.raise_any()
+    for place, found in new.items():
+        write_text(place, pack(found))
+    for place, measured in teachers.items():
+        write_text(place, json.dumps(measured, indent=2) + "\n")
+    return merged
+
+
+def _hold_to_identity(experiment: Experiment, path: Path, found: Recorded) -> None:
+    """Refuse a record of another configuration or teacher than the cell's.
+
+    Raises:
+        UserError: names the keys that differ, with both values.
+    """
+    expected = expected_fingerprint(experiment, found.key)
+    weights = experiment.teacher_weights(found.key[0])
+    if expected is None:
+        raise UserError(
+            f"{path} needs the teacher {weights}, which is not here; put it there first"
+        )
+    if found.run["fingerprint"] == expected:
+        return
+    own = {**experiment.cell_identity(*found.key), "teacher_sha256": sha256(weights)}
+    others = list(_differences(to_plain(own), found.run["configuration"]))
+    more = f" and {len(others) - SHOWN_KEYS} more" if len(others) > SHOWN_KEYS else ""
+    raise UserError(
+        f"{path} is of another configuration: {'; '.join(others[:SHOWN_KEYS])}{more}; leave it "
+        "out, or give the configuration that it was made with"
+    )
+
+
+def _differences(own: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Where two plain values differ, key by key."""
+    if isinstance(own, dict) and isinstance(other, dict):
+        for key in [*own, *(key for key in other if key not in own)]:
+            yield from _differences(own.get(key), other.get(key), f"{path}.{key}".lstrip("."))
+    elif own != other:
+        yield f"{path} is {other!r} there and {own!r} here"
+
+
+def _refuse_other_results(path: Path, found: Recorded, here: Recorded) -> None:
+    """Refuse a second result of one cell: which of two was meant, nobody can say.
+
+    Raises:
+        UserError: names both.
+    """
+    if found.run["result"] != here.run["result"]:
+        cell = "/".join(map(str, found.key))
+        raise UserError(
+            f"{path}: cell {cell} is here with top-1 {here.run['result']['top1']:.2f}, and this "
+            f"record says {found.run['result']['top1']:.2f}; leave one of the two out"
+        )
+
+
+def _measured(experiment: Experiment, path: Path) -> dict[Path, dict[str, Any]]:
+    """What was measured of a teacher and where it is to stand; nothing where it is known here.
+
+    Raises:
+        UserError: it is of other weights.
+    """
+    content = unpacked(path, {"pair", "evaluation"})
+    pair, measured = content["pair"], content["evaluation"]
+    if pair not in experiment.pairs:
+        return {}
+    weights, place = experiment.teacher_weights(pair), evaluation_path(experiment, pair)
+    if not weights.is_file() or sha256(weights) != measured["sha256"]:
+        raise UserError(
+            f"{path} was measured of other weights than {weights}; put that teacher there, or "
+            "leave the record out"
+        )
+    return {} if place.is_file() else {place: measured}
+
+
+def main() -> None:
+    parser = command.parser("benchmarks merge", __doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="folders of records")
+    options = parser.parse_args()
+    print(merge(command.experiment(options), options.folders).words())

@@ -1,0 +1,78 @@
+"""Records of finished cells, without weights: ``python -m benchmarks records FOLDER``.
+
+A small file for every finished cell that the studies need, and for the teachers as they were
+measured; ``python -m benchmarks merge`` takes them in, on this machine or on another.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from manifold.errors import UserError
+from manifold.files import write_text
+from manifold.settings import CELL_FILES, Experiment
+from manifold.settings.recorded import (
+    METRICS,
+    Key,
+    Recorded,
+    expected_fingerprint,
+    pack,
+    packed,
+    record_path,
+    recorded,
+)
+from manifold.training import command
+from manifold.training.records import evaluation_path, is_complete, read_run
+
+TEACHERS = "teachers"  # of a folder of records
+
+
+def write_records(experiment: Experiment, folder: Path) -> list[Path]:
+    """Write the records of all finished cells that the studies need, and of measured teachers.
+
+    Raises:
+        UserError: there is none.
+    """
+    written = []
+    for key in keys(experiment):
+        if (found := finished(experiment, key)) is not None:
+            written.append(record_path(folder, key))
+            write_text(written[-1], pack(found))
+    if not written:
+        raise UserError(
+            f"{experiment.directory} holds no finished cell of this configuration; let snakemake "
+            "make some first"
+        )
+    for pair in dict.fromkeys(path.relative_to(folder).parts[0] for path in written):
+        if (path := evaluation_path(experiment, pair)).is_file():
+            written.append(folder / TEACHERS / f"{pair}.json")
+            write_text(written[-1], packed({"pair": pair, "evaluation": read_run(path)}))
+    return written
+
+
+def keys(experiment: Experiment) -> Iterator[Key]:
+    """Every cell that a study needs, once."""
+    found = {
+        (*training, method, seed): None
+        for study in experiment.studies.values()
+        for training, methods in study.students().items()
+        for method in methods
+        for seed in study.seeds
+    }
+    return iter(found)
+
+
+def finished(experiment: Experiment, key: Key) -> Recorded | None:
+    """What is known of a cell that is here, whole or as a record; None where it is not."""
+    folder, expected = experiment.cell_directory(*key), expected_fingerprint(experiment, key)
+    if expected is not None and is_complete(folder, CELL_FILES, "run.json", expected):
+        metrics = (folder / METRICS).read_text(encoding="utf-8")
+        return Recorded(read_run(folder / "run.json"), metrics)
+    return recorded(experiment, key)
+
+
+def main() -> None:
+    parser = command.parser("benchmarks records", __doc__)
+    parser.add_argument("folder", type=Path, help="where the records are written")
+    options = parser.parse_args()
+    written = write_records(command.experiment(options), options.folder)
+    print(f"{len(written)} record(s) in {options.folder}")

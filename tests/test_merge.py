@@ -1,0 +1,283 @@
+"""Records of cells: written, taken in, refused; a table is the same from them as from cells."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from benchmarks.evidence.merge import merge
+from benchmarks.evidence.records import write_records
+from manifold.errors import UserError
+from manifold.files import sha256
+from manifold.settings import CELL_FILES, fingerprint, resolve
+from manifold.settings.recorded import RECORDS, packed, record_path, recorded
+from manifold.training.records import evaluation_path
+
+TRAINING = ("deit-cait", "A", 2)
+METHODS = ["none", "soft_kd", "manifold"]
+SEEDS = [0, 1, 2, 3]
+FORMATS = ("md", "csv", "tex", "png")
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Resolve Table 1 of the smoke scale with a folder of results of its own."""
+    teacher = tmp_path / "teacher" / "student.safetensors"
+    teacher.parent.mkdir()
+    teacher.write_bytes(b"weights")
+
+    def resolved(folder, **overrides):
+        return resolve(
+            {
+                "scale": "smoke",
+                "results": str(tmp_path / folder),
+                "name": "study",
+                "seeds": SEEDS,
+                "methods": METHODS,
+                "pairs": {"deit-cait": {"teacher": {"weights": str(teacher)}}},
+                **dict.fromkeys(("recipe_study", "budgets", "ablation", "transfer", "bench")),
+                **dict.fromkeys(("detection", "detection_rehearsal", "cost")),
+                **overrides,
+            }
+        )
+
+    return resolved
+
+
+def top1_of(method, seed):
+    return 70.0 + 3 * METHODS.index(method) + seed / 7 + (seed % 2) * METHODS.index(method) / 3
+
+
+def train(experiment, seeds, methods=METHODS, processor="a processor"):
+    """Put the cells of some seeds there, as if they had been trained, and the measured teacher."""
+    weights = experiment.teacher_weights("deit-cait")
+    path = evaluation_path(experiment, "deit-cait")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = {"top1": 88.0, "parameters": 5000, "sha256": sha256(weights)}
+    unknown = ("epochs", "images_seen", "recipe_name", "images_per_second", "duplicate_share")
+    path.write_text(json.dumps(measured | dict.fromkeys(unknown), indent=2) + "\n", "utf-8")
+    for method in methods:
+        for seed in seeds:
+            write_cell(experiment, method, seed, sha256(weights), processor)
+
+
+def write_cell(experiment, method, seed, teacher, processor):
+    key = (*TRAINING, method, seed)
+    folder = experiment.cell_directory(*key)
+    folder.mkdir(parents=True)
+    term = "kl" if method != "none" else "cross_entropy"
+    metrics = f"epoch,{term},gradient_share_{term},validation_top1\n1,0.5,1.0,70\n"
+    (folder / "metrics.csv").write_text(metrics, encoding="utf-8")
+    (folder / "student.safetensors").write_bytes(f"{method} {seed}".encode())
+    identity = {**experiment.cell_identity(*key), "teacher_sha256": teacher}
+    top1 = top1_of(method, seed)
+    result = {"top1": top1, "best_top1": top1, "ema_top1": top1, "split": "test", "images": 360}
+    run = {
+        "fingerprint": fingerprint(identity),
+        "configuration": identity,
+        "pair": "deit-cait",
+        "recipe_name": "A",
+        "method": method,
+        "epochs": 2,
+        "seed": seed,
+        "result": result,
+        "resolved": {"parameters": 1000},
+        "images_per_second": 100 / (seed + 3),
+        "images_seen": 2432,
+        "duplicate_share": 0.0,
+        "wall_seconds": 1.0,
+        "teacher_sha256": teacher,
+        "cohort": METHODS,
+        "environment": {
+            "device": "cpu",
+            "processor": processor,
+            "threads": 1,
+            "git_commit": "c0ffee",
+            "packages": {"torch": "2"},
+        },
+        "files": {name: sha256(folder / name) for name in CELL_FILES[:2]},
+    }
+    (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+
+
+def tables(experiment):
+    experiment.studies["table1"].write()
+    return {name: (experiment.directory / f"table1.{name}").read_bytes() for name in FORMATS}
+
+
+@pytest.fixture
+def halves(make, tmp_path):
+    """Two halves of a study, as records."""
+    folders = []
+    for name, seeds in (("first", SEEDS[:2]), ("second", SEEDS[2:])):
+        half = make(name)
+        train(half, seeds)
+        folders.append(tmp_path / f"{name}-records")
+        assert len(write_records(half, folders[-1])) == len(METHODS) * 2 + 1
+    return folders
+
+
+def test_two_halves_are_the_whole_byte_for_byte_without_weights_or_data(make, halves):
+    whole, merged = make("whole"), make("merged")
+    train(whole, SEEDS)
+    done = merge(merged, halves)
+    assert (done.taken, done.known, done.foreign) == (12, 0, 0)
+    assert not (merged.directory / "cells").exists()
+    assert tables(merged) == tables(whole)
+
+
+def test_a_record_beside_cells_is_the_same_table(make, halves):
+    whole, merged = make("whole"), make("merged")
+    train(whole, SEEDS)
+    train(merged, SEEDS[:2])
+    assert merge(merged, halves).words().startswith("6 record(s) taken in, 6 already here")
+    assert merge(merged, halves).words().startswith("0 record(s) taken in, 12 already here")
+    assert tables(merged) == tables(whole)
+
+
+def test_records_of_records_are_the_same(make, halves, tmp_path):
+    merged, again = make("merged"), tmp_path / "again"
+    merge(merged, halves)
+    write_records(merged, again)
+    before = {p.relative_to(half): p.read_bytes() for half in halves for p in half.rglob("*.json")}
+    assert before == {p.relative_to(again): p.read_bytes() for p in again.rglob("*.json")}
+
+
+def test_what_is_recorded_is_not_trained_and_the_rest_is(make, halves):
+    merged = make("merged")
+    folder = halves[0]
+    for seed in (0, 1):  # of seed 1 one method is missing
+        for method in METHODS:
+            if (method, seed) == ("none", 1):
+                record_path(folder, (*TRAINING, method, seed)).unlink()
+    merge(merged, [folder])
+    jobs = merged.jobs(TRAINING, METHODS)
+    by_seed = {
+        seed: [methods for methods, seeds in jobs if re.fullmatch(seeds, str(seed))]
+        for seed in SEEDS
+    }
+    assert by_seed[0] == [METHODS]  # for whoever needs the weights
+    assert by_seed[1] == [["none"], ["soft_kd", "manifold"]]
+    assert by_seed[2] == by_seed[3] == [METHODS]
+    cells = merged.studies["table1"].cells()
+    records = [path for path in cells if path.suffix == ".json" and RECORDS in path.parts]
+    assert len(records) == 5 and all(path.is_file() for path in records)
+    missing = [path for path in cells if path not in records]
+    assert len(missing) == 3 * (12 - 5) and not any(path.exists() for path in missing)
+
+
+def test_a_cell_that_is_trained_stands_before_its_record(make, halves):
+    merged = make("merged")
+    merge(merged, halves)
+    key = (*TRAINING, "none", 0)
+    assert recorded(merged, key).run["seed"] == 0
+    train(merged, [0], ["none"])
+    assert recorded(merged, key) is None
+    assert merged.cell_directory(*key) / "run.json" in merged.studies["table1"].cells()
+
+
+def altered(path):
+    path.write_text(path.read_text("utf-8").replace('"top1": 70.', '"top1": 79.'), "utf-8")
+
+
+def cut(path):
+    path.write_text(path.read_text("utf-8")[:100], "utf-8")
+
+
+def of_another_kind(path):
+    path.write_text(packed({"some": "thing"}), "utf-8")
+
+
+def with_other_metrics(path):
+    content = json.loads(path.read_text("utf-8"))
+    del content["sha256"]
+    content["metrics"] += "2,0.1,1.0,99\n"
+    path.write_text(packed(content), "utf-8")
+
+
+def with_another_result(path):
+    content = json.loads(path.read_text("utf-8"))
+    del content["sha256"]
+    content["run"]["result"]["top1"] = 99.0
+    path.write_text(packed(content), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (altered, "was altered since it was written"),
+        (cut, "is no record"),
+        (of_another_kind, "is no record: it holds some"),
+        (with_other_metrics, "holds the metrics of another run"),
+    ],
+)
+def test_a_record_that_is_harmed_is_refused_by_name_and_none_is_taken(make, halves, harm, words):
+    path = record_path(halves[1], (*TRAINING, "none", 2))
+    harm(path)
+    merged = make("merged")
+    with pytest.raises(UserError, match=f"{re.escape(str(path))} {words}"):
+        merge(merged, halves)
+    assert not (merged.directory / RECORDS).exists()
+
+
+def test_a_record_of_another_identity_is_refused_with_what_differs(make, halves):
+    other = make("merged", recipes={"A": {"optimizer": {"learning_rate": 0.5}}})
+    with pytest.raises(UserError) as error:
+        merge(other, halves)
+    message = str(error.value)
+    assert "recipe.optimizer.learning_rate is 0." in message and "and 0.5 here" in message
+    assert f"{halves[0]}" in message and "things are wrong" in message
+
+
+def test_another_teacher_is_refused_and_a_missing_one_named(make, halves, tmp_path):
+    merged = make("merged")
+    merged.teacher_weights("deit-cait").write_bytes(b"others")
+    with pytest.raises(UserError, match=r"teacher_sha256 is .* there and .* here"):
+        merge(merged, halves)
+    merged.teacher_weights("deit-cait").unlink()
+    with pytest.raises(UserError, match=r"needs the teacher .*, which is not here"):
+        merge(merged, halves)
+
+
+def test_another_result_of_the_same_cell_is_refused(make, halves):
+    merged = make("merged")
+    train(merged, [0])
+    path = record_path(halves[0], (*TRAINING, "soft_kd", 0))
+    with_another_result(path)
+    with pytest.raises(UserError, match=r"A/2/soft_kd/0 is here with top-1 73.00, and this.*99.00"):
+        merge(merged, halves)
+
+
+def test_what_no_study_needs_is_counted_and_left(make, halves):
+    merged = make("merged", seeds=[0, 1], methods=["none", "soft_kd"])
+    assert merge(merged, halves).words() == (
+        "4 record(s) taken in, 0 already here, 8 of cells that no study of this configuration needs"
+    )
+
+
+def test_runs_of_two_machines_are_told_of(make, tmp_path):
+    whole, other = make("whole"), make("other")
+    train(whole, SEEDS[:3])
+    assert b"Merged" not in tables(make("whole", seeds=SEEDS[:3]))["md"]
+    train(other, SEEDS[3:], processor="another processor")
+    write_records(other, tmp_path / "records")
+    merge(whole, [tmp_path / "records"])
+    said = tables(whole)["md"].decode()
+    assert "of the 12 runs, most on cpu (a processor, torch 2), 3 on cpu (another pro" in said
+    assert "none, recipe A, 2 epochs (seed 3)" in said
+
+
+def test_folders_and_experiments_without_records_are_named(make, tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder of records"):
+        merge(make("merged"), [tmp_path / "nowhere"])
+    with pytest.raises(UserError, match="holds no finished cell of this configuration"):
+        write_records(make("merged"), tmp_path / "records")
+
+
+def test_the_metrics_of_a_record_are_the_bytes_of_the_file(make, halves):
+    merged = make("merged")
+    merge(merged, halves)
+    found = recorded(merged, (*TRAINING, "none", 0))
+    digest = hashlib.sha256(found.metrics.encode()).hexdigest()
+    assert digest == found.run["files"]["metrics.csv"]
