@@ -99,7 +99,7 @@ class Distiller(TrainingTask):
         image_shape: (channels, height, width) of one image.
         layers: blocks that are compared; None for methods that read logits alone.
         most_tokens: larger token maps are merged to this many.
-        alpha, temperature: of ``soft_kd``, set by the recipe.
+        alpha, temperature: of ``soft_kd``, set by the recipe unless the method's entry does.
         label_smoothing: of the targets that are probabilities, set by the recipe.
         base: what the method's own terms are added to, CE(student, targets) or ``soft_kd``; by
             default as it was published, in ``published_base``.

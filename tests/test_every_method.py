@@ -43,6 +43,14 @@ VANISHING = {
     "projector_ensemble": set(),
     "attention_maps": {"kl", "attention"},
     "masked_kd": {"kl"},
+    "masked_kd_random": {"kl"},
+    "soft_kd_half": {"kl"},
+    "soft_kd_temperature_2": {"kl"},
+    "soft_kd_temperature_4": {"kl"},
+    "spectralkd_all_pairs": {"kl", "spectrum"},
+    "unic": {"features"},
+    "rsd": set(),
+    "timm_logit": {"kl"},
     "spectralkd": {"kl", "spectrum"},
     "ofa": set(),
     **{method: TERMS[method] - {"cross_entropy"} for method in MANIFOLD},
@@ -53,13 +61,16 @@ AS_WIDE_AS_THE_TEACHER = {
     }
 }
 NO_DROP_PATH = {"recipes": {"A": {"drop_path": 0.0}}}
+LINEAR = {"hint", "features"}  # terms of methods whose projectors may be the identity
 # Draws that take everything, so that no draw differs between two calls.
 EVERYTHING = {"samples": 1000, "mask_ratio": 1.0}
 
 
 def undrawn(method):
     own = DEFINITIONS[method]["arguments"]
-    return arguments(method, **{name: EVERYTHING[name] for name in own.keys() & EVERYTHING})
+    whole = {"keep": 1.0} if own.get("choice") == "random" else {}
+    everything = {name: EVERYTHING[name] for name in own.keys() & EVERYTHING}
+    return arguments(method, **everything, **whole)
 
 
 def exact(build, method, **overrides):
@@ -67,7 +78,7 @@ def exact(build, method, **overrides):
     distiller = build(method, **NO_DROP_PATH, **undrawn(method), **overrides).double()
     distiller.teacher.double()
     with torch.no_grad():
-        for projector in distiller.auxiliary["projectors"] if "hint" in TERMS[method] else []:
+        for projector in distiller.auxiliary["projectors"] if LINEAR & TERMS[method] else []:
             if projector.in_features == projector.out_features:
                 projector.weight.copy_(torch.eye(projector.in_features))
                 projector.bias.zero_()

@@ -108,7 +108,7 @@ def build(method, student, teacher, rescale=None, alpha=0.3, temperature=2.0, **
     """A method as config/methods.yaml defines it; without layers given, its pairs end in (2, 2)."""
     definition = DEFINITIONS[method]
     module, _, name = definition["distiller"].partition(":")
-    arguments = dict(definition["arguments"])
+    arguments = {**definition["arguments"], "alpha": alpha, "temperature": temperature}
     if "layers" in arguments:
         blocks = [0, 1, 2] if arguments["layers"] == "paper" else [2]
         arguments["layers"] = LayerMap(student=blocks, teacher=blocks)
@@ -118,8 +118,6 @@ def build(method, student, teacher, rescale=None, alpha=0.3, temperature=2.0, **
         FrozenTeacher(teacher, most_tokens=196, rescale=rescale),
         image_shape=(3, 16, 16),
         most_tokens=196,
-        alpha=alpha,
-        temperature=temperature,
         **checked_arguments(kind, {**arguments, **given}),
     )
 

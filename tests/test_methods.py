@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm.task
 import torch
 import torch.nn.functional as F
 from timm.optim import create_optimizer_v2
@@ -60,6 +61,14 @@ TERMS = {
     "projector_ensemble": {"cross_entropy", "direction"},
     "attention_maps": {"cross_entropy", "kl", "attention"},
     "masked_kd": {"cross_entropy", "kl"},
+    "masked_kd_random": {"cross_entropy", "kl"},
+    "soft_kd_half": {"cross_entropy", "kl"},
+    "soft_kd_temperature_2": {"cross_entropy", "kl"},
+    "soft_kd_temperature_4": {"cross_entropy", "kl"},
+    "spectralkd_all_pairs": {"cross_entropy", "kl", "spectrum"},
+    "unic": {"cross_entropy", "features"},
+    "rsd": {"cross_entropy", "redundancy"},
+    "timm_logit": {"cross_entropy", "kl"},
     "attention_transfer": {"cross_entropy", "attention"},
     "rkd": {"cross_entropy", "distance", "angle"},
     "crd": {"cross_entropy", "contrast"},
@@ -247,6 +256,59 @@ def test_soft_kd_is_its_formula(build, method, alpha, temperature):
         expected["kl"] = alpha * temperature**2 * divergence
     found = {name: found[name] for name in found.keys() & {"cross_entropy", "kl"}}
     assert found == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("method", "alpha", "temperature"),
+    [
+        ("soft_kd_half", 0.5, 3.0),
+        ("soft_kd_temperature_2", 0.8, 2.0),
+        ("soft_kd_temperature_4", 0.8, 4.0),
+        ("spectralkd_all_pairs", 0.9, 3.0),
+        ("masked_kd", 0.5, 3.0),
+    ],
+)
+def test_an_entry_may_have_an_alpha_and_a_temperature_of_its_own(build, method, alpha, temperature):
+    distiller = build(method, **soft_labels(0.8, 3.0))
+    assert (distiller.alpha, distiller.temperature) == (alpha, temperature)
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", 1.5), ("temperature", 0)])
+def test_an_alpha_or_temperature_that_no_run_can_use_is_refused(build, name, value):
+    with pytest.raises(UserError, match=f"'{name}'"):
+        build("soft_kd", **arguments("soft_kd", **{name: value}))
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.5])
+def test_timms_logit_distillation_is_timms(build, tau):
+    weights = {"task": 0.7, "distill": 1.3, "tau": tau}
+    distiller = build("timm_logit", **arguments("timm_logit", **weights))
+    distiller.eval()
+    images, labels = batch()
+
+    class Mean(torch.nn.Module):
+        """A network with timm's normalisation, so that its task changes no image."""
+
+        def __init__(self, network):
+            super().__init__()
+            self.network, self.num_classes = network, network.num_classes
+            self.pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
+
+        def forward(self, images):
+            return self.network(images)
+
+    task = timm.task.LogitDistillationTask(
+        Mean(distiller.trainable_module),
+        Mean(distiller.teacher.model),
+        criterion=torch.nn.CrossEntropyLoss(),
+        distill_loss_weight=weights["distill"],
+        task_loss_weight=weights["task"],
+        temperature=tau,
+        verbose=False,
+    ).eval()
+    expected, found = task(images, labels), distiller(images, labels)
+    assert found["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+    assert found["kl"].item() == pytest.approx(1.3 * expected["kd_loss"].item(), rel=1e-6)
 
 
 def test_with_alpha_one_the_labels_play_no_part(build):

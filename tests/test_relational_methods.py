@@ -1,4 +1,4 @@
-"""AT, RKD, CRD, CKA, SpectralKD and OFA-KD: golden values, formulas, invariances, refusals."""
+"""AT, RKD, CRD, CKA, SpectralKD, RSD, UNIC, OFA-KD: golden values, formulas, refusals."""
 
 import json
 from collections.abc import Callable
@@ -16,13 +16,15 @@ from baselines.cka import alignment_loss
 from baselines.crd import contrastive_loss
 from baselines.ofa import Branch, ofa_loss, stages
 from baselines.rkd import relational_losses
+from baselines.rsd import redundancy_loss
 from baselines.spectralkd import spectral_loss
+from baselines.unic import feature_loss
 from manifold.errors import UserError
 from manifold.settings import LayerMap
 
 build = test_methods.build
 GOLDEN = Path(__file__).parent / "golden"
-METHODS = ["attention_transfer", "rkd", "crd", "cka", "spectralkd", "ofa"]
+METHODS = ["attention_transfer", "rkd", "crd", "cka", "spectralkd", "ofa", "rsd", "unic"]
 PAPER = list(zip([0, 1, 2, 3], [0, 1, 3, 4], strict=True))  # blocks of the smoke scale's maps
 LAST = [(3, 4)]
 
@@ -59,6 +61,8 @@ LOSSES = {
     "spectrum, wider teacher": Loss(
         lambda s, t: spectral_loss(s, t, (2, 3)), (4, 6, 3), (4, 6, 5), "none", False
     ),
+    "redundancy": Loss(lambda s, t: redundancy_loss(s, t, 0.01), (9, 4), (9, 4), "none", False),
+    "features": Loss(feature_loss, (4, 6, 5), (4, 6, 5), "none"),
     "ofa": Loss(lambda s, t: ofa_loss(s, t, t.argmax(1), 1.5), (4, 5), (4, 5), "none", False),
 }
 every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -90,6 +94,8 @@ AUTHORS = {
     "rkd": weighted_relations,
     "cka": lambda student, teacher, case: alignment_loss(student, teacher),
     "spectralkd": lambda student, teacher, case: spectral_loss(student, teacher, case["grid"]),
+    "rsd": lambda student, teacher, case: redundancy_loss(student, teacher, 0.01),
+    "unic": lambda student, teacher, case: feature_loss(student, teacher),
 }
 
 

@@ -64,10 +64,11 @@ class _Undocumented(Section):
 
 
 def number_annotations(kind: type[Distiller]) -> dict[str, Any]:
-    """The constructor's parameters that are numbers, with their annotations."""
+    """The constructor's parameters that are numbers, and every method's, with their annotations."""
     return {
         name: parameter.annotation
-        for name, parameter in signature(kind).parameters.items()
+        for each in (Distiller, kind)
+        for name, parameter in signature(each).parameters.items()
         if _bare(parameter.annotation) in (int, float)
     }
 

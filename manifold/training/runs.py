@@ -178,16 +178,18 @@ def build_distiller(
         arguments = checked_arguments(kind, definition.arguments)
         if "layers" in arguments:
             arguments["layers"] = _layer_map(setting, arguments["layers"])
+        of_recipe = {
+            "alpha": setting.recipe.distillation.alpha,
+            "temperature": setting.recipe.distillation.temperature,
+        }
         distiller = kind(
             student,
             teacher,
             image_shape=setting.image_shape,
             most_tokens=setting.pair.most_tokens,
-            alpha=setting.recipe.distillation.alpha,
-            temperature=setting.recipe.distillation.temperature,
             label_smoothing=setting.recipe.label_smoothing,
             relational_ranks=setting.ranks if setting.recipe.relational_batch == "batch" else ALONE,
-            **arguments,
+            **(of_recipe | arguments),
         )
     except UserError as error:
         raise UserError(f"method {cell.method!r}, pair {setting.pair_name!r}: {error}") from error
