@@ -286,20 +286,11 @@ def test_timms_logit_distillation_is_timms(build, tau):
     distiller.eval()
     images, labels = batch()
 
-    class Mean(torch.nn.Module):
-        """A network with timm's normalisation, so that its task changes no image."""
-
-        def __init__(self, network):
-            super().__init__()
-            self.network, self.num_classes = network, network.num_classes
-            self.pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
-
-        def forward(self, images):
-            return self.network(images)
-
+    for network in (distiller.trainable_module, distiller.teacher.model):
+        network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.0,), "std": (1.0,)}
     task = timm.task.LogitDistillationTask(
-        Mean(distiller.trainable_module),
-        Mean(distiller.teacher.model),
+        distiller.trainable_module,
+        distiller.teacher.model,
         criterion=torch.nn.CrossEntropyLoss(),
         distill_loss_weight=weights["distill"],
         task_loss_weight=weights["task"],
