@@ -141,19 +141,44 @@ def test_the_docs_show_the_published_tables_to_the_letter():
     published = ROOT / "results/published/mini"
     studies = list(resolve({"scale": "mini"}).studies.values())
     assert publish.PAGE.read_text(encoding="utf-8") == publish.results_page(studies, published)
-    table = (published / f"{publish.IN_README}.md").read_text(encoding="utf-8")
-    assert in_readme(publish.IN_README) == publish.block(table)
+    rows = pd.read_csv(published / f"{publish.IN_README}.csv")
+    shown = publish.in_short(rows, resolve({"scale": "mini"}))
+    assert shown_in(publish.README, publish.IN_README) == shown
 
 
-def test_the_readme_shows_what_the_published_runs_took():
-    assert in_readme("times") == times_table(publish.PUBLISHED)
-    assert "| `flowers` |" in in_readme("times")  # its words point at that row
+def test_the_docs_show_what_the_published_runs_took():
+    shown = shown_in(publish.RUNNING, "times")
+    assert shown == times_table(publish.PUBLISHED)
+    assert "| `flowers` |" in shown  # its words point at that row
 
 
-def in_readme(name):
+def shown_in(page, name):
     begin, end = publish.markers(name)
-    text = publish.README.read_text(encoding="utf-8")
-    return text.partition(begin)[2].partition(end)[0].strip()
+    return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+
+
+def test_the_readme_is_one_page_and_its_links_lead_somewhere():
+    assert len(publish.README.read_text(encoding="utf-8").splitlines()) <= 150
+    pages = [publish.README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    broken = []
+    for page in pages:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = target.partition("#")
+            if target.startswith(("http:", "https:")):
+                continue
+            found = (page.parent / path).resolve() if path else page
+            if not found.exists() or (anchor and anchor not in anchors(found)):
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+    linked = publish.README.read_text(encoding="utf-8")
+    assert [page.name for page in pages[2:] if f"docs/{page.name}" not in linked] == []
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 NOT_YET_PUBLISHED = {"budgets"}  # hours of trainings, which are registered

@@ -207,9 +207,8 @@ def texts(figure):
 
 
 def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeypatch):
-    """The README's file and entry, beside the packages: nothing in them is edited."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## Your own method in ten minutes")[2].partition("\n## ")[0]
+    """The page's file and entry, beside the packages: nothing in them is edited."""
+    section = (ROOT / "docs/own-method.md").read_text(encoding="utf-8")
     for name, language in (("mine.py", "python"), ("mine.yaml", "yaml")):
         (block,) = re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
         (finished / name).write_text(block, encoding="utf-8")
@@ -248,7 +247,7 @@ def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeyp
 
 
 def test_ones_own_method_is_trained_again_after_an_edit_and_no_other(finished):
-    """The loop of the README's ten minutes: edit, and run the same command again."""
+    """The loop of the page's ten minutes: edit, and run the same command again."""
     command = ("reproduce_table1", "--configfile", "mine.yaml", "--config", "scale=smoke")
     done = snakemake(finished, *command)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr

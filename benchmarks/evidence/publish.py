@@ -1,17 +1,21 @@
 """Keep a run: copy the files of its studies to ``results/published/NAME``.
 
 ``python -m benchmarks publish --config scale=mini`` also writes ``docs/results.md`` from what is
-published of the default scale, and puts Table 1 and what whole runs took between their markers in
-the README, so that no number there is typed by hand. Of a run on data that nobody else has,
-``--times-alone`` keeps what it took, and no table.
+published of the default scale, and puts Table 1 in short into the README and what whole runs took
+into ``docs/running.md``, between their markers, so that no number there is typed by hand. Of a run
+on data that nobody else has, ``--times-alone`` keeps what it took, and no table.
 """
 
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from benchmarks.evidence.records import finished, keys, write_records
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.times import TIMES, times_table
+from benchmarks.evidence.words import MISSING, readable_interval
+from benchmarks.table1 import TEACHER
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.settings import ROOT, Experiment
@@ -21,8 +25,9 @@ from manifold.training import command
 PUBLISHED = ROOT / "results" / "published"
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
+RUNNING = ROOT / "docs" / "running.md"
 SHOWN_SCALE = "mini"  # the scale that the docs show: the default
-IN_README = "table1"  # the study that the README shows whole
+IN_README = "table1"  # the study that the README shows in short
 BESIDE = ("preflight.json", "experiment.yaml", TIMES)  # of the run, kept with its tables
 
 
@@ -114,6 +119,33 @@ def markers(name: str) -> tuple[str, str]:
     return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
+def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
+    """Table 1 for those who have thirty seconds: who is ahead, by the test that decides.
+
+    Args:
+        rows: as in table1.csv.
+    """
+    table = experiment.table1
+    baseline = experiment.method_definitions[table.baseline].title
+    methods = rows[rows["method"] != TEACHER]
+    (teacher,) = rows.loc[rows["method"] == TEACHER, "top1_mean"]
+    shown = pd.DataFrame(
+        {
+            "Method": row["title"],
+            "Top-1 (%)": readable_interval(row, "top1"),
+            f"Gain over {baseline}": readable_interval(row, "gain", "+"),
+            "Decided": row["decided"] if isinstance(row.get("decided"), str) else MISSING,
+        }
+        for _, row in methods.iterrows()
+    )
+    first = methods.iloc[0]
+    return (
+        f"{experiment.description}; recipe {first['recipe']}, {first['epochs']:.0f} epochs, "
+        f"{first['n']} seeds, {100 * experiment.statistics.confidence:g} % intervals. The teacher "
+        f"reaches {teacher:.2f} %.\n\n{shown.to_markdown(index=False)}"
+    )
+
+
 def update_readme(readme: Path, name: str, shown: str) -> None:
     """Put a block between the markers of its table.
 
@@ -134,9 +166,9 @@ def main() -> None:
     options = parser.parse_args()
     experiment = command.experiment(options)
     publish(experiment, options.times_alone)
-    update_readme(README, "times", times_table(PUBLISHED))
+    update_readme(RUNNING, "times", times_table(PUBLISHED))
     if experiment.name == SHOWN_SCALE and not options.times_alone:
         studies, published = list(experiment.studies.values()), PUBLISHED / SHOWN_SCALE
         write_text(PAGE, results_page(studies, published))
-        table = published / f"{IN_README}.md"
-        update_readme(README, IN_README, block(table.read_text(encoding="utf-8")))
+        rows = pd.read_csv(published / f"{IN_README}.csv")
+        update_readme(README, IN_README, in_short(rows, experiment))

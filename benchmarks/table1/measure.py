@@ -61,7 +61,9 @@ def measure(study: Table1) -> Measured:
         }
         if len(methods) > 1:
             pooled[pair] = blocks(top1[pair], table.baseline, experiment.statistics.confidence)
-        rows += _pair_rows(experiment, pair, records, top1[pair], pooled.get(pair), claims)
+        rows += _pair_rows(
+            experiment, pair, records, top1[pair], pooled.get(pair), study.primary, claims
+        )
         rows.append(_teacher_row(experiment, pair, teacher))
         seeds += _seed_rows(pair, records)
         captions.append(f"The teacher of {pair} reaches {teacher['top1']:.2f} % (one run).")
@@ -83,6 +85,7 @@ def _pair_rows(
     records: dict[str, dict[int, dict]],
     top1: dict[str, dict[int, float]],
     pooled: Blocks | None,
+    primary: Primary,
     claims: dict[str, Claim],
 ) -> list[dict]:
     """One row a method of the pair; gains are over the pair's own baseline."""
@@ -100,6 +103,7 @@ def _pair_rows(
             gains.get(method),
             adjusted.get(method),
             pooled,
+            primary,
             _detectable(experiment, top1[method], top1[table.baseline], method),
             claims.get(table.claims.get(pair, {}).get(method, "")),
         )
@@ -126,6 +130,7 @@ def _method_row(
     gain: Interval | None,
     p_holm: float | None,
     pooled: Blocks | None,
+    primary: Primary,
     detectable: float | None,
     claim: Claim | None,
 ) -> dict:
@@ -137,6 +142,7 @@ def _method_row(
     ]
     terms, shares = loss_terms(metrics[0]), gradient_shares(metrics)
     in_blocks = pooled and pooled.gains.get(method)
+    confidence = experiment.statistics.confidence
     return {
         "method": method,
         "n": top1.n,
@@ -167,7 +173,18 @@ def _method_row(
         "spreads_otherwise": pooled is not None and method in pooled.left_out,
         "gradient_shares": " ".join(f"{term}={share:.4g}" for term, share in shares.items()),
         "own_gradient_share": own_share(shares),
+        "decided": gain and _decided(gain, p_holm, in_blocks, primary, 1 - confidence),
     }
+
+
+def _decided(
+    gain: Interval, p_holm: float | None, in_blocks: Interval | None, primary: Primary, level: float
+) -> str:
+    """Who is ahead, by the test that decides; a method that left the block model by its pairs."""
+    p = in_blocks.p if primary == "blocks" and in_blocks else p_holm
+    if p >= level:
+        return "undecided"
+    return "ahead" if gain.mean > 0 else "behind"
 
 
 def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
