@@ -2,8 +2,8 @@
 
 ``python -m benchmarks table1 --config scale=mini`` writes a study's tables and figures from what
 has been made; ``python -m benchmarks transfer probes data=digits seed=0`` does one of its jobs.
-``preflight``, ``publish``, ``records``, ``merge``, ``evaluate`` and ``voc-to-coco`` are of no
-study.
+``preflight``, ``publish``, ``records``, ``merge``, ``report``, ``evaluate`` and ``voc-to-coco``
+are of no study.
 """
 
 import sys
@@ -15,6 +15,7 @@ COMMANDS = {
     "publish": "benchmarks.evidence.publish",
     "records": "benchmarks.evidence.records",
     "merge": "benchmarks.evidence.merge",
+    "report": "benchmarks.evidence.report",
     "evaluate": "benchmarks.evaluate",
     "voc-to-coco": "benchmarks.detection.voc",
 }

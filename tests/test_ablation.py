@@ -97,5 +97,5 @@ def test_words_follow_the_intervals(finished):
 def test_every_format_is_written(finished):
     finished.studies["ablation"].write()
     sizes = {path.suffix: path.stat().st_size for path in finished.directory.glob("ablation.*")}
-    assert set(sizes) == {".md", ".csv", ".tex", ".png", ".pdf"}
+    assert set(sizes) == {".md", ".csv", ".tex", ".png", ".pdf", ".svg"}
     assert all(sizes.values())

@@ -95,4 +95,6 @@ def test_a_figure_that_fails_takes_no_table_with_it(tmp_path):
     with pytest.raises(UserError, match=r"name\.png: .*\(ZeroDivisionError: of mat.*are whole"):
         document.write(tmp_path, "name")
     written = {path.name for path in tmp_path.iterdir()}
-    assert written == {"name.csv", "name.md", "name.tex", "name_first.png", "name_first.pdf"}
+    assert written == {"name.csv", "name.md", "name.tex", "name_first.png", "name_first.pdf"} | {
+        "name_first.svg"
+    }

@@ -17,7 +17,7 @@ from manifold.training.records import evaluation_path
 TRAINING = ("deit-cait", "A", 2)
 METHODS = ["none", "soft_kd", "manifold"]
 SEEDS = [0, 1, 2, 3]
-FORMATS = ("md", "csv", "tex", "png")
+FORMATS = ("md", "csv", "tex", "png", "pdf", "svg")
 
 
 @pytest.fixture

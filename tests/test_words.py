@@ -79,6 +79,8 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, monkeypatch):
     for moment in ("1000000000", "1100000000"):
         monkeypatch.setenv("SOURCE_DATE_EPOCH", moment)  # what matplotlib takes for the date
         write_figure(figure, tmp_path, "figure")
-        written.append([(tmp_path / f"figure.{suffix}").read_bytes() for suffix in ("png", "pdf")])
+        written.append(
+            [(tmp_path / f"figure.{suffix}").read_bytes() for suffix in ("png", "pdf", "svg")]
+        )
     plt.close(figure)
     assert written[0] == written[1]

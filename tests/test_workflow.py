@@ -22,7 +22,7 @@ from manifold.settings import ROOT, read_yaml, resolve, to_words
 
 pytestmark = pytest.mark.slow
 
-TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf")]
+TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf", "svg")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -286,7 +286,7 @@ def test_a_study_of_ones_own_is_made_in_all_formats_and_published(finished, tmp_
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path)
     experiment = resolve({"scale": "smoke", **read_yaml(finished / "spread.yaml")})
     study = experiment.studies["spread"]
-    suffixes = {".md", ".csv", ".tex", ".png", ".pdf"}
+    suffixes = {".md", ".csv", ".tex", ".png", ".pdf", ".svg"}
     assert {path.suffix for path in study.files() if path.stat().st_size} == suffixes
     published = {path.name for path in publish.publish(experiment)}
     assert {path.name for path in study.files()} | {"experiment.yaml"} <= published

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import Job, Study, StudySettings
+from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Section
 from manifold.settings.section import Count
@@ -85,7 +85,7 @@ class Cost(Study):
     title = "Cost"
     question = "What do the losses, the methods and a cohort cost in time and memory?"
     Settings = CostSettings
-    suffixes = (".md", ".csv", ".tex", ".png", ".pdf", "_rounds.csv")
+    suffixes = (*FORMATS, "_rounds.csv")
     is_evidence = False  # times of a machine, which are asked for when nothing else runs on it
 
     def check(self) -> None:

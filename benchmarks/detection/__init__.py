@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FORMATS, Job, Study, StudySettings
+from benchmarks.evidence.study import FIGURES, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Section, Students, check_folder_name, find, suggest
 from manifold.settings.data_files import files_digest
@@ -339,9 +339,7 @@ class Detection(Study):
         ]
 
     def files(self) -> list[Path]:
-        pictures = [
-            self.experiment.directory / f"detection_pictures{suffix}" for suffix in FORMATS[-2:]
-        ]
+        pictures = [self.experiment.directory / f"detection_pictures{suffix}" for suffix in FIGURES]
         return super().files() + (pictures if self.settings.pictures else [])
 
     # ---- what it gives -----------------------------------------------------------------------

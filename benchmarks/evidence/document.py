@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # neither is needed to plan
     import pandas as pd
     from matplotlib.figure import Figure
 
+UNDATED = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
 NO_GLYPH = r"Glyph (\d+) \(.*\) missing from font"
 
 
@@ -84,13 +85,16 @@ def _draw(draw: Callable[[], Figure], directory: Path, name: str) -> None:
 
 
 def write_figure(figure: Figure, directory: Path, name: str) -> None:
-    """Write ``name.png`` and ``name.pdf``, undated: the same table gives the same bytes.
+    """Write ``name`` as png, pdf and svg, undated: the same table gives the same bytes.
 
     Letters that the font lacks are drawn as boxes, which is said once.
     """
-    with warnings.catch_warnings(record=True) as caught:
+    import matplotlib
+
+    salted = matplotlib.rc_context({"svg.hashsalt": name})  # or ids would be drawn anew each time
+    with salted, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for suffix, metadata in (("png", None), ("pdf", {"CreationDate": None})):
+        for suffix, metadata in UNDATED.items():
             save = partial(figure.savefig, format=suffix, metadata=metadata)
             write_atomic(directory / f"{name}.{suffix}", save)
     unknown: list[str] = []

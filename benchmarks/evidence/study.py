@@ -21,7 +21,8 @@ from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.settings.recorded import RECORDS, record_path, recorded
 from manifold.training.command import limit_threads
 
-FORMATS = (".md", ".csv", ".tex", ".png", ".pdf")
+FIGURES = (".png", ".pdf", ".svg")
+FORMATS = (".md", ".csv", ".tex", *FIGURES)
 
 
 class StudySettings(Section):

@@ -2,7 +2,7 @@
 
 import psutil  # which Snakemake brings
 from benchmarks.evidence.checked import asked_studies, unchecked
-from benchmarks.evidence.study import typed
+from benchmarks.evidence.study import FIGURES, typed
 from benchmarks.evidence.times import TIMES, Started, add_run
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
 from manifold.settings.data_files import files_digest
@@ -205,6 +205,7 @@ KINDS = {
     ".tex": "LaTeX",
     ".png": "figure",
     ".pdf": "figure",
+    ".svg": "figure",
 }
 
 

@@ -75,7 +75,7 @@ rule figures:
             str(path)
             for study in EVIDENCE
             for path in study.files()
-            if path.suffix in (".png", ".pdf")
+            if path.suffix in FIGURES
         ],
     localrule: True
 
@@ -85,6 +85,30 @@ rule all:
     input:
         [path for study in EVIDENCE for path in needed_by(study)],
     localrule: True
+
+
+rule report:
+    """One page of every study that has been made; it makes none itself."""
+    input:
+        [
+            str(path)
+            for study in STUDIES.values()
+            for path in study.files()
+            if path.is_file()
+        ],
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.txt",
+    localrule: True
+    conda:
+        "../envs/suite.yaml"
+    params:
+        experiment=str(EXPERIMENT.file),
+    message:
+        "Writing {output}"
+    shell:
+        "python -m benchmarks report --experiment {params.experiment:q} 2>&1 | tee {log:q}"
 
 
 rule check:
