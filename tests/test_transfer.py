@@ -173,6 +173,31 @@ def test_the_linear_probe_is_scikit_learns_on_the_dumped_features(study):
             assert few["top1"] == pytest.approx(np.mean([fit["top1"] for fit in few["fits"]]))
 
 
+def test_few_shots_of_which_nothing_is_chosen_see_no_label_but_their_own(study):
+    dump = dump_of(study, "textures", "manifold", 0)
+    blind = dump | {"validation_labels": np.zeros_like(dump["validation_labels"])}
+    results = {
+        name: {
+            (result["protocol"], result["shots"]): result
+            for result in probes.probe(study, "textures", each)
+        }
+        for name, each in (("seen", dump), ("blind", blind))
+    }
+    fixed = [key for key in results["seen"] if key[0].endswith("-fixed")]
+    assert {protocol for protocol, _ in fixed} == {"linear-probe-fixed", "k-nn-fixed"}
+    assert {shots for _, shots in fixed} == set(study.settings.data["textures"].shots)
+    for key in fixed:
+        assert results["seen"][key] == results["blind"][key]
+        assert {fit["chosen"] for fit in results["seen"][key]["fits"]} == {1}
+    taken = dump[draw_name(5, 0)]
+    settings = study.settings.linear_probe
+    model = LogisticRegression(C=1.0, tol=settings.tolerance, max_iter=settings.iterations)
+    model.fit(dump["train"][taken].astype(np.float64), dump["train_labels"][taken])
+    top1 = 100 * model.score(dump["test"].astype(np.float64), dump["test_labels"])
+    found = results["seen"]["linear-probe-fixed", 5]["fits"][0]["top1"]
+    assert found == pytest.approx(top1)
+
+
 @pytest.mark.parametrize("count", [1, 2, 7, 90])
 def test_neighbours_vote_with_the_exponential_of_their_cosine(count):
     (features, labels), (others, _) = examples(), examples(count=40, seed=1)
@@ -511,7 +536,7 @@ def test_a_folder_of_ones_own_is_carried_through(study, tmp_path):
         probes.run(made, "mine", seed)
     rows = build(made.studies["transfer"]).csv[""]
     assert set(rows["data"]) == {"mine"}
-    assert rows["title"].iloc[0] == "Untrained" and len(rows) == 3 * 6
+    assert rows["title"].iloc[0] == "Untrained" and len(rows) == 3 * 10
 
 
 def break_image(folder):
@@ -692,7 +717,7 @@ def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):
 def test_the_table_is_written_with_every_row(study):
     rows = pd.read_csv(study.experiment.directory / "transfer.csv")
     kinds = rows.groupby(["data", "protocol", "shots"])["method"].agg(list)
-    assert len(kinds) == 3 * (3 + 3 + 1)
+    assert len(kinds) == 3 * (3 + 3 + 1 + 2 + 2)  # few shots once more, nothing chosen
     assert all(methods == ["untrained", *METHODS] for methods in kinds)
     assert (rows["n"] == 2).all() and rows["top1_mean"].between(0, 100).all()
     seeds = pd.read_csv(study.experiment.directory / "transfer_seeds.csv")
@@ -703,6 +728,9 @@ def test_the_table_is_written_with_every_row(study):
     text = (study.experiment.directory / "transfer.md").read_text(encoding="utf-8")
     for part in (
         "Untrained",
+        "### Linear probe, C not chosen",
+        "The mean weighs every data set alike",
+        "fell on the grid's smallest number, 0.1,",
         "## In words",
         "none of its transfer results",
         "2 classes, 100 images",

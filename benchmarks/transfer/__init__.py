@@ -34,6 +34,7 @@ from manifold.settings.stale import planned_data, read_record
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
 FINE_TUNING_METHOD = "none"  # cross-entropy alone
+FIXED = "-fixed"  # ends the name of a protocol of which nothing is chosen
 Protocol = Literal["linear-probe", "k-nn", "fine-tuning"]
 PROBE_FILES = ("features.safetensors", "probes.json")
 
@@ -100,6 +101,15 @@ class NearestNeighbours(Section):
     """Of the votes."""
 
 
+class FewShot(Section):
+    """What the few-shot rows have for which nothing is chosen."""
+
+    regularisation: Positive
+    """C of the linear probe."""
+    neighbours: Count
+    """k of k-NN."""
+
+
 class TransferSettings(StudySettings):
     """Frozen features and fine-tuning of students on other data sets."""
 
@@ -119,6 +129,8 @@ class TransferSettings(StudySettings):
     """The first protocol."""
     nearest_neighbours: NearestNeighbours
     """The second protocol."""
+    few_shot: FewShot
+    """Both once more on few shots, without a choice on images that are not few."""
     defaults: dict[str, Any]
     """Of the keys that an entry of `data` does not give."""
     data: dict[str, TransferData]
@@ -338,6 +350,7 @@ class Transfer(Study):
             "draws": transfer.draws,
             "linear_probe": transfer.linear_probe,
             "nearest_neighbours": transfer.nearest_neighbours,
+            "few_shot": transfer.few_shot,
             "seed": seed,
         }
         return to_plain(shaping)

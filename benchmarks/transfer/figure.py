@@ -31,7 +31,8 @@ def draw(
     rows = rows[(rows["shots"] == "all") & rows["gain_mean"].notna()]
     seeds = seeds[seeds["shots"] == "all"]
     names = list(rows["data"].unique())
-    protocols = {key: title for key, title in protocols.items() if key in set(rows["protocol"])}
+    drawn = set(rows["protocol"])  # with all images
+    protocols = {key: title for key, title in protocols.items() if key in drawn}
     methods = rows.drop_duplicates("method")
     height = 0.2 * len(methods) + 0.5
     with plt.rc_context(STYLE):

@@ -25,7 +25,7 @@ from timm.data.loader import PrefetchLoader
 from torch import nn
 
 from benchmarks.evidence.kept import is_kept, keep
-from benchmarks.transfer import PROBE_FILES, LinearProbe, NearestNeighbours, Transfer
+from benchmarks.transfer import FIXED, PROBE_FILES, LinearProbe, NearestNeighbours, Transfer
 from benchmarks.transfer.cells import ALL, probes_identity
 from benchmarks.transfer.prepare import open_data
 from benchmarks.transfer.students import Student, students_of
@@ -150,7 +150,7 @@ def measure(
     Args:
         refit: fit on training and validation split together, instead of the first alone.
     """
-    chosen = choose(fit, grid, train, validation)
+    chosen = choose(fit, grid, train, validation) if len(grid) > 1 else grid[0]
     both = tuple(np.concatenate(parts) for parts in zip(train, validation, strict=True))
     model = fit(chosen, both if refit else train)
     result = {"top1": accuracy(model, test), "chosen": chosen}
@@ -165,6 +165,9 @@ def measure(
 def probe(study: Transfer, name: str, dump: dict[str, np.ndarray]) -> list[dict]:
     """Both protocols, with all training images and with each number of shots.
 
+    The shots stand there twice: with C and k chosen on the validation split, which has many more
+    labels than they, and with C and k of the settings.
+
     Args:
         dump: what ``features.safetensors`` holds: the features of each split, its labels under
             ``SPLIT_labels``, and the positions of each draw.
@@ -177,22 +180,35 @@ def probe(study: Transfer, name: str, dump: dict[str, np.ndarray]) -> list[dict]
         "linear-probe": (linear_probe(settings), settings.regularisation),
         "k-nn": (nearest_neighbours(near), near.neighbours),
     }
-    results = []
+    fixed = {
+        "linear-probe": transfer.few_shot.regularisation,
+        "k-nn": transfer.few_shot.neighbours,
+    }
+    results, unchosen = [], []
     for protocol, (fit, grid) in protocols.items():
         if protocol not in entry.protocols:
             continue
         whole = measure(fit, grid, train, validation, test, refit=True)
         results.append({"protocol": protocol, "shots": ALL, "top1": whole["top1"], "fits": [whole]})
         for shots in entry.shots:
-            fits = []
+            fits, given = [], []
             for draw in range(transfer.draws):
                 positions = dump[draw_name(shots, draw)]
                 few = (train[0][positions], train[1][positions])
                 fitting = grid if protocol != "k-nn" else [k for k in grid if k <= len(positions)]
                 fits.append(measure(fit, fitting, few, validation, test, refit=False))
-            top1 = float(np.mean([result["top1"] for result in fits]))
-            results.append({"protocol": protocol, "shots": shots, "top1": top1, "fits": fits})
-    return results
+                number = fixed[protocol]
+                if protocol == "k-nn":
+                    number = min(number, len(positions))
+                given.append(measure(fit, [number], few, validation, test, refit=False))
+            results.append(_of_draws(protocol, shots, fits))
+            unchosen.append(_of_draws(f"{protocol}{FIXED}", shots, given))
+    return [*results, *unchosen]
+
+
+def _of_draws(protocol: str, shots: int, fits: list[dict]) -> dict:
+    top1 = float(np.mean([result["top1"] for result in fits]))
+    return {"protocol": protocol, "shots": shots, "top1": top1, "fits": fits}
 
 
 def run(experiment: Experiment, data: str, seed: int) -> None:

@@ -17,6 +17,7 @@ from benchmarks.evidence.words import (
 from benchmarks.transfer import (
     FINE_TUNING,
     FINE_TUNING_METHOD,
+    FIXED,
     MEAN,
     PROBE_FILES,
     Transfer,
@@ -34,6 +35,8 @@ PROTOCOLS = {
     "linear-probe": "Linear probe",
     "k-nn": "k-NN",
     "fine-tuning": "Fine-tuning",
+    f"linear-probe{FIXED}": "Linear probe, C not chosen",
+    f"k-nn{FIXED}": "k-NN, k not chosen",
 }
 KEY = ["data", "protocol", "shots"]  # what a comparison of the methods is made within
 
@@ -229,15 +232,19 @@ def _caption(study: Transfer) -> str:
     choices = (
         "C and k are chosen on held-out training images; with all images, the fit is then made on "
         f"these too. Few shots: the mean of {transfer.draws} draws a seed, the same for every "
-        "method, with C and k chosen on the same held-out images. "
+        "method; C and k are chosen on the same held-out images, which are many more labels than "
+        f"the shots, and once more not chosen: C = {transfer.few_shot.regularisation:g}, "
+        f"k = {transfer.few_shot.neighbours}. "
     )
+    weighs = "The mean weighs every data set alike, whatever the number of its test images. "
     return (
         f"Scale {experiment.name}: {experiment.description}. Students of pair {transfer.pair}, "
         f"recipe {transfer.recipe}, {transfer.epochs} epochs, on other data sets: top-1 (%) on "
         f"{experiment.evaluation_split} images. n = {len(experiment.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {transfer.baseline}, p after Holm within each data set, protocol and "
-        f"number of images. {choices if used != {'fine-tuning'} else ''}"
+        f"number of images. {weighs if len(transfer.data) > 1 else ''}"
+        f"{choices if used != {'fine-tuning'} else ''}"
         f"{' '.join(text for protocol, text in words.items() if protocol in used)} "
         "Untrained: the student as initialised."
     )
@@ -311,8 +318,9 @@ def _parts_of_text(
     for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
         if len(rows):
             sections += [f"## In words{title}", warning, in_words(rows, baseline)]
-    if limit := _words_on_iterations(table.seeds, study):
-        sections.append(limit)
+    sections += filter(
+        None, (_words_on_iterations(table.seeds, study), _words_on_edges(table.seeds, study))
+    )
     return sections
 
 
@@ -324,6 +332,24 @@ def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
         where = "mean over the data sets" if name == MEAN else name
         lines.append(f"{where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
     return lines
+
+
+def _words_on_edges(seeds: pd.DataFrame, study: Transfer) -> str:
+    """How often a choice fell on an end of its grid, beyond which a better one may lie."""
+    said = []
+    for protocol, grid in (
+        ("linear-probe", study.settings.linear_probe.regularisation),
+        ("k-nn", study.settings.nearest_neighbours.neighbours),
+    ):
+        own = seeds[(seeds["protocol"] == protocol) & (seeds["data"] != MEAN)]
+        chosen = [float(number) for row in own["chosen"].dropna() for number in row.split()]
+        low, high = (sum(number == end for number in chosen) for end in (min(grid), max(grid)))
+        if chosen:
+            said.append(
+                f"{PROTOCOLS[protocol]}: of {len(chosen)} choices {low} fell on the grid's "
+                f"smallest number, {min(grid):g}, and {high} on its largest, {max(grid):g}."
+            )
+    return " ".join(said)
 
 
 def _words_on_iterations(seeds: pd.DataFrame, study: Transfer) -> str:
