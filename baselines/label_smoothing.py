@@ -33,6 +33,7 @@ class LabelSmoothing(Distiller):
     """
 
     uses_teacher = False
+    reads_logits = False
 
     def __init__(self, *networks, smoothing: Rate, **common):
         super().__init__(*networks, **common)

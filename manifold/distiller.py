@@ -40,6 +40,7 @@ class FrozenTeacher(nn.Module):
     ):
         super().__init__()
         self.model = model.requires_grad_(False)
+        self.is_headless = getattr(model, "num_classes", None) == 0
         self.most_tokens = most_tokens
         self.rescale = rescale
         self.run = forward_with_tokens
@@ -113,14 +114,16 @@ class Distiller(TrainingTask):
         student_layouts, teacher_layouts: block → token layout, for the sizes of projectors.
 
     Raises:
-        UserError: a layer map that is missing or out of range, token grids that do not match, or a
-            network without the attention that the method reads.
+        UserError: a layer map that is missing or out of range, token grids that do not match, a
+            network without the attention that the method reads, or a teacher without a classifier
+            where its logits are read.
     """
 
     uses_teacher = True  # reads the teacher's pass that all methods share
     uses_layers = False
     uses_attention = False  # `Outputs.attention` is filled
     published_base: ClassVar[Base | None] = None  # None: the method is not added to another loss
+    reads_logits = True  # the teacher's, in a method that has no base
     gathers = True  # where the relational batch is that of all ranks, `terms` sees all of it
 
     def __init__(
@@ -145,6 +148,14 @@ class Distiller(TrainingTask):
             raise UserError(
                 f"argument 'base' must be one of {', '.join(get_args(Base))}, got {base!r}"
             )
+        self.base = base or self.published_base
+        reads_logits = self.base == "soft_kd" or (self.base is None and self.reads_logits)
+        if teacher is not None and teacher.is_headless and reads_logits:
+            cure = " with base: cross_entropy" if self.published_base else ""
+            raise UserError(
+                "reads the teacher's logits, and this teacher has no classifier (num_classes 0); "
+                f"take another teacher, or a method on features or relations{cure}"
+            )
         super().__init__(device=next(student.parameters()).device, verbose=False)
         self.trainable_module = student
         self.auxiliary = nn.ModuleDict()
@@ -154,7 +165,6 @@ class Distiller(TrainingTask):
         self.alpha = alpha
         self.temperature = temperature
         self.label_smoothing = label_smoothing
-        self.base = base or self.published_base
         self.layers = layers or NO_LAYERS
         self.relational_ranks = relational_ranks
         self.run = forward_with_tokens

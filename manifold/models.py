@@ -24,6 +24,8 @@ def create_model(
 ) -> nn.Module:
     """Create a timm model for images of ``image_shape`` (channels, height, width).
 
+    A model whose arguments say ``num_classes: 0`` has no classifier, whatever the classes.
+
     Without ``drop_path`` there is no stochastic depth but what the model's arguments ask for: timm
     gives Swin a rate of 0.1 where none is said.
 
@@ -35,7 +37,7 @@ def create_model(
             f"unknown timm model {model.name!r}.{suggest(model.name, timm.list_models())} "
             f"timm {timm.__version__} lists its models with timm.list_models()"
         )
-    arguments = dict(in_chans=image_shape[0], num_classes=classes, **model.arguments)
+    arguments = {"in_chans": image_shape[0], "num_classes": classes, **model.arguments}
     if timm.get_pretrained_cfg_value(model.name, "fixed_input_size"):
         arguments["img_size"] = image_shape[1:]
     if drop_path:

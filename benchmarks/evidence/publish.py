@@ -128,7 +128,8 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
     table = experiment.table1
     baseline = experiment.method_definitions[table.baseline].title
     methods = rows[rows["method"] != TEACHER]
-    (teacher,) = rows.loc[rows["method"] == TEACHER, "top1_mean"]
+    (reached,) = rows.loc[rows["method"] == TEACHER, "top1_mean"]
+    teacher = "" if pd.isna(reached) else f" The teacher reaches {reached:.2f} %."
     shown = pd.DataFrame(
         {
             "Method": row["title"],
@@ -141,8 +142,8 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
     first = methods.iloc[0]
     return (
         f"{experiment.description}; recipe {first['recipe']}, {first['epochs']:.0f} epochs, "
-        f"{first['n']} seeds, {100 * experiment.statistics.confidence:g} % intervals. The teacher "
-        f"reaches {teacher:.2f} %.\n\n{shown.to_markdown(index=False)}"
+        f"{first['n']} seeds, {100 * experiment.statistics.confidence:g} % intervals."
+        f"{teacher}\n\n{shown.to_markdown(index=False)}"
     )
 
 

@@ -18,7 +18,7 @@ from benchmarks.evidence.statistics import (
 from benchmarks.evidence.words import interval_columns
 from benchmarks.recipes import RecipeStudy
 from manifold.settings import find
-from manifold.training.records import read_teacher
+from manifold.training.records import read_teacher, teacher_in_words
 
 FACTORS = ("method", "recipe", "epochs")
 PUBLIC_CAPTION = (
@@ -97,7 +97,7 @@ def measure(study: RecipeStudy) -> Measured:
             f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
             "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
-            f"question. The teacher reaches {teacher['top1']:.2f} % (one run)."
+            f"question. {teacher_in_words(teacher, '')}"
         ),
     )
 
@@ -107,7 +107,7 @@ def _by_seed(seeds: pd.DataFrame, recipe: str, epochs: int, method: str) -> dict
     return dict(zip(seeds.loc[chosen, "seed"], seeds.loc[chosen, "top1"], strict=True))
 
 
-def _rows(whole: RecipeStudy, seeds: pd.DataFrame, teacher: float) -> pd.DataFrame:
+def _rows(whole: RecipeStudy, seeds: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
     experiment, study = whole.experiment, whole.settings
     confidence = experiment.statistics.confidence
     rows = []
@@ -131,7 +131,7 @@ def _rows(whole: RecipeStudy, seeds: pd.DataFrame, teacher: float) -> pd.DataFra
                         **interval_columns("top1", mean),
                         **interval_columns("gain", gain),
                         "p_holm": adjusted.get(method),
-                        "behind_teacher": teacher - mean.mean,
+                        "behind_teacher": None if teacher is None else teacher - mean.mean,
                         "teacher_sha256": runs["teacher_sha256"],
                     }
                 )

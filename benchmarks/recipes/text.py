@@ -5,6 +5,7 @@ import pandas as pd
 from benchmarks.evidence.words import (
     after_correction,
     readable_interval,
+    readable_number,
     readable_p,
     sentence,
     verdicts,
@@ -27,7 +28,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
                 "Top-1 (%)": readable_interval(row, "top1"),
                 "Gain": readable_interval(row, "gain", "+"),
                 "p (Holm)": readable_p(row["p_holm"]),
-                "Behind the teacher": f"{row['behind_teacher']:.2f}",
+                "Behind the teacher": readable_number(row["behind_teacher"], ".2f"),
                 "Teacher": row["teacher_sha256"][:8],
             }
             for _, row in rows.iterrows()

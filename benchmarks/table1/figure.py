@@ -57,19 +57,22 @@ def _draw_pair(left, right, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: s
         if name != baseline:
             gains = by_seed[name] - by_seed[baseline]
             draw_row(right, position, gains, row, "gain", colour)
-    leave_out_far_rows(left, methods, "top1", shown=teacher["top1_mean"])
+    has_accuracy = pd.notna(teacher["top1_mean"])
+    reference = teacher["top1_mean"] if has_accuracy else methods["top1_mean"].median()
+    leave_out_far_rows(left, methods, "top1", shown=reference)
     leave_out_far_rows(right, methods, "gain", shown=0)
-    left.axvline(teacher["top1_mean"], color=GREY, linestyle="--", linewidth=1)
-    left.annotate(
-        f"teacher {teacher['top1_mean']:.1f}",
-        (teacher["top1_mean"], 1.0),
-        xycoords=("data", "axes fraction"),
-        xytext=(-3, 2),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=GREY,
-    )
+    if has_accuracy:
+        left.axvline(teacher["top1_mean"], color=GREY, linestyle="--", linewidth=1)
+        left.annotate(
+            f"teacher {teacher['top1_mean']:.1f}",
+            (teacher["top1_mean"], 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            color=GREY,
+        )
     right.axvline(0, color=GREY, linewidth=1)
     left.set_yticks(range(len(methods)), methods["title"])
     left.set_ylim(len(methods) - 0.5, -0.5)

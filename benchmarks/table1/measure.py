@@ -22,7 +22,7 @@ from benchmarks.evidence.statistics import (
 from benchmarks.evidence.words import interval_columns
 from benchmarks.table1 import TEACHER, Table1
 from manifold.settings import Experiment
-from manifold.training.records import read_teacher
+from manifold.training.records import read_teacher, teacher_in_words
 
 LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
 
@@ -66,7 +66,7 @@ def measure(study: Table1) -> Measured:
         )
         rows.append(_teacher_row(experiment, pair, teacher))
         seeds += _seed_rows(pair, records)
-        captions.append(f"The teacher of {pair} reaches {teacher['top1']:.2f} % (one run).")
+        captions.append(teacher_in_words(teacher, f" of {pair}"))
     return Measured(
         rows=pd.DataFrame(rows),
         claims=None

@@ -23,6 +23,20 @@ class Model(Section):
     arguments: dict[str, Any]
     """What `timm.create_model` is given beside the name."""
 
+    @property
+    def is_headless(self) -> bool:
+        """Whether it has no classifier, as networks that were trained without labels."""
+        return self.arguments.get("num_classes") == 0
+
+    @model_validator(mode="after")
+    def _classes_are_the_datas(self) -> Self:
+        if self.arguments.get("num_classes", 0) != 0:
+            raise UserError(
+                "arguments.num_classes follows from the data; leave it out, or give a teacher 0 "
+                "for a network without a classifier"
+            )
+        return self
+
 
 class Teacher(Section):
     """A teacher, and where its weights come from."""
@@ -51,6 +65,11 @@ class Teacher(Section):
             )
         if self.weights == UNTRAINED and self.seed is None:
             raise UserError("seed must be given to initialise the teacher here")
+        if self.weights == TRAIN_TEACHER and self.model.is_headless:
+            raise UserError(
+                "weights: a teacher without a classifier (num_classes 0) cannot be trained here; "
+                "give its file, or 'pretrained'"
+            )
         if self.weights == TRAIN_TEACHER:
             for key in ("recipe", "epochs", "seed"):
                 if getattr(self, key) is None:
@@ -95,6 +114,14 @@ class Pair(Section):
     """Maps of more tokens are merged to this many (paper: 196)."""
     methods: list[str] | None
     """The methods that this pair is for; null: all of the scale's."""
+
+    @model_validator(mode="after")
+    def _students_classify(self) -> Self:
+        for key in ("student", "distilled_student"):
+            model = getattr(self, key)
+            if model is not None and model.is_headless:
+                raise UserError(f"{key}: a student needs its classifier; leave num_classes out")
+        return self
 
 
 def teacher_file(weights: str, directory: Path) -> Path:

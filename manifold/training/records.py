@@ -79,6 +79,13 @@ def evaluation_path(experiment: Experiment, pair: str) -> Path:
     return experiment.teacher_directory(pair) / "evaluation.json"
 
 
+def teacher_in_words(measured: dict, name: str) -> str:
+    """What a caption says of a teacher as it was measured."""
+    if measured["top1"] is None:
+        return f"The teacher{name} has no classifier, and so no accuracy."
+    return f"The teacher{name} reaches {measured['top1']:.2f} % (one run)."
+
+
 def read_teacher(experiment: Experiment, pair: str) -> dict:
     """Return the measurement of the teacher as it is now.
 

@@ -22,6 +22,8 @@ TRAINING = ("epochs", "images_seen", "recipe_name", "images_per_second", "duplic
 def measure(experiment: Experiment, pair: str) -> dict:
     """Return the teacher's top-1 (%), its size and hash, and how it was trained, where known.
 
+    A teacher without a classifier has no top-1.
+
     Raises:
         UserError: the weights are missing, damaged, or of another network or class count.
     """
@@ -34,9 +36,11 @@ def measure(experiment: Experiment, pair: str) -> dict:
     teacher = build_teacher(setting, len(splits.classes))
     images = getattr(splits, experiment.evaluation_split)
     seen_by = setting.pair.teacher.input
-    (top1,) = evaluate_split(
-        experiment, [teacher.model], images, "teacher", device=setting.device, seen_by=seen_by
-    )
+    top1 = None
+    if not teacher.is_headless:
+        (top1,) = evaluate_split(
+            experiment, [teacher.model], images, "teacher", device=setting.device, seen_by=seen_by
+        )
     record = record_of(experiment.teacher_weights(pair))
     run = read_run(record) if record.is_file() else {}
     return {
