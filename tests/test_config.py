@@ -110,6 +110,8 @@ def test_every_scale_resolves(scale):
         ({**SMOKE, "seeds": [0]}, ["seeds", "at least two"]),
         ({**SMOKE, "seeds": []}, ["seeds", "at least two"]),
         ({**SMOKE, "seeds": ["-1", "2"]}, ["seeds[0] must not be negative, got -1"]),
+        ({**SMOKE, "results": ""}, ["results is empty", "path of a folder"]),
+        ({**SMOKE, "name": "Published"}, ["name: 'Published'", "ships with the suite"]),
         ({**SMOKE, "results": "README.md"}, ["results: README.md is a file", "a folder"]),
         ({**SMOKE, "results": "README.md/x"}, ["results: README.md is a file", "README.md/x"]),
         ({**SMOKE, "results": {"x": ""}}, ["results must be text", "--config"]),

@@ -133,7 +133,9 @@ class Experiment(Section):
         check_seeds("seeds", self.seeds)
         for name in (self.name, *self.pairs, *self.recipes, *self.method_definitions):
             check_folder_name(name)
-        if self.name in KEPT_FOLDERS:
+        if not str(self.results).strip():
+            raise UserError("results is empty; give the path of a folder, as results: results")
+        if self.name.lower() in KEPT_FOLDERS:  # some disks do not tell the cases apart
             raise UserError(
                 f"name: {self.name!r} is the folder of what ships with the suite; take another name"
             )
