@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from benchmarks.evidence import publish
+from benchmarks.evidence import methods_page, publish
 from benchmarks.evidence.times import times_table
 from manifold.errors import UserError
 from manifold.settings import ROOT, resolve
@@ -155,6 +155,12 @@ def test_the_docs_show_what_the_published_runs_took():
 def shown_in(page, name):
     begin, end = publish.markers(name)
     return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+
+
+def test_the_page_of_the_methods_is_that_of_their_classes():
+    assert methods_page.PAGE.read_text(encoding="utf-8") == methods_page.page(), (
+        "run: python -m benchmarks describe-methods"
+    )
 
 
 def test_the_readme_is_one_page_and_its_links_lead_somewhere():
