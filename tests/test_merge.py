@@ -3,11 +3,14 @@
 import hashlib
 import json
 import re
+import shutil
 
+import pandas as pd
 import pytest
 
 from benchmarks.evidence.merge import merge
 from benchmarks.evidence.records import write_records
+from benchmarks.evidence.verify import Verified, verify_tables
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import CELL_FILES, fingerprint, resolve
@@ -281,3 +284,53 @@ def test_the_metrics_of_a_record_are_the_bytes_of_the_file(make, halves):
     found = recorded(merged, (*TRAINING, "none", 0))
     digest = hashlib.sha256(found.metrics.encode()).hexdigest()
     assert digest == found.run["files"]["metrics.csv"]
+
+
+# ---- computed anew ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(make, halves, tmp_path):
+    """A folder as it is published: tables, and the records that they are made from."""
+    whole = make("whole")
+    train(whole, SEEDS)
+    tables(whole)
+    folder = tmp_path / "published"
+    write_records(whole, folder / RECORDS)
+    for path in whole.directory.glob("table1*"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def verified(make, folder):
+    found = Verified()
+    verify_tables(make("elsewhere"), folder, found)
+    return found
+
+
+def test_published_tables_are_computed_anew_from_their_records(make, published):
+    found = verified(make, published)
+    assert found.other == [] and len(found.same) == 3  # rows, claims and seeds
+
+
+def test_an_altered_table_is_found_with_its_first_cell(make, published):
+    path = published / "table1.csv"
+    rows = pd.read_csv(path, dtype=str)
+    rows.loc[1, "top1_mean"] = "99.9"
+    path.write_text(rows.to_csv(index=False), encoding="utf-8")
+    (other,) = verified(make, published).other
+    assert "1 cell(s); the first, top1_mean of row 2, is 99.9 there and 7" in other
+    path.write_text(rows.iloc[:2].to_csv(index=False), encoding="utf-8")
+    assert "2 rows where 4 were computed anew" in verified(make, published).other[0]
+
+
+def test_an_altered_record_is_found(make, published):
+    altered(record_path(published / RECORDS, (*TRAINING, "none", 2)))
+    (other,) = verified(make, published).other
+    assert "was altered since it was written" in other
+
+
+def test_a_table_without_all_its_records_is_not_looked_at(make, published):
+    record_path(published / RECORDS, (*TRAINING, "none", 2)).unlink()
+    found = verified(make, published)
+    assert found.other == [] and found.same == [] and "has not been run" in found.unknown[0]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ import running
 from matplotlib.text import Text
 
 from benchmarks.ablation.figure import draw as draw_ablation
-from benchmarks.evidence import publish
+from benchmarks.evidence import publish, verify
 from benchmarks.evidence.times import TIMES, read_runs
 from benchmarks.recipes.figure import draw as draw_recipes
 from benchmarks.recipes.measure import public_leads
@@ -135,7 +136,8 @@ def test_transfer_takes_the_students_that_are_there(finished):
     experiment = resolve({"scale": "smoke"})
     assert list(rows["method"].unique()) == ["untrained", *experiment.transfer.methods]
     assert set(rows["data"]) == {"mean", *experiment.transfer.data}
-    assert set(rows["protocol"]) == {"linear-probe", "k-nn", "fine-tuning"}
+    unchosen = {"linear-probe-fixed", "k-nn-fixed"}
+    assert set(rows["protocol"]) == {"linear-probe", "k-nn", "fine-tuning", *unchosen}
     for suffix in ("md", "tex", "png", "pdf"):
         assert (finished / f"results/smoke/transfer.{suffix}").stat().st_size
     assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
@@ -199,6 +201,39 @@ def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
         assert pd.read_csv(directory / "metrics.csv")["loss"].notna().all()
         students.add(record["files"]["student.safetensors"])
     assert len(students) == len(methods)  # no method is another one in disguise
+
+
+def test_students_are_evaluated_again_and_held_to_their_records(finished, tmp_path, monkeypatch):
+    made = resolve({"scale": "smoke", "results": str(tmp_path)})
+    cells = [("deit-cait", "A", 2, method, 0) for method in ("hard_kd_token", "sp")]
+    own = resolve({"scale": "smoke", "results": str(finished / "results")})
+    for key in cells:
+        shutil.copytree(own.cell_directory(*key), made.cell_directory(*key))
+    monkeypatch.setattr(verify, "keys", lambda _: cells)
+
+    def found():
+        looked = verify.Verified()
+        verify.verify_students(made, looked)
+        return looked
+
+    assert found().same == ["2 student(s) reach what their records say"] and not found().other
+    record = made.cell_directory(*cells[0]) / "run.json"
+    run = json.loads(record.read_text(encoding="utf-8"))
+    run["result"]["top1"] += 0.5
+    record.write_text(json.dumps(run), encoding="utf-8")
+    weights = made.cell_directory(*cells[1]) / "student.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    first, second = found().other
+    assert first.startswith(f"{record}: says") and second.startswith(f"{weights}: other bytes")
+
+
+def test_the_report_is_one_page_of_what_is_there(finished):
+    done = snakemake(finished, "report", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = (finished / "results/smoke/report.html").read_text(encoding="utf-8")
+    assert 'id="table1"' in text and "data:image/svg+xml" in text
+    again = snakemake(finished, "report", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def texts(figure):
