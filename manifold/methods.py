@@ -1,9 +1,12 @@
 """The paper's method: soft KD with the manifold losses of several layer pairs."""
 
+from copy import deepcopy
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from manifold.distiller import Distiller
+from manifold.distiller import Distiller, FrozenTeacher
 from manifold.losses import decoupled_manifold_loss, full_manifold_loss
 from manifold.settings.section import Count, NotNegative
 
@@ -50,6 +53,31 @@ class Manifold(Distiller):
         """Draw (K,) rows of the flattened (B·N) order from the method's own generator."""
         rows = tokens.shape[0] * tokens.shape[1]
         return torch.randperm(rows, generator=self.sampling)[: self.samples]
+
+
+class ManifoldOfScrambledMaps(Manifold):
+    """``Manifold`` with the teacher's logits, and the maps of a network that knows nothing.
+
+    The control for what the maps carry: the network is the teacher with the entries of every
+    parameter in a random order, drawn once from the seed. It costs a teacher's pass of its own.
+
+    Source: a control of this suite.
+    """
+
+    def __init__(self, student, teacher, **arguments):
+        super().__init__(student, teacher, **arguments)
+        scrambled = deepcopy(teacher.model)
+        with torch.no_grad():
+            for parameter in scrambled.parameters():
+                order = torch.randperm(parameter.numel()).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order].view_as(parameter))
+        maps = FrozenTeacher(scrambled, teacher.most_tokens, teacher.rescale)
+        maps.watch(self.layers.teacher)
+        object.__setattr__(self, "maps", maps)  # as the teacher: no submodule, and never trained
+
+    def ask_teacher(self, images, student):
+        teacher = super().ask_teacher(images, student)
+        return replace(teacher, tokens=self.maps(images).tokens)
 
 
 class ManifoldFull(Distiller):

@@ -77,6 +77,8 @@ def exact(build, method, **overrides):
     """A method in float64, without draws of its own; projectors of equal width are the identity."""
     distiller = build(method, **NO_DROP_PATH, **undrawn(method), **overrides).double()
     distiller.teacher.double()
+    if hasattr(distiller, "maps"):  # a teacher of its own
+        distiller.maps.double()
     with torch.no_grad():
         for projector in distiller.auxiliary["projectors"] if LINEAR & TERMS[method] else []:
             if projector.in_features == projector.out_features:

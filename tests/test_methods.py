@@ -49,6 +49,7 @@ TERMS = {
     "manifold_middle": {"cross_entropy", "kl", "intra", "inter", "random"},
     "manifold_quarter": {"cross_entropy", "kl", "intra", "inter", "random"},
     "manifold_fourfold": {"cross_entropy", "kl", "intra", "inter", "random"},
+    "manifold_scrambled": {"cross_entropy", "kl", "intra", "inter", "random"},
     "manifold_shuffled": {"cross_entropy", "kl", "intra", "inter", "random"},
     "hard_kd": {"cross_entropy", "hard"},
     "dkd": {"cross_entropy", "target", "non_target"},
@@ -475,6 +476,25 @@ def test_manifold_averages_each_weighted_term_over_the_layer_pairs(build):
     found = values(distiller.terms(student, teacher, mixed_targets()))
     expected = {"intra": 2 * intra, "inter": 30 * inter, "random": 0.5 * random}
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_scrambled_maps_are_of_the_teachers_weights_and_its_logits_are_its_own(build):
+    distiller, plain = build("manifold_scrambled"), build("manifold")
+    before = {name: p.clone() for name, p in distiller.teacher.model.named_parameters()}
+    images, _ = batch()
+    found, own = distiller.ask_teacher(images, None), plain.ask_teacher(images, None)
+    torch.testing.assert_close(found.logits, own.logits, rtol=0, atol=0)
+    for layer, tokens in own.tokens.items():
+        assert tokens.shape == found.tokens[layer].shape
+        assert not torch.allclose(tokens, found.tokens[layer])
+    pairs = zip(before.items(), distiller.maps.model.named_parameters(), strict=True)
+    for (name, weights), (other, scrambled) in pairs:
+        assert name == other and torch.equal(distiller.teacher.model.get_parameter(name), weights)
+        assert torch.equal(weights.flatten().sort().values, scrambled.flatten().sort().values)
+    again = build("manifold_scrambled").ask_teacher(images, None)  # of the same seed
+    for layer, tokens in found.tokens.items():
+        torch.testing.assert_close(again.tokens[layer], tokens, rtol=0, atol=0)
+    assert "maps" not in dict(distiller.named_modules())
 
 
 def test_manifold_full_averages_the_weighted_loss_over_the_layer_pairs(build):

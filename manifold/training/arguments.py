@@ -64,10 +64,14 @@ class _Undocumented(Section):
 
 
 def number_annotations(kind: type[Distiller]) -> dict[str, Any]:
-    """The constructor's parameters that are numbers, and every method's, with their annotations."""
+    """The constructors' parameters that are numbers, with their annotations.
+
+    Those of the classes that it derives from are among them.
+    """
     return {
         name: parameter.annotation
-        for each in (Distiller, kind)
+        for each in reversed(kind.__mro__)
+        if issubclass(each, Distiller)
         for name, parameter in signature(each).parameters.items()
         if _bare(parameter.annotation) in (int, float)
     }
