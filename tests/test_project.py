@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from benchmarks.evidence import methods_page, publish
+from benchmarks.evidence import methods_page, publish, verify
 from benchmarks.evidence.times import times_table
 from manifold.errors import UserError
 from manifold.settings import ROOT, resolve, to_plain
@@ -155,6 +155,28 @@ def test_the_docs_show_what_the_published_runs_took():
 def shown_in(page, name):
     begin, end = publish.markers(name)
     return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
+
+
+@pytest.mark.parametrize("scale", ["mini"])
+def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
+    found, published = verify.Verified(), ROOT / f"results/published/{scale}"
+    verify.verify_tables(resolve({"scale": scale}), published, found)
+    assert found.other == []
+    for suffix in ("", "_seeds"):
+        assert f"{published / f'table1{suffix}.csv'} from its records" in found.same
+
+
+def test_the_terms_at_equal_gradient_are_those_that_were_measured():
+    rows = pd.read_csv(ROOT / "results/published/mini/table1.csv").set_index("method")
+    pairs = (pair.split("=") for pair in rows.loc["manifold", "gradient_shares"].split())
+    shares = {term: float(share) for term, share in pairs}
+    definitions = resolve({"scale": "mini"}).method_definitions
+    own, equal = (definitions[name].arguments for name in ("manifold", "manifold_equal"))
+    for term in ("intra", "inter", "random"):
+        factor = shares["intra"] / shares[term]
+        assert equal[term] == pytest.approx(factor * own[term], rel=0.05)
+        if term != "intra":
+            assert definitions[f"manifold_{term}_equal"].arguments[term] == equal[term]
 
 
 def test_the_page_of_the_methods_is_that_of_their_classes():
