@@ -35,6 +35,7 @@ from manifold.training import teacher, train
 from manifold.training.cells import Cell
 from manifold.training.cohort import Cohort, Member
 from manifold.training.data import evaluation_transform, train_transform
+from manifold.training.records import SHARE
 from manifold.training.runs import Setting, build_cohort, build_distiller, student_setting
 
 REPORTED = ROOT / "results/reported"
@@ -564,7 +565,7 @@ def test_without_a_validation_split_the_metrics_keep_their_columns(
     method, terms, without_validation
 ):
     metrics = pd.read_csv(cell(without_validation, method, 1, "metrics.csv"))
-    assert set(metrics.columns) == {*EPOCH_COLUMNS, *terms}
+    assert set(metrics.columns) == {*EPOCH_COLUMNS, *terms, *(SHARE + term for term in terms)}
     assert metrics["validation_top1"].isna().all() and len(metrics) == 1
     assert metrics.drop(columns="validation_top1").notna().all(axis=None)
 

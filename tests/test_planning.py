@@ -100,7 +100,10 @@ def test_what_is_done_is_not_planned_again(touched):
         ("detection_rehearsal={objects: 7}", set()),
         ("machine={threads: 2, workers: 1}", set()),
         ("machine={device: cuda, processes: 2}", set()),
-        ("description=others", {"table1", "bench", "recipes", "ablation", "transfer", "detection"}),
+        (
+            "description=others",
+            {"table1", "bench", "recipes", "budgets", "ablation", "transfer", "detection"},
+        ),
         ("seeds=[0, 1]", set()),
         ("results=results", set()),
     ],
