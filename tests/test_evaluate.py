@@ -13,7 +13,8 @@ from benchmarks.evaluate import evaluate_checkpoint
 from benchmarks.evidence import publish, times
 from manifold.errors import UserError
 from manifold.models import create_model
-from manifold.settings import Model, resolve
+from manifold.settings import Model, read_yaml, read_yaml_text, resolve
+from manifold.settings.resolve import experiment_text
 from manifold.training import train
 
 pytestmark = pytest.mark.slow
@@ -138,16 +139,18 @@ def files(experiment, study):
 def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
     rehearsal = [path.name for path in files(run, "rehearsal")]
     copies = publish.publish(run)
-    assert [path.name for path in copies] == rehearsal
-    assert all(
-        path.read_text(encoding="utf-8") == path.name
-        for path in (tmp_path / "published/mine").iterdir()
+    *tables, written = copies
+    assert [path.name for path in tables] == rehearsal
+    assert all(path.read_text(encoding="utf-8") == path.name for path in tables)
+    assert read_yaml(written) == read_yaml_text(
+        experiment_text(run.replaced(results="results")), ""
     )
+    assert set((tmp_path / "published/mine").iterdir()) == set(copies)
     (run.directory / "table1.png").write_text("table1.png", encoding="utf-8")
     (run.directory / "preflight.json").write_text("preflight.json", encoding="utf-8")
     names = {path.name for path in publish.publish(run)}
     table = {path.name for path in files(run, "table1")}
-    assert names == {*table, *rehearsal, "preflight.json"}
+    assert names == {*table, *rehearsal, "preflight.json", "experiment.yaml"}
 
 
 def test_of_a_run_on_ones_own_data_its_times_alone_may_be_kept(run, tmp_path):

@@ -623,7 +623,7 @@ def test_a_row_says_what_its_own_terms_make_of_the_gradient(finished):
     text = (finished.directory / "table1.md").read_text(encoding="utf-8")
     assert "| kl 98, intra 2 " in text
     (said,) = [line for line in in_words(finished) if "less than 5 % of the" in line]
-    assert said.endswith("base loss: Manifold, decoupled (2 %)")
+    assert said.endswith("student's gradient: Manifold, decoupled (2 %)")
 
 
 def test_several_pairs_stand_in_one_table_each_over_its_own_baseline(finished):

@@ -20,6 +20,7 @@ from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
 from manifold.settings import ROOT, Experiment
 from manifold.settings.recorded import RECORDS
+from manifold.settings.resolve import experiment_text
 from manifold.training import command
 
 PUBLISHED = ROOT / "results" / "published"
@@ -28,7 +29,7 @@ README = ROOT / "README.md"
 RUNNING = ROOT / "docs" / "running.md"
 SHOWN_SCALE = "mini"  # the scale that the docs show: the default
 IN_README = "table1"  # the study that the README shows in short
-BESIDE = ("preflight.json", "experiment.yaml", TIMES)  # of the run, kept with its tables
+BESIDE = ("preflight.json", TIMES)  # of the run, kept with its tables
 
 
 def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
@@ -57,6 +58,10 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
         copy = PUBLISHED / experiment.name / path.name
         write_atomic(copy, lambda partial, path=path: shutil.copyfile(path, partial))
         copies.append(copy)
+    if not times_alone:  # with the keys that the tables were written by
+        text = experiment_text(experiment.replaced(results="results"))
+        copies.append(PUBLISHED / experiment.name / "experiment.yaml")
+        write_text(copies[-1], text)
     return copies
 
 
@@ -127,6 +132,7 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
     """
     table = experiment.table1
     baseline = experiment.method_definitions[table.baseline].title
+    by_blocks = experiment.studies[IN_README].primary == "blocks"
     methods = rows[rows["method"] != TEACHER]
     (reached,) = rows.loc[rows["method"] == TEACHER, "top1_mean"]
     teacher = "" if pd.isna(reached) else f" The teacher reaches {reached:.2f} %."
@@ -134,7 +140,7 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
         {
             "Method": row["title"],
             "Top-1 (%)": readable_interval(row, "top1"),
-            f"Gain over {baseline}": readable_interval(row, "gain", "+"),
+            f"Gain over {baseline}": readable_interval(row, _deciding(row, by_blocks), "+"),
             "Decided": row["decided"] if isinstance(row.get("decided"), str) else MISSING,
         }
         for _, row in methods.iterrows()
@@ -145,6 +151,12 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
         f"{first['n']} seeds, {100 * experiment.statistics.confidence:g} % intervals."
         f"{teacher}\n\n{shown.to_markdown(index=False)}"
     )
+
+
+def _deciding(row: pd.Series, by_blocks: bool) -> str:
+    """Whose interval belongs to the test that decides: of all methods together, or of the pairs."""
+    is_in_blocks = by_blocks and pd.notna(row.get("pooled_gain_mean"))
+    return "pooled_gain" if is_in_blocks else "gain"
 
 
 def update_readme(readme: Path, name: str, shown: str) -> None:

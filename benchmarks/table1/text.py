@@ -190,8 +190,7 @@ def _in_words(table: Measured, experiment: Experiment) -> list[str]:
             for _, row in weak.iterrows()
         )
         lines.append(
-            f"rows whose own terms make less than {least} of the student's gradient, so that they "
-            f"hardly differ from their base loss: {shown}"
+            f"rows whose own terms make less than {least} of the student's gradient: {shown}"
         )
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
     if len(unlabelled):

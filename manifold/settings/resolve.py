@@ -88,11 +88,7 @@ def write_experiment(experiment: Experiment) -> Path:
             f"the folder {experiment.directory} cannot be made ({error.strerror}); choose another "
             "place for results or name"
         ) from error
-    text = (
-        "# Every setting of the runs in this folder, written by the workflow. Usable again:\n"
-        f"#   snakemake --cores all reproduce_table1 --configfile {experiment.file}\n"
-        + yaml.safe_dump(_whole(experiment), sort_keys=False, allow_unicode=True, width=100)
-    )
+    text = experiment_text(experiment)
     before = read_text(experiment.file) if experiment.file.is_file() else None
     if before != text:
         has_runs = any(True for _ in experiment.directory.rglob("run.json"))
@@ -104,6 +100,15 @@ def write_experiment(experiment: Experiment) -> Path:
             )
         write_text(experiment.file, text)
     return experiment.file
+
+
+def experiment_text(experiment: Experiment) -> str:
+    """What experiment.yaml holds."""
+    return (
+        "# Every setting of the runs in this folder, written by the workflow. Usable again:\n"
+        f"#   snakemake --cores all reproduce_table1 --configfile {experiment.file}\n"
+        + yaml.safe_dump(_whole(experiment), sort_keys=False, allow_unicode=True, width=100)
+    )
 
 
 def _reshaped(before: str, experiment: Experiment) -> str:
