@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from benchmarks.evidence import methods_page, publish, verify
+from benchmarks.evidence import methods_page, publish, report, verify
 from benchmarks.evidence.times import times_table
 from manifold.errors import UserError
 from manifold.settings import ROOT, resolve, to_plain
@@ -167,6 +167,13 @@ def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
     assert found.other == []
     for suffix in ("", "_seeds"):
         assert f"{published / f'table1{suffix}.csv'} from its records" in found.same
+
+
+def test_the_published_page_is_that_of_the_published_files():
+    published = ROOT / "results/published/mini"
+    page = published / report.REPORT
+    assert page.read_text(encoding="utf-8") == report.page(resolve({"scale": "mini"}), published)
+    assert page.stat().st_size < 5e6
 
 
 def test_the_terms_at_equal_gradient_are_those_that_were_measured():

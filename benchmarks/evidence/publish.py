@@ -180,6 +180,11 @@ def main() -> None:
     experiment = command.experiment(options)
     publish(experiment, options.times_alone)
     update_readme(RUNNING, "times", times_table(PUBLISHED))
+    if not options.times_alone:
+        from benchmarks.evidence.report import REPORT, page  # which shows what this module makes
+
+        folder = PUBLISHED / experiment.name
+        write_text(folder / REPORT, page(experiment, folder))
     if experiment.name == SHOWN_SCALE and not options.times_alone:
         studies, published = list(experiment.studies.values()), PUBLISHED / SHOWN_SCALE
         write_text(PAGE, results_page(studies, published))
