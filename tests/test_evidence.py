@@ -539,9 +539,9 @@ def caption_of(experiment):
 
 def test_a_table_names_its_registration_and_in_what_it_differs(saying, finished):
     assert "egistered" not in caption_of(finished) and "exploratory" not in caption_of(finished)
-    assert "Registered before the runs, and made so (" in caption_of(saying())
+    assert "registered.yaml on 2026-11-29, and made so; the r" in caption_of(saying())
     other = caption_of(saying(runs={"seeds": [0, 1, 2, 3], "recipe": "B", "epochs": 2}))
-    assert "but with" in other and "seeds 0, 1, 2 instead of 0, 1, 2, 3" in other
+    assert "on 2026-11-29, but with" in other and "seeds 0, 1, 2 instead of 0, 1, 2, 3" in other
     assert "recipe A instead of B" in other and "epochs 2 instead" not in other
     assert "the randomised-block model with Dunnett's comparison decides, over all comp" in other
     assert "registered.yaml, so exploratory." in caption_of(saying(study="bench"))

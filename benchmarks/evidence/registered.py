@@ -83,9 +83,9 @@ def words(experiment: Experiment, study: str, runs: dict[str, Any]) -> str:
     if said is None:
         return f"Not in {experiment.registered}, so exploratory."
     others = differences(said, runs)
-    how = f"but with {'; '.join(others)}" if others else "and made so"
+    how = f", but with {'; '.join(others)}" if others else ", and made so"
     return (
-        f"Registered before the runs, {how} ({experiment.registered}, {said.said}); "
+        f"Registered in {experiment.registered} on {said.said}{how}; "
         f"{PRIMARY[said.primary]} decides, over {said.family}."
     )
 

@@ -149,7 +149,7 @@ def _provenance(experiment: Experiment, folder: Path) -> Markup:
         )
     if experiment.registered is not None:
         said = find(experiment.registered).read_text(encoding="utf-8")
-        parts.append(f"Registered before the runs (`{experiment.registered}`):\n\n```\n{said}```")
+        parts.append(f"Registered, in `{experiment.registered}`:\n\n```\n{said}```")
     preflight = folder / "preflight.json"
     if preflight.is_file():
         packages = json.loads(preflight.read_text(encoding="utf-8")).get("packages", {})
