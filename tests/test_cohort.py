@@ -257,6 +257,15 @@ def test_a_term_without_a_gradient_has_no_share(cohort):
     assert sum(member.shares.values()) == pytest.approx(1)
 
 
+def test_a_look_that_overflows_counts_for_nothing(cohort):
+    (member,) = (made := cohort("soft_kd", **looks(1))).members
+    member._norms = {"kl": torch.tensor(float("inf")), "cross_entropy": torch.tensor(1.0)}
+    member._add_shares()
+    assert member.mean_shares() == {"kl": None, "cross_entropy": None}
+    made.step(*batch(), 0)
+    assert member.looks == 1 and sum(member.mean_shares().values()) == pytest.approx(1)
+
+
 # ---- optimizer -------------------------------------------------------------------------------
 
 

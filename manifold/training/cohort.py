@@ -190,10 +190,18 @@ class Member:
         if not self._norms:
             return
         norms = torch.stack(list(self._norms.values())).double()
+        if not norms.isfinite().all():  # the scaler of float16 has not found its scale yet
+            norms = torch.zeros_like(norms)
+        else:
+            self.looks += 1
         shares = (norms / norms.sum().clamp(min=torch.finfo(torch.float64).tiny)).tolist()
         for term, share in zip(self._norms, shares, strict=True):
             self.shares[term] = self.shares.get(term, 0.0) + share
-        self._norms, self.looks = {}, self.looks + 1
+        self._norms = {}
+
+    def mean_shares(self) -> dict[str, float | None]:
+        """Each term's share of the gradient over the epoch's looks; None where none came out."""
+        return {term: own / self.looks if self.looks else None for term, own in self.shares.items()}
 
     def state(self) -> dict:
         return {

@@ -146,7 +146,7 @@ class Training:
         for member, top1 in zip(self.cohort.members, accuracies, strict=True):
             row = {"epoch": self.epoch, "step": self.step, "learning_rate": member.learning_rate}
             row |= {term: total / self.steps_per_epoch for term, total in member.totals.items()}
-            row |= {records.SHARE + term: own / member.looks for term, own in member.shares.items()}
+            row |= {records.SHARE + term: share for term, share in member.mean_shares().items()}
             row |= {"validation_top1": top1, "images_per_second": self._images_per_second(member)}
             self.rows[member.name].append(row)
             best = self.best.get(member.name)
