@@ -157,7 +157,7 @@ def shown_in(page, name):
     return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
 
 
-@pytest.mark.parametrize("scale", ["mini"])
+@pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
     found, published = verify.Verified(), ROOT / f"results/published/{scale}"
     runs = pd.read_csv(published / "table1_seeds.csv")
