@@ -15,7 +15,7 @@ CHOICES = ("attention", "random")  # of the patches that the teacher sees
 class MaskedKD(Distiller):
     """(1−α)·CE + α·T²·KL(teacher of the kept patches ‖ student), both means over the batch.
 
-    α and T are the recipe's.
+    α and T are the entry's, or else the recipe's.
 
     The teacher sees int(keep · N) patches of each image, and pays for these alone: those that the
     student's class token attends to most (last block, mean over the heads), or with ``choice:

@@ -4,7 +4,9 @@ from manifold.distiller import Distiller
 
 
 class SoftKD(Distiller):
-    """(1−α)·CE + α·T²·KL(teacher ‖ student), both means over the batch; α and T of the recipe.
+    """(1−α)·CE + α·T²·KL(teacher ‖ student), both means over the batch.
+
+    α and T are the entry's, or else the recipe's.
 
     Source: Hinton et al. 2015, arXiv 1503.02531.
     """
