@@ -166,9 +166,12 @@ def test_what_is_detectable_and_how_many_seeds_that_takes_are_one():
     assert seeds_to_detect(0.5, 1.0, 0.95) == 34
     assert detectable_difference(2.0, 34, 0.95) == pytest.approx(2 * 0.4946, rel=1e-3)
     for n in (2, 5, 17):
-        assert seeds_to_detect(detectable_difference(0.7, n, 0.95), 0.7, 0.95) == n
+        found = detectable_difference(0.7, n, 0.95) * (1 + 1e-9)  # to the safe side of rounding
+        assert seeds_to_detect(found, 0.7, 0.95) == n
     assert detectable_difference(0.0, 3, 0.95) == 0.0 and seeds_to_detect(0.1, 0.0, 0.95) == 2
     assert seeds_to_detect(1e-6, 1.0, 0.95) is None
+    powers = [power_of(effect, n, 0.95) for n in (2, 3, 10, 400) for effect in (5, 20, 30, 1000)]
+    assert all(0.4 < power <= 1 for power in powers)  # no nan where a tail vanishes
     with pytest.raises(ValueError, match="at least two pairs"):
         detectable_difference(1.0, 1, 0.95)
 
@@ -420,6 +423,15 @@ def test_an_interval_that_is_cut_is_marked_in_every_format(finished):
         assert ", 100.00 (cut)]" in text and "(cut): the t interval goes on beyond" in text
 
 
+def seeds_to_tell(experiment, difference):
+    """By trying every number of seeds, at the spread of manifold - soft_kd."""
+    top1 = table1.measure(experiment.studies["table1"]).seeds.pivot(
+        index="seed", columns="method", values="top1"
+    )
+    effect = difference / (top1["manifold"] - top1["soft_kd"]).std()
+    return next(n for n in range(2, 10_000) if power_of(effect, n, 0.95) >= 0.8)
+
+
 def test_another_scale_says_who_is_ahead_here_and_judges_no_claim(finished):
     claims = table1.measure(finished.studies["table1"]).claims.set_index("id")
     assert set(claims["verdict"]) == {"not comparable"}
@@ -428,6 +440,8 @@ def test_another_scale_says_who_is_ahead_here_and_judges_no_claim(finished):
     # Of another recipe, teacher or budget on one side, or of no difference.
     others = claims.drop(index=same)
     assert others["direction_here"].isna().all() and (others["n"] == 0).all()
+    assert claims.loc["gain-over-soft-kd", "seeds_to_tell"] == seeds_to_tell(finished, 0.7)
+    assert claims["seeds_to_tell"].notna().sum() == 1  # no number of seeds tells a zero from zero
     assert {"gain-over-deit-distilled", "soft-kd-over-none", "spectralkd-lead-epoch-10"} <= set(
         others.index
     )

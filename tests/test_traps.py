@@ -960,15 +960,15 @@ def test_a_page_without_provenance_is_caught(finished, monkeypatch):
 
 @pytest.mark.slow
 def test_runs_of_two_budgets_in_one_row_are_caught(finished, monkeypatch):
-    def read_any(experiment, key, teacher_sha256):
+    def read_any(experiment, key):
         *_, method, seed = key
         longer = (PAIR, RECIPE, 2, method, seed)
         mixed = longer if (method, seed) == ("soft_kd", 1) else key
         return records.read_run(experiment.cell_directory(*mixed) / "run.json")
 
-    def read_checked(experiment, key, teacher_sha256):
-        monkeypatch.setattr(cells, "read_run", lambda _: read_any(experiment, key, teacher_sha256))
-        return read(experiment, key, teacher_sha256)
+    def read_checked(experiment, key):
+        monkeypatch.setattr(cells, "read_run", lambda _: read_any(experiment, key))
+        return read(experiment, key)
 
     read = cells._read
     monkeypatch.setattr(cells, "_read", read_checked)

@@ -4,9 +4,8 @@ import csv
 from collections.abc import Iterable
 
 from manifold.errors import UserError
-from manifold.files import sha256
-from manifold.settings import Experiment, fingerprint
-from manifold.settings.recorded import METRICS, Key, recorded
+from manifold.settings import Experiment
+from manifold.settings.recorded import METRICS, Key, expected_fingerprint, recorded
 from manifold.training.records import SHARE, read_run
 
 EPOCH_COLUMNS = (
@@ -30,27 +29,28 @@ def collect(
         seeds: by default all of the scale's.
 
     Raises:
-        UserError: a cell is missing, or is of another configuration or teacher.
+        UserError: a cell or its teacher is missing, or it is of another configuration or teacher.
     """
-    teacher = sha256(experiment.teacher_weights(pair))
     return {
         method: {
-            seed: _read(experiment, (pair, recipe, epochs, method, seed), teacher)
+            seed: _read(experiment, (pair, recipe, epochs, method, seed))
             for seed in seeds or experiment.seeds
         }
         for method in methods or experiment.methods_of(pair)
     }
 
 
-def _read(experiment: Experiment, key: Key, teacher: str) -> dict:
+def _read(experiment: Experiment, key: Key) -> dict:
     path = experiment.cell_directory(*key) / "run.json"
     if (found := recorded(experiment, key)) is not None:
         return found.run
     if not path.is_file():
         raise UserError(f"{path}: this cell has not been run; snakemake makes it")
-    record = read_run(path)
-    identity = {**experiment.cell_identity(*key), "teacher_sha256": teacher}
-    if record["fingerprint"] != fingerprint(identity):
+    record, expected = read_run(path), expected_fingerprint(experiment, key)
+    if expected is None:
+        weights = experiment.teacher_weights(key[0])
+        raise UserError(f"{weights} is not there, the teacher of {path}; snakemake makes it")
+    if record["fingerprint"] != expected:
         raise UserError(f"{path} is of another configuration; delete its folder to run it again")
     return record
 

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import nctdtr, stdtr, stdtrit  # scipy.stats takes ten times as long to import
 
 ENDS = ("low", "high")
+NO_TAIL = 7.5  # standard deviations: below 1e-13
 HIGHEST = 100.0  # of a percentage, and of what two of them differ by
 
 
@@ -216,7 +217,9 @@ def power_of(effect: float, n: int, confidence: float) -> float:
     """
     limit = stdtrit(n - 1, (1 + confidence) / 2)
     shift = effect * np.sqrt(n)
-    return float(1 - nctdtr(n - 1, shift, limit) + nctdtr(n - 1, shift, -limit))
+    # The other side has at most the normal tail beyond the shift, of which scipy makes a nan.
+    other_side = nctdtr(n - 1, shift, -limit) if shift < NO_TAIL else 0.0
+    return float(1 - nctdtr(n - 1, shift, limit) + other_side)
 
 
 def _paired(first: dict[int, float], second: dict[int, float]) -> list[float]:

@@ -17,6 +17,7 @@ from benchmarks.evidence.statistics import (
     holm,
     mean_interval,
     paired_difference,
+    seeds_to_detect,
     spread_of,
 )
 from benchmarks.evidence.words import interval_columns
@@ -221,7 +222,7 @@ def _claim_row(
     """
     confidence = experiment.statistics.confidence
     own = [_runs_of(experiment, claim, side, top1) for side in claim.sides]
-    verdict, measured, predicted, here = "not run", None, None, None
+    verdict, measured, predicted, here, seeds = "not run", None, None, None, None
     if all(own):
         verdict, predicted = judge(claim, own, confidence, experiment.statistics.margin)
         measured = (
@@ -232,10 +233,14 @@ def _claim_row(
     elif claim.dataset != experiment.reported_dataset:
         verdict = "not comparable"
     first_pair = top1[experiment.table1.pairs[0]]
-    if measured is None and _is_of_one_kind(experiment, claim, first_pair):
-        measured = paired_difference(*(first_pair[side.method] for side in claim.sides), confidence)
+    if not all(own) and _is_of_one_kind(experiment, claim, first_pair):
+        own = [first_pair[side.method] for side in claim.sides]
+        measured = paired_difference(*own, confidence)
     if measured and len(claim.sides) == 2:
         here = direction(*(side.method for side in claim.sides), measured)
+        if float(claim.value):
+            spread, power = spread_of(*own), experiment.statistics.power
+            seeds = seeds_to_detect(float(claim.value), spread, confidence, power)
     low, high = predicted or (None, None)
     return {
         "id": claim.id,
@@ -251,6 +256,7 @@ def _claim_row(
         "direction_here": here,
         "predicted_low": low,
         "predicted_high": high,
+        "seeds_to_tell": seeds,
         "verdict": verdict,
         "source": claim.source,
     }

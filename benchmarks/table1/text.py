@@ -100,6 +100,9 @@ def _parts_on_claims(
                 f"n = {row['n']}",
                 "Here": row["direction_here"] or MISSING,
                 "One more run would end in": _predicted(row),
+                "Seeds to tell it": MISSING
+                if pd.isna(row["seeds_to_tell"])
+                else f"{row['seeds_to_tell']:.0f}",
                 "Verdict on the claim": row["verdict"],
             }
             for _, row in shown.iterrows()
@@ -114,7 +117,9 @@ def _parts_on_claims(
         "the rounding of its digits; a difference is supported where the interval leaves out zero, "
         f"and a difference of none where it is within {statistics.margin:g} points by two "
         "one-sided tests. All other runs are not comparable: they say which method is ahead here, "
-        "and no more.",
+        "and no more. Seeds to tell it: with so many, "
+        f"{100 * statistics.power:g} % of studies whose pairs spread as these do would tell a "
+        "difference of the reported size from zero.",
         claims if len(claims) else "This run judges no claim.",
         *(
             f"{verdict[0].upper()}{verdict[1:]}: {', '.join(own['id'])}."

@@ -2,7 +2,6 @@
 
 import os
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -234,9 +233,9 @@ class Experiment(Section):
         last = seeds[len(seeds) // at_once * at_once :]
         parts = min(at_once // len(last), len(methods)) if last else 1
         if parts > 1:
-            bounds = [len(methods) * part // parts for part in range(parts + 1)]
             cut = "|".join(map(str, last))
-            pieces += [(methods[first:end], cut) for first, end in pairwise(bounds)]
+            # Alike methods stand beside each other, and cost alike: they are dealt out in turn.
+            pieces += [(methods[part::parts], cut) for part in range(parts)]
             apart |= set(map(str, last))
         ordered = [str(seed) for seed in self.seeds if str(seed) in apart]
         others = rf"(?!(?:{'|'.join(ordered)})\b)\d+" if ordered else r"\d+"
