@@ -14,7 +14,7 @@ _suite_setup() {
         . .venv/bin/activate || return 1
     fi
     python -m pip install --quiet --constraint constraints.txt \
-        --editable '.[test,transfer,detection]' || return 1
+        --editable '.[test,docs,transfer,detection]' || return 1
     _suite_opencv
 }
 

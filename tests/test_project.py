@@ -69,6 +69,17 @@ def test_python_is_formatted_and_linted():
 
 
 @pytest.mark.slow
+def test_the_site_is_built_and_every_link_and_heading_is_there(tmp_path):
+    arguments = ["--quiet", "--fail-on-warning", "-d", str(tmp_path / "trees"), "-c", "docs"]
+    done = run(sys.executable, "-m", "sphinx", *arguments, ".", str(tmp_path / "site"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    front = (tmp_path / "site/index.html").read_text(encoding="utf-8")
+    for page in [*(ROOT / "docs").glob("*.md"), ROOT / "CONTRIBUTING.md"]:
+        link = page.relative_to(ROOT).with_suffix(".html").as_posix()
+        assert f'href="{link}"' in front, f"{link}: docs/conf.py lists it nowhere"
+
+
+@pytest.mark.slow
 def test_snakefiles_are_formatted_and_linted():
     files = ["Snakefile", *map(str, sorted((ROOT / "workflow").rglob("*.smk")))]
     done = run(sys.executable, "-m", "snakefmt", "--check", *files)
