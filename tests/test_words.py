@@ -23,6 +23,11 @@ ROWS = pd.DataFrame(
 )
 
 
+def test_a_p_value_has_no_more_digits_than_it_says_something_with():
+    shown = [words.readable_p(p) for p in (None, float("nan"), 1.0, 0.0123, 1e-4, 9.9e-5, 0.0)]
+    assert shown == ["—", "—", "1", "0.012", "0.0001", "< 0.0001", "< 0.0001"]
+
+
 def test_verdicts_name_every_row_with_an_interval_once():
     found = words.verdicts(ROWS, "gain", "above", "below", "open")
     assert found == {

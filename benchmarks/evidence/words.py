@@ -10,6 +10,7 @@ MISSING = "—"
 PARTS = ("mean", "low", "high")
 CUT = "_cut"  # ends the name of the column that tells which ends of an interval are cut
 CUT_MARK = " (cut)"  # follows such an end
+LEAST_P = 1e-4  # below it the digits of a p-value are those of rounding
 
 
 def interval_columns(key: str, interval: Interval | None) -> dict[str, float | str | None]:
@@ -69,6 +70,9 @@ def readable_number(value: float | None, form: str) -> str:
 
 
 def readable_p(p: float | None) -> str:
+    """A p-value with two digits; one so small that its digits say nothing is below a bound."""
+    if not pd.isna(p) and p < LEAST_P:
+        return f"< {LEAST_P:g}"
     return readable_number(p, ".2g")
 
 
