@@ -6,6 +6,7 @@ import re
 import subprocess
 from functools import cache
 
+import made_cells
 import pytest
 import warm_python as warm
 
@@ -100,6 +101,31 @@ def experiment(tmp_path):
         return smoke().replaced(results=str(tmp_path))
 
     return make
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Resolve Table 1 of the smoke scale with a folder of results of its own, for made cells."""
+    teacher = tmp_path / "teacher" / "student.safetensors"
+    teacher.parent.mkdir()
+    teacher.write_bytes(b"weights")
+
+    def resolved(folder, **overrides):
+        return settings.resolve(
+            {
+                "scale": "smoke",
+                "results": str(tmp_path / folder),
+                "name": "study",
+                "seeds": made_cells.SEEDS,
+                "methods": made_cells.METHODS,
+                "pairs": {"deit-cait": {"teacher": {"weights": str(teacher)}}},
+                **dict.fromkeys(("recipe_study", "budgets", "ablation", "transfer", "bench")),
+                **dict.fromkeys(("detection", "detection_rehearsal", "cost")),
+                **overrides,
+            }
+        )
+
+    return resolved
 
 
 @cache

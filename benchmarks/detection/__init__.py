@@ -194,6 +194,7 @@ class Detection(Study):
     question = "Is a method's student ahead of soft KD's as the backbone of a detector?"
     Settings = DetectionSettings
     taken_away_by_null = ("detectors",)
+    measured = "ap"
 
     # ---- what it needs -----------------------------------------------------------------------
 

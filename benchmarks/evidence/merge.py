@@ -5,12 +5,13 @@ come to ``results/mini/records``. What is missing is trained, and a table is mad
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.records import TEACHERS, finished, keys
+from benchmarks.evidence.runs import differing, in_words
 from manifold.errors import Faults, UserError
 from manifold.files import sha256, write_text
 from manifold.settings import Experiment, to_plain
@@ -25,8 +26,6 @@ from manifold.settings.recorded import (
 )
 from manifold.training import command
 from manifold.training.records import evaluation_path
-
-SHOWN_KEYS = 3  # in which an identity differs
 
 
 @dataclass
@@ -97,21 +96,11 @@ def _hold_to_identity(experiment: Experiment, path: Path, found: Recorded) -> No
     if found.run["fingerprint"] == expected:
         return
     own = {**experiment.cell_identity(*found.key), "teacher_sha256": sha256(weights)}
-    others = list(_differences(to_plain(own), found.run["configuration"]))
-    more = f" and {len(others) - SHOWN_KEYS} more" if len(others) > SHOWN_KEYS else ""
+    others = differing(found.run["configuration"], to_plain(own))
     raise UserError(
-        f"{path} is of another configuration: {'; '.join(others[:SHOWN_KEYS])}{more}; leave it "
+        f"{path} is of another configuration: {in_words(others, 'there', 'here')}; leave it "
         "out, or give the configuration that it was made with"
     )
-
-
-def _differences(own: Any, other: Any, path: str = "") -> Iterator[str]:
-    """Where two plain values differ, key by key."""
-    if isinstance(own, dict) and isinstance(other, dict):
-        for key in [*own, *(key for key in other if key not in own)]:
-            yield from _differences(own.get(key), other.get(key), f"{path}.{key}".lstrip("."))
-    elif own != other:
-        yield f"{path} is {other!r} there and {own!r} here"
 
 
 def _refuse_other_results(path: Path, found: Recorded, here: Recorded) -> None:

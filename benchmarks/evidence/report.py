@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
@@ -67,18 +68,25 @@ def page(experiment: Experiment, folder: Path) -> str:
             faults.append(f"{study.title}: left out, since {error}")
     if not shown:
         raise UserError(f"{folder} holds no study; let snakemake make one first, or `all`")
-    environment = Environment(
-        loader=PackageLoader("benchmarks.evidence", "."), autoescape=select_autoescape(["j2"])
-    )
-    return environment.get_template("report.html.j2").render(
+    return render(
         title=f"Distilling vision transformers: {folder.name}",
-        description=experiment.description,
-        folder=folder.name,
+        lead=f"{experiment.description}. Written from the files of {folder.name}; what is not on "
+        "this page was not run.",
         answer=_answer(experiment, folder, faults),
         studies=shown,
         faults=faults,
         provenance=_provenance(experiment, folder),
     )
+
+
+def render(**parts: Any) -> str:
+    """The page of its parts; what of them is not Markup is text."""
+    environment = Environment(
+        loader=PackageLoader("benchmarks.evidence", "."),
+        autoescape=select_autoescape(["j2"]),
+        undefined=StrictUndefined,
+    )
+    return environment.get_template("report.html.j2").render(**parts)
 
 
 def show(study: Study, folder: Path) -> Shown:
@@ -108,12 +116,16 @@ def html(markdown: str) -> Markup:
 def _figures(study: Study, folder: Path, caption: str) -> Iterable[Figure]:
     stems = dict.fromkeys(path.stem for path in study.files() if path.suffix in KINDS)
     for stem in stems:
-        for suffix, kind in KINDS.items():
+        for suffix in KINDS:
             if (path := folder / f"{stem}{suffix}").is_file():
-                content = base64.b64encode(path.read_bytes()).decode()
-                text = f"{study.title}, as a figure of the table below. {caption}"
-                yield Figure(f"data:{kind};base64,{content}", text)
+                yield embedded(path, f"{study.title}, as a figure of the table below. {caption}")
                 break
+
+
+def embedded(path: Path, text: str) -> Figure:
+    """A picture's bytes for the page."""
+    content = base64.b64encode(path.read_bytes()).decode()
+    return Figure(f"data:{KINDS[path.suffix]};base64,{content}", text)
 
 
 def _answer(experiment: Experiment, folder: Path, faults: list[str]) -> Markup | None:

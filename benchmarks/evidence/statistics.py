@@ -80,6 +80,35 @@ def paired_difference(
     return replace(interval, p=p)
 
 
+def unpaired_difference(
+    first: list[float], second: list[float], confidence: float, most: float = HIGHEST
+) -> Interval:
+    """Interval and two-sided p of the difference of two means, ``first`` − ``second``.
+
+    The spreads need not be equal. ``n`` is the smaller number of values.
+
+    Args:
+        most: what the difference can be at most, either way.
+
+    Source: Welch 1947, Biometrika 34, with Satterthwaite's degrees of freedom.
+
+    Raises:
+        ValueError: fewer than two values on a side.
+    """
+    counts = len(first), len(second)
+    if min(counts) < 2:
+        raise ValueError(f"an interval needs at least two values, got {counts[0]} and {counts[1]}")
+    mean = float(np.mean(first) - np.mean(second))
+    noise = [np.var(values, ddof=1) / len(values) for values in (first, second)]
+    error = float(np.sqrt(sum(noise)))
+    if error == 0:  # the t statistic is 0/0 or infinite
+        return Interval(mean, mean, mean, min(counts), p=1.0 if mean == 0 else 0.0)
+    degrees = sum(noise) ** 2 / sum(own**2 / (n - 1) for own, n in zip(noise, counts, strict=True))
+    half = float(stdtrit(degrees, (1 + confidence) / 2) * error)
+    p = float(2 * stdtr(degrees, -abs(mean / error)))
+    return cut_to(Interval(mean, mean - half, mean + half, min(counts), p=p), -most, most)
+
+
 def spread_of(first: dict[int, float], second: dict[int, float]) -> float:
     """The standard deviation of the paired differences.
 

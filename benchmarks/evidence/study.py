@@ -85,6 +85,13 @@ class Study:
     """Sections without which there is nothing to do; where one is null, the study falls away."""
     taken_away_by_null: ClassVar[tuple[str, ...]] = ()
     """Keys of the section whose entries a null takes away."""
+    measured: ClassVar[str] = "top1"
+    """The column of ``NAME_seeds.csv`` that two folders of results are compared by; percent."""
+    row_names: ClassVar[tuple[str, ...]] = (
+        *("data", "protocol", "shots", "detector", "kind", "group", "variant"),
+        *("pair", "recipe", "epochs", "method"),
+    )
+    """The columns of ``NAME_seeds.csv`` that name a row, as far as it has them."""
     is_evidence: ClassVar[bool] = True
     """Whether ``all`` makes it; choices and rehearsals are asked for by name."""
 
