@@ -180,10 +180,11 @@ def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
         assert f"{published / f'table1{suffix}.csv'} from its records" in found.same
 
 
-def test_the_published_page_is_that_of_the_published_files():
-    published = ROOT / "results/published/mini"
+@pytest.mark.parametrize("scale", ["mini", "cifar10"])
+def test_the_published_page_is_that_of_the_published_files(scale):
+    published = ROOT / "results/published" / scale
     page = published / report.REPORT
-    assert page.read_text(encoding="utf-8") == report.page(resolve({"scale": "mini"}), published)
+    assert page.read_text(encoding="utf-8") == report.page(resolve({"scale": scale}), published)
     assert page.stat().st_size < 5e6
 
 

@@ -4,17 +4,16 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
 
 from benchmarks.evidence import report
-from manifold.errors import UserError
-from manifold.settings import ROOT, resolve
+from manifold.errors import MARK, UserError
+from manifold.settings import ROOT, read_yaml, resolve
+from manifold.settings.recorded import packed
 
 PUBLISHED = ROOT / "results/published/mini"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 VOID = {"meta", "img", "br", "hr", "input"}
 
 
@@ -22,11 +21,14 @@ VOID = {"meta", "img", "br", "hr", "input"}
 def folder(tmp_path):
     """A folder of results with two studies of mini."""
     made = tmp_path / "mini"
-    made.mkdir()
-    for name in ("table1", "ablation"):
-        for path in PUBLISHED.glob(f"{name}*"):
-            shutil.copy(path, made)
+    copy_studies(made)
     return made
+
+
+def copy_studies(folder, names=("table1", "ablation")):
+    folder.mkdir()
+    for path in (path for name in names for path in PUBLISHED.glob(f"{name}*")):
+        shutil.copy(path, folder)
 
 
 def page(folder):
@@ -116,60 +118,105 @@ def test_figures_are_vectors_where_there_are_some(folder):
     assert "data:image/svg+xml;base64," in text and "data:image/png" not in text
 
 
-def browsed(folder, script, width=1280):
-    """What a browser makes of the page after a script, as JSON, and what it complains of."""
-    path = folder / "report.html"
-    ending = f"<pre id=found></pre><script>{script}</script></body>"
-    path.write_text(page(folder).replace("</body>", ending), encoding="utf-8")
-    words = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--window-size={width},900"]
-    done = subprocess.run(
-        [CHROMIUM, *words, "--enable-logging=stderr", "--v=0", "--dump-dom", path.as_uri()],
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=120,
+@pytest.fixture
+def with_records(folder):
+    """The same folder with the records of one method and what its runs were to be."""
+    kept = "records/deit-cait/A/2-epochs/manifold"
+    shutil.copytree(PUBLISHED / kept, folder / kept)
+    return folder
+
+
+def text_of(folder):
+    return html.unescape(re.sub(r"<[^>]+>", " ", page(folder)))
+
+
+def test_behind_each_number_stand_its_record_and_its_rule(with_records):
+    text = text_of(with_records)
+    assert "The rule table1 (snakemake reproduce_table1) wrote table1.md, table1.csv" in text
+    assert "from 90 runs; the records of 10 are here" in text
+    record = "records/deit-cait/A/2-epochs/manifold/seed-3.json"
+    assert record in text
+    run = json.loads((with_records / record).read_text(encoding="utf-8"))["run"]
+    for kind in (run["source_hash"][:8], run["training_hash"][:8], run["teacher_sha256"]):
+        assert kind in text
+    assert run["data_digest"] in text and run["environment"]["processor"] in text
+    assert f"timm {run['environment']['packages']['timm']}" in text
+    hours = run["wall_seconds"] / 3600
+    assert re.search(r"\d+ trainings of cohorts took [\d.]+ hours", text) and hours > 0
+
+
+def test_a_record_that_is_harmed_is_named_and_stands_behind_no_number(with_records):
+    record = with_records / "records/deit-cait/A/2-epochs/manifold/seed-3.json"
+    record.write_bytes(record.read_bytes()[:99])
+    text = text_of(with_records)
+    assert (
+        f"mini/{record.relative_to(with_records)} is no record" in text
+        and "the records of 9 are here" in text
     )
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    found = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[1]
-    return json.loads(html.unescape(found)), said
 
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed")
+def test_a_number_that_is_not_its_records_is_named(with_records):
+    path = with_records / "table1_seeds.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    (place,) = [place for place, line in enumerate(lines) if line.startswith("manifold,3,")]
+    lines[place] = re.sub(r"^manifold,3,[\d.]+", "manifold,3,99.5", lines[place])
+    path.write_text("\n".join([*lines, "manifold,4,what,,,,,,,,", ""]), encoding="utf-8")
+    text = text_of(with_records)
+    assert "manifold, deit-cait, seed 3 is 99.5 there and " not in text  # the order of row_names
+    assert "deit-cait, manifold, seed 3 is 99.5 there and " in text
+    assert "table1_seeds.csv, line 92: left out (ValueError" in text
 
 
-@pytest.mark.slow
-@needs_chromium
-def test_tables_are_sorted_and_columns_folded_by_keys(folder):
-    script = """
-    const table = [...document.querySelectorAll("main section:not(.answer) table")][0];
-    const button = table.querySelectorAll("th button")[2];
-    const rows = table.tBodies[0].rows;
-    const column = () => [...rows].map(row => parseFloat(row.cells[2].textContent));
-    button.focus();
-    const focused = document.activeElement === button;
-    button.click();
-    const up = column(), sort = table.querySelectorAll("th")[2].getAttribute("aria-sort");
-    button.click();
-    const down = column();
-    const box = document.querySelector(".columns input");
-    box.click();
-    const hidden = [...table.rows].every(row => row.cells[0].hidden);
-    const shown = document.getElementById("found");
-    shown.textContent = JSON.stringify({focused, up, down, sort, hidden});
-    """
-    found, said = browsed(folder, script)
-    assert said == [] and found["focused"] and found["hidden"] and found["sort"] == "ascending"
-    assert found["up"] == sorted(found["up"]) and found["down"] == found["up"][::-1]
+def test_missing_and_foreign_records_are_named(with_records):
+    shutil.copy(PUBLISHED / "experiment.yaml", with_records)
+    kept = with_records / "records/deit-cait/A/2-epochs/manifold"
+    (kept / "seed-9.json").unlink()
+    foreign = with_records / "records/deit-cait/A/2-epochs/manifold/seed-0.json"
+    text = (with_records / "experiment.yaml").read_text(encoding="utf-8")
+    assert "\nseeds:\n- 0\n" in text
+    text = text.replace("\nseeds:\n- 0\n", "\nseeds:\n", 1)
+    (with_records / "experiment.yaml").write_text(text, encoding="utf-8")
+    shown = text_of(with_records)
+    assert "deit-cait/A/2/manifold is without seed 9" in shown
+    assert (
+        f"mini/{foreign.relative_to(with_records)} is of no study of" in shown
+        and "the records of 8 are here" in shown
+    )
 
 
-@pytest.mark.slow
-@needs_chromium
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_but_tables_is_wider_than_the_screen(folder, width):
-    script = """
-    const root = document.documentElement;
-    document.getElementById("found").textContent =
-      JSON.stringify({wide: root.scrollWidth, seen: root.clientWidth});
-    """
-    found, said = browsed(folder, script, width)
-    assert said == [] and found["wide"] <= found["seen"]
+def test_what_failed_was_resumed_or_did_not_end_is_said(folder):
+    assert "Logs, which tell of failed and resumed runs, are not among" in text_of(folder)
+    (folder / "logs").mkdir()
+    (folder / "logs/cohort.txt").write_text(
+        f"resuming x.pt at step 3\n{MARK}the disk is full\n", encoding="utf-8"
+    )
+    (folder / "state").mkdir()
+    (folder / "state/seed-0.pt").touch()
+    text = text_of(folder)
+    assert "cohort.txt ends with an error" in text and "the disk is full" in text
+    assert "cohort.txt: resumed 1 time(s)" in text
+    assert "not ended: state/seed-0.pt is a checkpoint" in text
+
+
+def test_mixed_code_is_named(with_records):
+    path = with_records / "records/deit-cait/A/2-epochs/manifold/seed-3.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    del found["sha256"]
+    found["run"]["training_hash"] = "another"
+    path.write_text(packed(found), encoding="utf-8")
+    assert "mixed: the runs differ in training code" in text_of(with_records)
+
+
+def test_rows_know_their_family_and_every_method_has_one(folder):
+    made = page(folder)
+    assert re.search(r'<tr data-family="manifold">\s*<td[^>]*>Manifold, full', made)
+    assert re.search(r'<tr data-family="logits">\s*<td[^>]*>Soft KD', made)
+    entries = read_yaml(ROOT / "config/methods.yaml")
+    assert [name for name, entry in entries.items() if entry.get("family") is None] == []
+
+
+def test_deviations_are_said(folder):
+    text = text_of(folder)
+    assert "Table 1: differs from what was registered seeds 0, 1, 2, 3, 4 instead of 0, 1" in text
+    assert "Ablation: not registered, so exploratory" in text
+    assert "Relations are computed in float32" in text

@@ -67,7 +67,13 @@ def write(found: Comparison, folder: Path) -> Path:
         failed = error
         found.faults.append(str(error))
     shown = [
-        Shown(f"part-{place}", part.title, f"Read {part.source}.", [], html(_joined(own[1:])))
+        Shown(
+            f"part-{place}",
+            part.title,
+            f"Read {part.source}.",
+            [],
+            html(_joined(own[1:]), found.families),
+        )
         for place, (part, own) in enumerate(zip(found.parts, blocks, strict=True))
     ]
     if failed is None:
@@ -79,6 +85,7 @@ def write(found: Comparison, folder: Path) -> Path:
         answer=None,
         studies=shown,
         faults=found.faults,
+        deviations=None,
         provenance=None,
     )
     write_text(page, text)

@@ -4,21 +4,15 @@ Runs are taken from their records; where not all runs of a study have one, from 
 runs, ``NAME_seeds.csv``. What cannot be used is named.
 """
 
-import csv
-import math
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.evidence.records import keys
-from benchmarks.evidence.runs import Row, Runs, read_runs
+from benchmarks.evidence.runs import UNSAID, Runs, hold_to_experiment, listed_runs, read_runs
 from manifold.errors import UserError
 from manifold.settings import Experiment, read_experiment
 
 NO_STUDY = "Students of no study"
-UNSAID = "configuration (a hash; no record says in which keys)"
-NOT_SHOWN = "not compared: "
 
 
 class Value(Protocol):
@@ -28,19 +22,6 @@ class Value(Protocol):
     bits: Any
     identity: dict[str, Any]
     made_by: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A run of which nothing is here but its line in a table of runs."""
-
-    value: float
-    identity: dict[str, Any]
-    made_by: dict[str, Any]
-
-    @property
-    def bits(self) -> float:
-        return self.value
 
 
 Side = dict[int, Value]  # the runs of a row, by seed
@@ -66,11 +47,13 @@ class Comparison:
 
     Attributes:
         names: of the two, as they were given.
+        families: of methods, by their title.
         faults: what was left out, and why.
     """
 
     names: tuple[str, str]
     confidence: float
+    families: dict[str, str | None]
     parts: list[Part]
     faults: list[str]
 
@@ -96,7 +79,7 @@ def compare(folder: Path, other: Path, fallback: Experiment) -> Comparison:
     for each, own, found in zip(folders, experiments, runs, strict=True):
         faults += found.faults
         if own is not None:
-            faults += _hold_to_experiment(each, own, found)
+            faults += hold_to_experiment(each, own, found)
     known = [own for own in experiments if own is not None] or [fallback]
     tables = _of_tables(known, folders, runs, faults)
     parts = [*_of_students(known, runs, {part.title for part in tables}), *tables]
@@ -107,7 +90,13 @@ def compare(folder: Path, other: Path, fallback: Experiment) -> Comparison:
             + "".join(f"\n{fault}" for fault in faults)
         )
     names = (str(folder), str(other))
-    return Comparison(names, known[0].statistics.confidence, parts, faults)
+    families = {
+        definition.title: definition.family
+        for own in (fallback, *known)
+        for definition in own.method_definitions.values()
+        if definition.family is not None
+    }
+    return Comparison(names, known[0].statistics.confidence, families, parts, faults)
 
 
 def _experiment(folder: Path, faults: list[str]) -> Experiment | None:
@@ -117,27 +106,6 @@ def _experiment(folder: Path, faults: list[str]) -> Experiment | None:
     except UserError as error:
         faults.append(f"What {folder} was to hold is not known: {error}")
         return None
-
-
-def _hold_to_experiment(folder: Path, experiment: Experiment, runs: Runs) -> list[str]:
-    """Take out runs that no study of a folder needs, and name them and those that are missing."""
-    faults, needed = [], dict.fromkeys(keys(experiment))
-    here = {run.key for run in runs}
-    foreign = [run for run in runs if run.key not in needed]
-    for run in foreign:
-        del runs.rows[run.key[:4]][run.key[4]]
-        faults.append(
-            f"{folder / run.path} is of no study of {folder / 'experiment.yaml'}: left out"
-        )
-    runs.rows = {row: seeds for row, seeds in runs.rows.items() if seeds}
-    missing: dict[Row, list[int]] = defaultdict(list)
-    for key in needed:
-        if key[:4] in runs.rows and key not in here:
-            missing[key[:4]].append(key[4])
-    for row, seeds in missing.items():
-        said = ", ".join(map(str, seeds))
-        faults.append(f"{folder}: {'/'.join(map(str, row))} is without seed {said}")
-    return faults
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -189,7 +157,7 @@ def _of_tables(
     for study in studies.values():
         paths = [each / f"{study.name}_seeds.csv" for each in folders]
         there = [path for path in paths if path.is_file()]
-        tables = [_table(path, study, faults) if path in there else {} for path in paths]
+        tables = [listed_runs(path, study, faults) if path in there else {} for path in paths]
         part = Part(study.title, f"from {paths[0].name}, since not all of its runs have a record")
         for row in dict.fromkeys([*tables[0], *tables[1]]):
             sides = tuple(table.get(row, {}) for table in tables)
@@ -198,30 +166,7 @@ def _of_tables(
                 *names, method = row
                 part.rows[", ".join(names), titles.get(method, method)] = sides
         if part.rows and len(there) == 1:
-            faults.append(f"{study.title}: {NOT_SHOWN}only {there[0]} is here")
+            faults.append(f"{study.title}: not compared: only {there[0]} is here")
         elif part.rows:
             parts.append(part)
     return parts
-
-
-def _table(path: Path, study: Any, faults: list[str]) -> dict[tuple[str, ...], Side]:
-    """The runs of a ``NAME_seeds.csv`` by the names of their row; the method is the last."""
-    found: dict[tuple[str, ...], Side] = defaultdict(dict)
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, ValueError, csv.Error) as error:
-        faults.append(f"{path}: {NOT_SHOWN}{error}")
-        return {}
-    for line, row in enumerate(rows, start=2):
-        try:
-            of = tuple(row[name] for name in study.row_names if name in row)
-            seed, value = int(row["seed"]), float(row[study.measured])
-            run = Listed(value, {UNSAID: row["fingerprint"]}, {"commit": row["git_commit"][:7]})
-        except (KeyError, TypeError, ValueError) as error:
-            faults.append(f"{path}, line {line}: left out ({type(error).__name__}: {error})")
-            continue
-        if not math.isfinite(value):
-            faults.append(f"{path}, line {line}: left out, since {study.measured} is {value}")
-        elif found[of].setdefault(seed, run) is not run:
-            faults.append(f"{path}, line {line}: left out, a second run of its row and seed")
-    return {row: side for row, side in found.items() if side}

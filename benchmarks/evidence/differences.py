@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.evidence.comparison import UNSAID, Part, Side
-from benchmarks.evidence.runs import Run, differing, in_words
+from benchmarks.evidence.comparison import Part, Side
+from benchmarks.evidence.runs import UNSAID, Run, differing, in_words
 from benchmarks.evidence.statistics import (
     Interval,
     holm,

@@ -6,7 +6,6 @@ or of which one cannot be read, is named and left out.
 """
 
 import base64
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from benchmarks.evidence import behind
+from benchmarks.evidence.behind import deviations
 from benchmarks.evidence.publish import block, in_short
+from benchmarks.evidence.runs import Runs, hold_to_experiment, read_runs
 from benchmarks.evidence.study import Study
-from benchmarks.evidence.times import TIMES, read_runs
 from manifold.errors import UserError
 from manifold.files import write_text
-from manifold.settings import Experiment, find
+from manifold.settings import Experiment, find, read_experiment
 from manifold.training import command
 
 REPORT = "report.html"
 IN_SHORT = "table1"
+REGION = '<div class="table" role="group" aria-label="a table that scrolls" tabindex="0">'
+Families = dict[str, str | None]
 KINDS = {".svg": "image/svg+xml", ".png": "image/png"}  # the better one first
 
 
@@ -47,6 +50,7 @@ class Shown:
     question: str
     figures: list[Figure]
     body: Markup
+    behind: Markup | None = None  # its rule, and the record of every run
 
 
 def page(experiment: Experiment, folder: Path) -> str:
@@ -56,6 +60,13 @@ def page(experiment: Experiment, folder: Path) -> str:
         UserError: no study has a table there.
     """
     shown, faults = [], []
+    own, runs = _own(experiment, folder, faults), read_runs(folder)
+    faults += runs.faults
+    if own is not experiment:
+        faults += hold_to_experiment(folder, own, runs)
+    families = {
+        definition.title: definition.family for definition in experiment.method_definitions.values()
+    }
     for study in experiment.studies.values():
         path = folder / f"{study.name}.md"
         if not path.is_file():
@@ -63,20 +74,32 @@ def page(experiment: Experiment, folder: Path) -> str:
                 faults.append(f"{study.title}: not run ({study.target} makes it).")
             continue
         try:
-            shown.append(show(study, folder))
+            shown.append(show(study, folder, families, runs, faults))
         except (UserError, OSError, ValueError) as error:
             faults.append(f"{study.title}: left out, since {error}")
     if not shown:
         raise UserError(f"{folder} holds no study; let snakemake make one first, or `all`")
+    names = {study.name for study in shown}
     return render(
         title=f"Distilling vision transformers: {folder.name}",
         lead=f"{experiment.description}. Written from the files of {folder.name}; what is not on "
         "this page was not run.",
         answer=_answer(experiment, folder, faults),
         studies=shown,
-        faults=faults,
-        provenance=_provenance(experiment, folder),
+        faults=[fault.replace(str(folder), folder.name) for fault in faults],
+        deviations=html(deviations(s for s in own.studies.values() if s.name in names)),
+        provenance=_provenance(experiment, folder, runs),
     )
+
+
+def _own(experiment: Experiment, folder: Path, faults: list[str]) -> Experiment:
+    """What a folder's runs were to be, or what was asked for where it does not say."""
+    path = folder / "experiment.yaml"
+    try:
+        return read_experiment(path) if path.is_file() else experiment
+    except UserError as error:
+        faults.append(f"{path}: which runs were to be here is not known, since {error}")
+        return experiment
 
 
 def render(**parts: Any) -> str:
@@ -89,8 +112,8 @@ def render(**parts: Any) -> str:
     return environment.get_template("report.html.j2").render(**parts)
 
 
-def show(study: Study, folder: Path) -> Shown:
-    """A study's table, words and figures, from its files."""
+def show(study: Study, folder: Path, families: Families, runs: Runs, faults: list[str]) -> Shown:
+    """A study's table, words and figures, from its files, and the runs behind them."""
     text = (folder / f"{study.name}.md").read_text(encoding="utf-8")
     caption = text.strip().partition("\n\n")[2].partition("\n\n")[0]
     return Shown(
@@ -98,18 +121,31 @@ def show(study: Study, folder: Path) -> Shown:
         title=study.title,
         question=study.question,
         figures=list(_figures(study, folder, caption)),
-        body=html(block(text)),
+        body=html(block(text), families),
+        behind=html(behind.runs_behind(study, folder, runs, faults)),
     )
 
 
-def html(markdown: str) -> Markup:
-    """Markdown of a study's own as HTML; tags in it are text."""
-    rendered = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    wrapped = rendered.replace("<table>", '<div class="table" tabindex="0"><table>')
-    wrapped = wrapped.replace("</table>", "</table></div>")
-    for level in (4, 5):  # a study's heading is of the second level
-        wrapped = wrapped.replace(f"<h{level}>", f"<h{level - 1}>")
-        wrapped = wrapped.replace(f"</h{level}>", f"</h{level - 1}>")
+def html(markdown: str, families: Families | None = None) -> Markup:
+    """Markdown of a study's own as HTML; tags in it are text.
+
+    Args:
+        families: of methods by their title; a table's rows are marked with theirs.
+    """
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens, row = reader.parse(markdown), None
+    for token in tokens:
+        if token.type == "tr_open":
+            row = token
+        elif token.type == "inline" and row is not None and families:
+            title = "".join(child.content for child in token.children)
+            if (family := families.get(title)) is not None:
+                row.attrSet("data-family", family)
+        elif token.type == "heading_open" or token.type == "heading_close":
+            token.tag = {"h4": "h3", "h5": "h4"}.get(token.tag, token.tag)  # a study's is an h2
+    rendered = reader.renderer.render(tokens, reader.options, {})
+    wrapped = rendered.replace("<table>", f"{REGION}<table>")
+    wrapped = wrapped.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
     return Markup(wrapped)
 
 
@@ -139,43 +175,28 @@ def _answer(experiment: Experiment, folder: Path, faults: list[str]) -> Markup |
         return None
 
 
-def _provenance(experiment: Experiment, folder: Path) -> Markup:
+def _provenance(experiment: Experiment, folder: Path, runs: Runs) -> Markup:
     """What made the runs, as far as the files say."""
-    parts = []
-    commits = {
-        path.name.removesuffix("_seeds.csv"): pd.read_csv(path)
-        for path in sorted(folder.glob("*_seeds.csv"))
-    }
-    rows = [
-        f"| {name} | {len(runs)} | {_listed(runs, 'git_commit')} | {_listed(runs, 'seed')} |"
-        for name, runs in commits.items()
+    parts = [
+        "### Runs with a record",
+        behind.made_by(runs),
+        "### Whole runs",
+        behind.whole_runs(folder),
+        "### Failed, resumed and unfinished",
+        behind.failed(folder),
+        "### Configuration and registration",
     ]
-    if rows:
-        parts.append("\n".join(["| Study | Runs | Commit | Seeds |", "|---|---|---|---|", *rows]))
-    if (folder / TIMES).is_file():
-        runs = read_runs(folder / TIMES)
-        minutes = sum(float(run["wall_seconds"]) for run in runs) / 60
-        parts.append(
-            f"{len(runs)} run(s) of Snakemake ended, {minutes:.0f} minutes in all, on "
-            f"{', '.join(sorted({run['processor'] for run in runs}))}."
-        )
+    name = "experiment.yaml"
+    is_here = (folder / name).is_file()
+    parts.append(
+        f"The whole configuration: `{folder.name}/{name}`."
+        if is_here
+        else f"The whole configuration, {name}, is not among these files."
+    )
     if experiment.registered is not None:
         said = find(experiment.registered).read_text(encoding="utf-8")
         parts.append(f"Registered, in `{experiment.registered}`:\n\n```\n{said}```")
-    preflight = folder / "preflight.json"
-    if preflight.is_file():
-        packages = json.loads(preflight.read_text(encoding="utf-8")).get("packages", {})
-        if packages:
-            parts.append(", ".join(f"{name} {version}" for name, version in packages.items()))
-    parts.append(f"The whole configuration: `{folder.name}/experiment.yaml`.")
-    return html("\n\n".join(parts))
-
-
-def _listed(runs: pd.DataFrame, column: str) -> str:
-    if column not in runs:
-        return "—"
-    values = runs[column].dropna().astype(str)
-    return ", ".join(dict.fromkeys(value[:7] for value in sorted(values)))
+    return html("\n\n".join(filter(None, parts)))
 
 
 def main() -> None:

@@ -5,22 +5,25 @@ something, that stands in another run's place, or that is of another configurati
 seeds of its row.
 """
 
+import csv
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.records import TEACHERS
+from benchmarks.evidence.records import TEACHERS, keys
 from manifold.errors import UserError
-from manifold.settings import fingerprint
+from manifold.settings import Experiment, fingerprint
 from manifold.settings.recorded import METRICS, RECORDS, Key, record_path, unpack
 
 CELLS = "cells"  # the folder of whole cells
 WEIGHTS = "student.safetensors"
 Row = tuple[str, str, int, str]  # pair, recipe, epochs, method
+UNSAID = "configuration (a hash; no record says in which keys)"
 SHOWN = 3  # of a list of differences
 
 
@@ -71,6 +74,19 @@ class Run:
         }
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A run of which nothing is here but its line in a table of runs."""
+
+    value: float
+    identity: dict[str, Any]
+    made_by: dict[str, Any]
+
+    @property
+    def bits(self) -> float:
+        return self.value
+
+
 @dataclass
 class Runs:
     """The runs of a folder.
@@ -111,6 +127,56 @@ def read_runs(folder: Path) -> Runs:
         found.faults += _leave_out_others(folder, row, seeds)
     found.rows = {row: dict(sorted(seeds.items())) for row, seeds in found.rows.items() if seeds}
     return found
+
+
+def hold_to_experiment(folder: Path, experiment: Experiment, runs: Runs) -> list[str]:
+    """Take out runs that no study of a folder needs, and name them and those that are missing."""
+    faults, needed = [], dict.fromkeys(keys(experiment))
+    here = {run.key for run in runs}
+    foreign = [run for run in runs if run.key not in needed]
+    for run in foreign:
+        del runs.rows[run.key[:4]][run.key[4]]
+        faults.append(
+            f"{folder / run.path} is of no study of {folder / 'experiment.yaml'}: left out"
+        )
+    runs.rows = {row: seeds for row, seeds in runs.rows.items() if seeds}
+    missing: dict[Row, list[int]] = defaultdict(list)
+    for key in needed:
+        if key[:4] in runs.rows and key not in here:
+            missing[key[:4]].append(key[4])
+    for row, seeds in missing.items():
+        said = ", ".join(map(str, seeds))
+        faults.append(f"{folder}: {'/'.join(map(str, row))} is without seed {said}")
+    return faults
+
+
+def listed_runs(
+    path: Path, study: Any, faults: list[str]
+) -> dict[tuple[str, ...], dict[int, Listed]]:
+    """The runs of a ``NAME_seeds.csv`` by the names of their row; the method is the last.
+
+    Args:
+        faults: what is left out is added here.
+    """
+    found: dict[tuple[str, ...], dict[int, Listed]] = defaultdict(dict)
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        faults.append(f"{path}: left out: {error}")
+        return {}
+    for line, row in enumerate(rows, start=2):
+        try:
+            of = tuple(row[name] for name in study.row_names if name in row)
+            seed, value = int(row["seed"]), float(row[study.measured])
+            run = Listed(value, {UNSAID: row["fingerprint"]}, {"commit": row["git_commit"][:7]})
+        except (KeyError, TypeError, ValueError) as error:
+            faults.append(f"{path}, line {line}: left out ({type(error).__name__}: {error})")
+            continue
+        if not math.isfinite(value):
+            faults.append(f"{path}, line {line}: left out, since {study.measured} is {value}")
+        elif found[of].setdefault(seed, run) is not run:
+            faults.append(f"{path}, line {line}: left out, a second run of its row and seed")
+    return {row: side for row, side in found.items() if side}
 
 
 def differing(own: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
