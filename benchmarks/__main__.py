@@ -2,8 +2,8 @@
 
 ``python -m benchmarks table1 --config scale=mini`` writes a study's tables and figures from what
 has been made; ``python -m benchmarks transfer probes data=digits seed=0`` does one of its jobs.
-``preflight``, ``publish``, ``records``, ``merge``, ``report``, ``compare``, ``verify``,
-``describe-methods``, ``evaluate`` and ``voc-to-coco`` are of no study.
+``preflight``, ``publish``, ``records``, ``merge``, ``report``, ``compare``, ``watch``,
+``verify``, ``describe-methods``, ``evaluate`` and ``voc-to-coco`` are of no study.
 """
 
 import sys
@@ -17,6 +17,7 @@ COMMANDS = {
     "merge": "benchmarks.evidence.merge",
     "report": "benchmarks.evidence.report",
     "compare": "benchmarks.evidence.compare",
+    "watch": "benchmarks.evidence.watch",
     "verify": "benchmarks.evidence.verify",
     "describe-methods": "benchmarks.evidence.methods_page",
     "evaluate": "benchmarks.evaluate",

@@ -137,7 +137,7 @@ def test_rates_have_three_digits(number, text):
     ],
 )
 def test_durations_are_read_in_two_units(seconds, text):
-    assert module._duration(seconds) == text
+    assert module.duration(seconds) == text
 
 
 # ---- pipes and terminals ---------------------------------------------------------------------

@@ -117,9 +117,9 @@ class ProgressLines:
         elif rate > 0:
             line += f", {_three_digits(1 / rate)} s/{self.unit}"
         if is_end:
-            line += f", took {_duration(seconds)}"
+            line += f", took {duration(seconds)}"
         elif rate > 0 and self.total is not None:
-            line += f", {_duration((self.total - self.done) / rate)} left"
+            line += f", {duration((self.total - self.done) / rate)} left"
         return line + self.postfix
 
 
@@ -129,7 +129,7 @@ def _three_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """35 s, 3 min 5 s or 2 h 10 min."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes == 0:

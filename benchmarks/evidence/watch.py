@@ -1,0 +1,176 @@
+"""What runs, how far, how long still and at what accuracy: ``python -m benchmarks watch``.
+
+It reads the files of the results' folder alone (records, checkpoints, logs), so it may stand on any
+machine that sees them, also while a cluster does the work. ``--every 10`` shows it anew every ten
+seconds, until it is interrupted. Nothing is written, and no training notices.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.evidence.records import keys
+from benchmarks.evidence.runs import Runs, read_runs
+from benchmarks.evidence.words import MISSING
+from manifold.errors import UserError, last_error
+from manifold.settings import Experiment
+from manifold.training import command
+from manifold.training.progress import SECONDS_BETWEEN_LINES, duration
+
+SILENT = 8 * SECONDS_BETWEEN_LINES  # of a log: after that its job has stopped, or waits
+CLEAR = "\x1b[2J\x1b[H"  # of a terminal
+
+
+@dataclass
+class Job:
+    """A training that has begun and not ended.
+
+    Attributes:
+        step, steps: of its last checkpoint; 0 before the first one.
+        left: seconds to its last step, at its pace so far; None before a checkpoint.
+        top1: of each member the last validation accuracy in percent.
+        said: the last line of its log.
+        silent: seconds since the log, or the checkpoint, was written.
+    """
+
+    name: str
+    step: int
+    steps: int | None
+    left: float | None
+    top1: dict[str, float]
+    said: str
+    silent: float
+
+
+def look(experiment: Experiment) -> str:
+    """What the files say now.
+
+    Raises:
+        UserError: the folder is not there.
+    """
+    folder = experiment.directory
+    if not folder.is_dir():
+        raise UserError(f"{folder}: nothing has been started there; give the --config of the run")
+    found = read_runs(folder)
+    parts = [_done(experiment, found), *map(_in_words, running(folder))]
+    parts += [f"FAILED {name}: {error}" for name, error in _errors(folder)]
+    return "\n".join([*parts, *(f"left out: {fault}" for fault in found.faults)])
+
+
+def running(folder: Path) -> list[Job]:
+    """Trainings that have begun and not ended: those with a checkpoint, and what logs tell of."""
+    logs = sorted((folder / "logs").glob("*.txt"), key=lambda path: path.stat().st_mtime)
+    states = sorted((folder / "state").rglob("*.pt"))
+    jobs, told = [], set()
+    for state in states:
+        own = [log for log in logs if log.stem.endswith(_end_of_log(folder, state))]
+        told |= set(own)
+        jobs.append(_of_checkpoint(folder, state, own[-1] if own else None))
+    for log in logs:  # the first minute of a training, and jobs that keep no checkpoint
+        if log not in told and (line := _last_line(log)).endswith(" left") and _age(log) < SILENT:
+            jobs.append(Job(log.stem, 0, None, None, {}, line, _age(log)))
+    return jobs
+
+
+def _end_of_log(folder: Path, state: Path) -> str:
+    """How the name of a checkpoint's log ends, by the places of both."""
+    pair, *of = state.relative_to(folder / "state").parts
+    if len(of) == 1:  # a teacher's
+        return f"teacher-{pair}"
+    recipe, epochs, file = of
+    return f"-{pair}-{recipe}-{epochs.removesuffix('-epochs')}-{file.rpartition('-')[0]}"
+
+
+def _of_checkpoint(folder: Path, path: Path, log: Path | None) -> Job:
+    import torch
+
+    name = str(path.relative_to(folder / "state").with_suffix(""))
+    said, silent = ("", _age(path)) if log is None else (_last_line(log), _age(log))
+    try:  # mapped: of its tensors nothing is read
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        step, rows, seconds = state["step"], state["rows"], state["wall_seconds"]
+    except Exception as error:  # it has just ended, or is damaged in one of many ways
+        return Job(name, 0, None, None, {}, f"{said or type(error).__name__}", silent)
+    last = {method: own[-1] for method, own in rows.items() if own}
+    top1 = {m: row["validation_top1"] for m, row in last.items() if row["validation_top1"]}
+    steps = left = None
+    if last and len(path.relative_to(folder / "state").parts) > 2:
+        row = next(iter(last.values()))
+        steps = row["step"] // row["epoch"] * int(path.parent.name.removesuffix("-epochs"))
+        left = seconds / step * (steps - step)
+    return Job(name, step, steps, left, top1, said, silent)
+
+
+def _done(experiment: Experiment, found: Runs) -> str:
+    """The finished cells, row by row, with the accuracy of each seed."""
+    needed = defaultdict(list)
+    for *row, seed in keys(experiment):
+        needed[tuple(row)].append(seed)
+    rows = [
+        {
+            "students": f"{pair}, {recipe}, {epochs} epochs",
+            "method": method,
+            "seeds done": f"{len(own)} of {len(seeds)}",
+            "top-1 by seed": " ".join(f"{run.value:.2f}" for run in own.values()),
+        }
+        for (pair, recipe, epochs, method), seeds in needed.items()
+        if (own := found.rows.get((pair, recipe, epochs, method), {}))
+    ]
+    here = {run.key for run in found}
+    count = sum((*row, seed) in here for row, seeds in needed.items() for seed in seeds)
+    total = sum(map(len, needed.values()))
+    lines = [f"{experiment.directory}: {count} of the {total} students of all studies are done"]
+    if rows:
+        lines.append(pd.DataFrame(rows).to_markdown(index=False, tablefmt="plain"))
+    return "\n".join(lines)
+
+
+def _in_words(job: Job) -> str:
+    far = f"step {job.step:,}" + (f" of {job.steps:,}" if job.steps else "")
+    left = MISSING if job.left is None else f"about {duration(job.left)} left"
+    words = f"\n{job.name}: {far}, {left}"
+    if job.top1:
+        words += "\n  validation top-1: "
+        words += ", ".join(f"{method} {top1:.2f}" for method, top1 in job.top1.items())
+    if job.said:
+        words += f"\n  {job.said}"
+    if job.silent > SILENT:
+        words += f"\n  silent for {duration(job.silent)}: it has stopped, waits, or is evaluated"
+    return words
+
+
+def _errors(folder: Path) -> list[tuple[str, str]]:
+    found = []
+    for log in sorted((folder / "logs").glob("*.txt")):
+        if error := last_error(log.read_text(encoding="utf-8", errors="replace")):
+            found.append((log.name, error.splitlines()[0]))
+    return found
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def _age(path: Path) -> float:
+    return max(0.0, time.time() - path.stat().st_mtime)
+
+
+def main() -> None:
+    parser = command.parser("benchmarks watch", __doc__)
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="show it again and again")
+    options = parser.parse_args()
+    if options.every is not None and not options.every > 0:
+        raise UserError(f"--every must be a number of seconds above 0, got {options.every}")
+    experiment = command.experiment(options)
+    print(look(experiment))
+    try:
+        while options.every:
+            time.sleep(options.every)
+            print(CLEAR if sys.stdout.isatty() else "", look(experiment), sep="\n", flush=True)
+    except KeyboardInterrupt:
+        pass
