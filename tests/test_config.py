@@ -172,6 +172,15 @@ def test_every_scale_resolves(scale):
             },
             ["detection.methods", "'random'", "rename"],
         ),
+        (
+            {
+                **detection(methods=["soft_kd", "patch_embedding"]),
+                "method_definitions": {"patch_embedding": {**SP, "title": "Own"}},
+            },
+            ["detection.methods", "'patch_embedding'", "detection.controls", "rename"],
+        ),
+        (detection(controls=["patch"]), ["detection.controls", "patch_embedding", "'patch'"]),
+        (detection(controls=["random"] * 2), ["detection.controls", "random more than once"]),
         (detection(pictures=-1), ["detection.pictures", "negative", "-1"]),
         (
             detection(data={"scenes": None}),
@@ -190,6 +199,20 @@ def test_every_scale_resolves(scale):
         (scenes(size=[64]), ["scenes.size", "2 values", "[64]"]),
         (scenes(train=0), ["scenes.train", "at least 1"]),
         (scenes(test=0), ["scenes.test", "at least 1"]),
+        (scenes(validation=0), ["scenes.validation", "at least 1"]),
+        (
+            {**SMOKE, "data": {"validation": 0}},
+            ["detection.data.scenes.validation", "data.validation is 0", "null"],
+        ),
+        (
+            {**scenes(validation=None), "evaluation_split": "validation"},
+            ["evaluation_split 'validation'", "detection.data.scenes.validation"],
+        ),
+        (scenes(photographs={"validation": []}), ["photographs.validation", "at least one"]),
+        (
+            scenes(photographs={"validation": ["page.png", "moon.png"]}),
+            ["validation, test: moon.png"],
+        ),
         (scenes(tries=0), ["scenes.tries", "at least 1"]),
         (scenes(least_visible=0), ["scenes.least_visible", "(0, 1]"]),
         (scenes(brightness=1.5), ["scenes.brightness", "(0, 1]", "1.5"]),
@@ -197,7 +220,7 @@ def test_every_scale_resolves(scale):
         (scenes(photographs={"train": []}), ["photographs.train", "at least one"]),
         (
             scenes(photographs={"train": ["moon.png", "brick.png"]}),
-            ["photographs", "moon.png", "training and in test"],
+            ["photographs", "train, test", "moon.png", "in train and in test"],
         ),
     ],
 )
@@ -476,7 +499,7 @@ def test_detection_trains_only_what_table_1_lacks():
     assert ["rkd"] in cohorts
     assert [method for cohort in cohorts for method in cohort].count("soft_kd") == 1
     assert resolve(detection(epochs=3)).trainings()["deit-cait", "A", 3] == [
-        ["none", "soft_kd", "manifold"]
+        ["soft_kd", "manifold"]
     ]
 
 

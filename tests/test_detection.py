@@ -1,14 +1,19 @@
 """Detectors on students: configuration, training, resuming, and the AP that is reported."""
 
+import itertools
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -16,6 +21,7 @@ from PIL import Image
 pytest.importorskip("mmdet")
 
 from mmdet.registry import MODELS
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -26,6 +32,7 @@ from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.cells import DetectorCell
 from benchmarks.detection.configuration import configure
 from benchmarks.detection.prepare import prepare
+from benchmarks.detection.schedule import chosen
 from benchmarks.detection.train import begin, build_runner, train, work_folder
 from manifold import settings
 from manifold.errors import UserError
@@ -99,9 +106,12 @@ OPTIONS = {
 }
 
 
+METHODS = ["none", "soft_kd", "manifold"]
+
+
 def resolve(results, data, **detection):
     """The smoke scale with detection as given."""
-    own = {"data": data, "options": OPTIONS, **detection}
+    own = {"data": data, "options": OPTIONS, "methods": METHODS, **detection}
     return settings.resolve(
         {"scale": "smoke", "name": "d", "results": str(results), "detection": own}
     )
@@ -358,9 +368,163 @@ def test_a_killed_detector_goes_on_to_the_same_weights(trained, on_path):
     assert sha256(trained.directory / "detector.safetensors") == uninterrupted
 
 
+class Interrupt(Hook):
+    """Ends a training in an epoch, when the curve has been written and the checkpoint has not."""
+
+    priority = 80  # between CurveHook's LOW, 70, and the checkpoint's VERY_LOW, 90
+
+    def after_train_epoch(self, runner):
+        if runner.epoch == 1:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Detectors on the smoke scale's scenes, trained for two epochs."""
+
+    def make(**options):
+        own = {"train_cfg.max_epochs": 2, "model.test_cfg.score_thr": 0.0, **options}
+        given = {"scale": "smoke", "name": "scenes", "results": str(results)}
+        experiment = settings.resolve({**given, "detection": {"options": own}})
+        if not (results / "scenes/detection/data/data.json").is_file():
+            prepare(experiment)
+            write_students(experiment)
+        return DetectorCell(experiment, "retinanet", "patch_embedding", 0)
+
+    results = tmp_path_factory.mktemp("scenes")
+    return make
+
+
+def record_of(cell):
+    return json.loads((cell.directory / "run.json").read_text(encoding="utf-8"))
+
+
+def test_ap_on_the_validation_scenes_is_written_epoch_by_epoch_and_survives_a_kill(scenes):
+    cell = scenes()
+    with pytest.raises(KeyboardInterrupt):
+        train(cell, Interrupt())
+    (left,) = cell.state.glob("*/validation.json")
+    assert [row["epoch"] for row in json.loads(left.read_text(encoding="utf-8"))] == [1, 2]
+    train(cell)
+    cut, weights = record_of(cell)["validation"], sha256(cell.directory / "detector.safetensors")
+    assert [row["epoch"] for row in cut] == [1, 2]
+    shutil.rmtree(cell.directory)
+    train(cell)
+    assert record_of(cell)["validation"] == cut
+    assert sha256(cell.directory / "detector.safetensors") == weights
+    seldom = scenes(**{"train_cfg.val_interval": 5})
+    train(seldom)
+    assert record_of(seldom)["validation"] == cut[-1:]  # the last epoch in any case
+    assert sha256(seldom.directory / "detector.safetensors") == weights  # it changes nothing
+
+
+def test_the_validation_scenes_take_the_place_of_the_tests_where_a_choice_is_made(scenes):
+    cell = scenes()
+    choice = replace(cell, experiment=cell.experiment.replaced(evaluation_split="validation"))
+    for made, split in ((cell, "test"), (choice, "validation")):
+        found = configure(made)
+        assert found.test_evaluator.ann_file.endswith(f"data/{split}.json")
+        assert found.test_dataloader.dataset.ann_file == found.test_evaluator.ann_file
+        assert found.test_dataloader.dataset.data_prefix.img.endswith(f"data/{split}/")
+        assert found.val_evaluator.ann_file.endswith("data/validation.json")
+        assert found.val_dataloader.dataset.data_prefix.img.endswith("data/validation/")
+        assert found.train_dataloader.dataset.ann_file.endswith("data/train.json")
+
+
+def test_the_patch_embedding_is_that_of_the_baselines_student(scenes):
+    cell = scenes()
+    soft_kd = replace(cell, method="soft_kd")
+    backbone = configure(cell).model.backbone
+    assert backbone.patch_embedding_alone and backbone.weights == str(soft_kd.student)
+    assert not configure(soft_kd).model.backbone.patch_embedding_alone
+    assert cell.identity(configure(cell)) != soft_kd.identity(configure(soft_kd))
+    assert backbone.blocks == 4
+
+
+def test_a_folder_has_no_validation_images_and_no_curve(prepared):
+    found = configure(DetectorCell(prepared, "retinanet", "random", 0))
+    assert "val_cfg" not in found and "val_dataloader" not in found
+    study = prepared.studies["detection"]
+    assert not [path for path in study.files() if "_curve" in path.name]
+    assert study.splits == ["train", "test"]
+
+
+AP = [(4, 10.0), (8, 14.0), (16, 14.9), (32, 15.2)]
+
+
+@pytest.mark.parametrize(
+    ("ap", "least_rise", "epochs"),
+    [
+        (AP, 1.0, 8),
+        (AP, 0.5, 16),
+        (AP, 0.2, None),
+        (AP, 5.0, 4),
+        ([(4, 10.0), (8, 9.0), (16, 14.0)], 1.0, 4),  # a fall is no rise
+    ],
+)
+def test_the_first_schedule_is_chosen_that_a_longer_one_hardly_betters(ap, least_rise, epochs):
+    boxes = pd.Series(dict(ap))
+    assert chosen(pd.DataFrame({"bbox": boxes}), least_rise) == epochs
+    rising = pd.DataFrame({"bbox": boxes, "segm": 10.0 * np.arange(len(ap))})
+    rising.index = boxes.index
+    assert chosen(rising, least_rise) is None  # masks still gain
+
+
+def test_the_grid_of_schedules_differs_in_epochs_alone():
+    detectors = settings.resolve({"scale": "mini"}).detection.detectors
+    made = settings.resolve({"scale": "mini-detection-choice"})
+    study = made.studies["detection_schedule"]
+    grid = study.settings.schedules
+    assert {entry for own in grid.values() for entry in own} == set(made.detection.detectors)
+    for name, entries in grid.items():
+        files = [ROOT / made.detection.detectors[entry] for entry in entries]
+        base, epochs = Path(detectors[name]).name, []
+        for file in files:
+            first, second = file.read_text(encoding="utf-8").splitlines()
+            assert first == f'_base_ = ["../{base}"]'
+            epochs.append(int(re.fullmatch(r"train_cfg = dict\(max_epochs=(\d+)\)", second)[1]))
+        assert all(later == 2 * earlier for earlier, later in itertools.pairwise(epochs))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"detection_schedule": {"schedules": {"retinanet": ["retinanet-5"]}}}, "two detectors"),
+        (
+            {"detection_schedule": {"schedules": {"retinanet": ["retinanet-5", "retinanet-6"]}}},
+            "schedules.retinanet.*retinanet-6",
+        ),
+        ({"evaluation_split": "test"}, "needs evaluation_split: validation"),
+    ],
+)
+def test_a_grid_of_schedules_that_chooses_nothing_is_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        settings.resolve({"scale": "mini-detection-choice", **change})
+
+
+def test_the_outcome_of_the_grid_is_written_from_its_records(tmp_path, monkeypatch):
+    made = settings.resolve({"scale": "mini-detection-choice", "results": str(tmp_path)})
+    ends = {4: 10, 8: 14, 16: 14.5, 32: 14.6, 5: 8, 10: 12, 20: 15, 40: 18}
+
+    def records(study, entry):
+        epochs = int(entry.split("-")[1])
+        kinds = ["bbox", "segm"] if entry.startswith("mask_rcnn") else ["bbox"]
+        result = {kind: {"ap": ends[epochs]} for kind in kinds}
+        record = {"epochs": epochs, "result": result}
+        return {name: dict.fromkeys(study.seeds, record) for name in study.backbones}
+
+    monkeypatch.setattr(table, "collect", records)
+    made.studies["detection_schedule"].write()
+    text = (tmp_path / "mini-detection-choice/detection_schedule.md").read_text(encoding="utf-8")
+    assert "- mask_rcnn: 8 epochs\n" in text
+    assert "- retinanet: AP rises still at 40 epochs" in text
+    assert (tmp_path / "mini-detection-choice/detection_schedule.csv").is_file()
+
+
 def test_gains_are_paired_by_seed(prepared, monkeypatch):
     """Made-up records whose gains are known."""
     values = {"random": (1.0, 2.0), "none": (5.0, 9.0), "soft_kd": (6.0, 8.0), "manifold": (8, 10)}
+    values["patch_embedding"] = (3.0, 4.0)
 
     def record(method, seed):
         result = {"ap": float(values[method][seed]), "ap50": 0.0, "ap75": 0.0}
@@ -369,6 +533,7 @@ def test_gains_are_paired_by_seed(prepared, monkeypatch):
             **{"parameters": 1, "backbone_parameters": 1, "epochs": 1, "images_seen": 1},
             **{"wall_seconds": 1.0, "fingerprint": "", "environment": {"git_commit": ""}},
             "configuration": {"student_sha256": None},
+            "validation": [{"epoch": 1, "bbox": 1.0}],
         }
 
     monkeypatch.setattr(
@@ -383,7 +548,14 @@ def test_gains_are_paired_by_seed(prepared, monkeypatch):
     assert rows.loc["manifold", "gain_mean"] == 2 and rows.loc["none", "gain_mean"] == 0
     assert rows.loc["manifold", "gain_low"] == rows.loc["manifold", "gain_high"] == 2
     assert rows.loc["manifold", "over_random_mean"] == pytest.approx(7.5)
+    assert rows.loc["manifold", "over_patch_embedding_mean"] == pytest.approx(5.5)
     assert np.isnan(rows.loc["soft_kd", "gain_mean"].astype(float))
+    assert len(found.curve) == 2 * 5 * 2  # detectors, rows, seeds
+    words = table.build(prepared.studies["detection"]).parts[-1][0]
+    assert (
+        "ahead of random weights: Manifold, decoupled; Patch embedding of Soft KD alone." in words
+    )
+    assert "behind patch embedding of Soft KD alone: Random weights." in words
 
 
 def test_a_runner_of_mmengine_does_the_work():

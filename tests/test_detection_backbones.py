@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("mmdet")
 
-from benchmarks.detection.backbones import describe
+from benchmarks.detection.backbones import SimpleFeaturePyramid, describe, evenly_spaced
 from manifold.errors import UserError
 from manifold.models import create_model, load_weights, save_weights
 from manifold.settings import Model
@@ -84,17 +84,16 @@ def images(kind, height, width, channels=None, seed=1):
 
 
 @torch.no_grad()
-def maps_of(built, pictures):
+def maps_of(built, pictures, blocks=(-1,)):
     """What timm's network computes on the way to its logits: the maps that its blocks return."""
     found = []
     plain = hasattr(built, "blocks")
-    for part in [built.blocks[-1]] if plain else built.layers:
+    for part in [built.blocks[place] for place in blocks] if plain else built.layers:
         part.register_forward_hook(lambda module, given, output: found.append(output))
     built(pictures)
     if plain:
-        (tokens,) = found
         grid = [side // built.patch_embed.patch_size[0] for side in pictures.shape[2:]]
-        found = [tokens[:, built.num_prefix_tokens :].unflatten(1, grid)]
+        found = [tokens[:, built.num_prefix_tokens :].unflatten(1, grid) for tokens in found]
     return [values.permute(0, 3, 1, 2) for values in found]
 
 
@@ -203,6 +202,65 @@ def test_a_colour_student_sees_a_grey_picture_in_one_channel_as_in_three(weights
     torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("count", "depth", "places"),
+    [
+        *((1, depth, [depth - 1]) for depth in (1, 4, 12)),
+        (4, 12, [2, 5, 8, 11]),  # of DPT
+        (4, 24, [5, 11, 17, 23]),
+        (4, 4, [0, 1, 2, 3]),
+        (3, 4, [0, 1, 3]),
+        (4, 5, [0, 1, 2, 4]),
+    ],
+)
+def test_blocks_are_evenly_spaced_and_end_with_the_last(count, depth, places):
+    assert evenly_spaced(count, depth, "vit") == places
+
+
+@pytest.mark.parametrize("kind", ["deit", "distilled"])
+@pytest.mark.parametrize(("count", "places"), [(2, (0, 2)), (3, (0, 1, 2))])
+def test_features_of_several_blocks_are_timms_own(kind, count, places, weights):
+    pictures = images(kind, 56, 84)
+    expected = network(kind, seed=9, size=pictures.shape[2:])
+    load_weights(expected, weights(kind), "the student")
+    strides, widths = describe(settings(kind, weights(kind), blocks=count))
+    assert (strides, widths) == ([STUDENTS[kind][3]] * count, [VIT["embed_dim"]] * count)
+    with torch.no_grad():
+        own = backbone(kind, weights(kind), blocks=count)(pictures)
+    assert_equal(own, maps_of(expected, pictures, places))
+
+
+def test_a_hierarchical_network_gives_its_stages_whatever_the_blocks(weights):
+    pictures = images("swin", 32, 32)
+    with torch.no_grad():
+        own, expected = (
+            backbone("swin", weights("swin"), **more)(pictures) for more in ({"blocks": 4}, {})
+        )
+    assert_equal(own, expected)
+
+
+@pytest.mark.parametrize("blocks", [0, 4, -1, True, 1.5, "all"])
+def test_blocks_that_a_network_does_not_have_are_refused(blocks):
+    with pytest.raises(UserError, match=r"model\.backbone\.blocks must be .* from 1 to 3"):
+        backbone("deit", None, blocks=blocks)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_pyramid_normalises_every_map_and_every_level_sees_each(count):
+    """A map's scale and offset change nothing; every level depends on every map."""
+    torch.manual_seed(0)
+    pyramid = SimpleFeaturePyramid([8] * count, 6, [2, 1, 0.5], num_outs=4)
+    maps = [torch.randn(2, 8, 6, 4, requires_grad=True) for _ in range(count)]
+    levels = pyramid(maps)
+    sizes = [(12, 8), (6, 4), (3, 2), (2, 1)]
+    assert [tuple(level.shape[1:]) for level in levels] == [(6, *size) for size in sizes]
+    again = pyramid([3 * values + 5 for values in maps])
+    for level, other in zip(levels, again, strict=True):
+        torch.testing.assert_close(level, other, rtol=1e-3, atol=1e-4)
+        for gradient in torch.autograd.grad(level.square().sum(), maps, retain_graph=True):
+            assert gradient.abs().sum() > 0
+
+
 # ---- what is said of the maps ----------------------------------------------------------------
 
 
@@ -253,6 +311,21 @@ def test_without_weights_they_are_drawn_anew(weights):
     assert torch.equal(states[0][first], states[1][first])
     assert not torch.equal(states[0][first], states[2][first])
     assert not torch.equal(states[0][first], load_file(weights("deit"))[first])
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_patch_embedding_alone_leaves_all_else_as_random_weights_are(kind, weights):
+    drawn = {}
+    for name, given in (("random", None), ("alone", weights(kind))):
+        torch.manual_seed(0)
+        built = backbone(kind, given, channels=3, patch_embedding_alone=name == "alone")
+        drawn[name] = built.network.state_dict()
+    whole = backbone(kind, weights(kind), channels=3).network.state_dict()
+    taken = {
+        key for key, own in drawn["alone"].items() if not torch.equal(own, drawn["random"][key])
+    }
+    assert taken == {"patch_embed.proj.weight", "patch_embed.proj.bias"}
+    assert all(torch.equal(drawn["alone"][key], whole[key]) for key in taken)
 
 
 def missing(path, state):

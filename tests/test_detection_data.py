@@ -1,5 +1,6 @@
 """Images and annotations of the detectors: scenes that are exact, and faults that are named."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -15,7 +16,6 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from benchmarks.__main__ import main
-from benchmarks.detection import CocoFolder, DetectionData, Ignored
 from benchmarks.detection import data as prepared
 from benchmarks.detection import prepare as prepare_module
 from benchmarks.detection.annotations import read_folder
@@ -23,6 +23,7 @@ from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.coco_files import OVERHANG_PIXELS, SHOWN_FAULTS
 from benchmarks.detection.prepare import prepare
 from benchmarks.detection.scenes import Composer, find_photographs, tight_box
+from benchmarks.detection.settings import CocoFolder, DetectionData, Ignored
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import fingerprint, to_plain, to_words
@@ -31,7 +32,8 @@ from manifold.training.data import load_splits
 # of pycocotools, about NumPy
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-SCENES = {"size": [40, 32], "items": [3, 5], "sides": [8, 16], "train": 12, "test": 6}
+COUNTS = {"train": 12, "validation": 3, "test": 6}
+SCENES = {"size": [40, 32], "items": [3, 5], "sides": [8, 16], **COUNTS}
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def data(tmp_path_factory):
 
 
 def test_pycocotools_reads_what_is_written(data, capsys):
-    for split, count in (("train", 12), ("test", 6)):
+    for split, count in COUNTS.items():
         coco = COCO(data / f"{split}.json")
         assert len(coco.getImgIds()) == count
         assert [c["id"] for c in coco.loadCats(coco.getCatIds())] == list(range(1, 11))
@@ -162,7 +164,7 @@ def test_pycocotools_reads_what_is_written(data, capsys):
 def test_the_record_counts_and_names_the_sources(data):
     record = json.loads((data / "data.json").read_text(encoding="utf-8"))
     assert record["kind"] == "scenes"
-    for split in ("train", "test"):
+    for split in COUNTS:
         content = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
         counted = record["splits"][split]
         assert counted["annotations"] == len(content["annotations"])
@@ -198,7 +200,7 @@ def test_more_scenes_keep_the_first_and_leave_no_old_ones(experiment, data, tmp_
     assert [path.name for path in prepared.data_directory(made).parent.iterdir()] == ["data"]
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", COUNTS)
 def test_what_is_written_is_composed_of_the_splits_own_images(data, composer, split):
     made = composer(split)
     content = json.loads((data / f"{split}.json").read_text(encoding="utf-8"))
@@ -210,24 +212,24 @@ def test_what_is_written_is_composed_of_the_splits_own_images(data, composer, sp
         assert [a["category_id"] - 1 for a in own] == scene.labels
 
 
-def test_training_and_test_scenes_share_neither_items_nor_photographs(composer, experiment):
-    train, test = composer("train"), composer("test")
-    items = [
-        {
+def test_the_scenes_of_two_splits_share_neither_items_nor_photographs(composer, experiment):
+    splits, own = load_splits(experiment().data), ("train", "validation", "test")
+    items, photographs = {}, {}
+    for split in own:
+        made = composer(split)
+        items[split] = {
             made.images.load(int(made.images.indices[item])).tobytes()
-            for index in range(count)
+            for index in range(6)
             for item in made.compose(index).items
         }
-        for made, count in ((train, 12), (test, 6))
-    ]
-    assert min(map(len, items)) > 10
-    assert not items[0] & items[1]
-    splits = load_splits(experiment().data)
-    held_out = {splits.validation.load(int(i)).tobytes() for i in splits.validation.indices}
-    assert not items[0] & held_out
-    photographs = train.scenes.photographs
-    assert not set(photographs.train) & set(photographs.test)
-    assert len(train.photographs) == len(photographs.train)
+        photographs[split] = getattr(made.scenes.photographs, split)
+        assert len(made.photographs) == len(photographs[split])
+        images = getattr(splits, split)
+        assert items[split] <= {images.load(int(i)).tobytes() for i in images.indices}
+    assert min(map(len, items.values())) > 10
+    for one, other in itertools.combinations(own, 2):
+        assert not items[one] & items[other]
+        assert not set(photographs[one]) & set(photographs[other])
 
 
 def test_a_failure_leaves_the_data_as_it_was(experiment):

@@ -3,172 +3,25 @@
 import ast
 import contextlib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
-
+from benchmarks.detection.settings import DetectionSettings
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FIGURES, Job, Study, StudySettings
+from benchmarks.evidence.study import FIGURES, Job, Study
 from manifold.errors import UserError
-from manifold.settings import CELL_FILES, Section, Students, check_folder_name, find, suggest
+from manifold.settings import CELL_FILES, Students, check_folder_name, find, suggest
 from manifold.settings.data_files import files_digest
 from manifold.settings.experiment import check_seeds
-from manifold.settings.section import (
-    Count,
-    CountRange,
-    Epochs,
-    Location,
-    PositiveShare,
-    Rate,
-    Size,
-    WholeNumber,
-)
+from manifold.settings.messages import refuse_doubles
 from manifold.settings.stale import planned_data, read_record
 
-RANDOM = "random"  # in the place of a method: a backbone with random weights
+# In the place of a method: backbones that show what a student's training adds.
+RANDOM = "random"  # none of its weights
+PATCH_EMBEDDING = "patch_embedding"  # the weights of its patch embedding, and no others
+CONTROLS = (RANDOM, PATCH_EMBEDDING)
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
-DATA_FILES = ("train.json", "test.json", "data.json")
-
-
-class Photographs(Section):
-    """Files that scikit-image and scikit-learn carry; none serves both splits."""
-
-    train: list[str]
-    """Backgrounds of the training scenes."""
-    test: list[str]
-    """Backgrounds of the test scenes."""
-
-    @model_validator(mode="after")
-    def _serve_one_split(self) -> Self:
-        for split in ("train", "test"):
-            if not getattr(self, split):
-                raise UserError(f"{split} must name at least one photograph")
-        both = sorted(set(self.train) & set(self.test))
-        if both:
-            raise UserError(
-                f"train, test: {', '.join(both)} would stand in training and in test scenes; take "
-                "it out of one"
-            )
-        return self
-
-
-class Scenes(Section):
-    """Scenes that are composed: items of the students' data set on photographs."""
-
-    seed: WholeNumber
-    """Of the composition."""
-    train: Count
-    """Scenes to train on."""
-    test: Count
-    """Scenes to test on."""
-    size: Size
-    """Width, height, in pixels."""
-    items: CountRange
-    """Fewest, most in a scene."""
-    sides: CountRange
-    """Smallest, largest side of an item, in pixels."""
-    least_visible: PositiveShare
-    """The share of every item that others leave uncovered."""
-    foreground: Rate | None
-    """An item is what is brighter (of 1); null: its whole rectangle."""
-    photographs: Photographs
-    """The backgrounds."""
-    brightness: PositiveShare
-    """Of the photographs: their grey values are multiplied by it."""
-    tries: Count
-    """Draws of an item before a scene is given up as too crowded."""
-
-    @model_validator(mode="after")
-    def _items_fit(self) -> Self:
-        if min(self.size) < self.sides[1]:
-            raise UserError(
-                "size must be a width and a height of at least the largest of sides, "
-                f"{self.sides[1]}; got {self.size}"
-            )
-        return self
-
-
-class Ignored(Section):
-    """Ids of annotations that are known to be broken, and left out; ids restart in each file."""
-
-    train: list[WholeNumber] = Field(default_factory=list)
-    """Of the training annotations."""
-    test: list[WholeNumber] = Field(default_factory=list)
-    """Of the test annotations."""
-
-
-class CocoFolder(Section):
-    """Images with annotations in COCO's format."""
-
-    train_images: Location
-    """Folder of the training images."""
-    train_annotations: Location
-    """JSON file of their annotations."""
-    test_images: Location
-    """Folder of the test images."""
-    test_annotations: Location
-    """JSON file of their annotations."""
-    ignored: Ignored = Ignored()
-    """Annotations that are left out, by the split and their ids."""
-
-
-class DetectionData(Section):
-    """The images of the detectors: composed scenes, or a folder."""
-
-    scenes: Scenes | None
-    """Either these."""
-    folder: CocoFolder | None
-    """Or those."""
-    masks: bool
-    """false: boxes alone, and Mask R-CNN is trained without its mask branch."""
-    channels: Literal[1, 3]
-    """Of the images; a student of another number is adapted."""
-    verify: bool
-    """Decode every image of a folder before any compute."""
-
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> Self:
-        if (self.scenes is None) == (self.folder is None):
-            raise UserError(
-                "scenes, folder: give one of the two, and null for the other; got "
-                f"{'neither' if self.scenes is None else 'both'}"
-            )
-        return self
-
-
-class DetectionSettings(StudySettings):
-    """Detectors on the students as backbones."""
-
-    pair: str
-    """Of the students."""
-    recipe: str
-    """Of the students."""
-    epochs: Epochs
-    """The students' budget."""
-    methods: list[str]
-    """Whose students are backbones; random weights are always there."""
-    baseline: str
-    """Gains are over this method's backbone."""
-    data: DetectionData
-    """What the detectors learn."""
-    seeds: list[WholeNumber] | None
-    """Of the detectors and of the students below them; null: the experiment's."""
-    detectors: dict[str, Location]
-    """name: mmdet's configuration file; null takes a scale's detector away."""
-    options: dict[str, Any]
-    """Laid over those that have such a key, as by mmengine's --cfg-options."""
-    least_steps: Annotated[int, Field(ge=1, le=10_000_000)] | None
-    """Few images are trained for more epochs than the file says, until the steps are as many;
-    null, or train_cfg.max_epochs in the options: as many epochs as are said."""
-    pictures: WholeNumber
-    """Test images that are drawn."""
-
-    @field_validator("detectors", mode="before")
-    @classmethod
-    def _leave_out(cls, detectors: Any) -> Any:
-        if not isinstance(detectors, dict):
-            return detectors
-        return {k: v for k, v in detectors.items() if v not in (None, "null")}  # Snakemake's text
+RECORD = "data.json"  # about the images
+VALIDATION = "validation"
 
 
 def texts_of(configuration: Path) -> list[str]:
@@ -204,11 +57,12 @@ class Detection(Study):
         experiment.check_known("detection.recipe", detection.recipe, experiment.recipes)
         experiment.check_methods("detection.methods", detection.methods)
         experiment.check_known("detection.baseline", detection.baseline, detection.methods)
-        if RANDOM in detection.methods:
+        for name in set(CONTROLS) & set(detection.methods):
             raise UserError(
-                f"detection.methods: {RANDOM!r} stands for random weights, which are always "
-                "there; rename the method"
+                f"detection.methods: {name!r} stands for one of detection.controls; rename the "
+                "method"
             )
+        refuse_doubles("detection.controls", detection.controls)
         if not detection.detectors:
             raise UserError(
                 "detection.detectors must name at least one detector and its configuration file"
@@ -218,6 +72,16 @@ class Detection(Study):
             self.configuration_file(detector)
         if detection.seeds is not None:
             check_seeds("detection.seeds", detection.seeds)
+        if VALIDATION in self.splits and not experiment.data.validation:
+            raise UserError(
+                "detection.data.scenes.validation: data.validation is 0, and these scenes are of "
+                "the images that it holds out; raise it, or set this to null"
+            )
+        if self.evaluated not in self.splits:
+            raise UserError(
+                f"evaluation_split {self.evaluated!r}: detection has no such images; give "
+                "detection.data.scenes.validation a number, or set detection to null"
+            )
 
     def preflight(self) -> None:
         from benchmarks.detection.check import check  # imports mmdet
@@ -235,8 +99,20 @@ class Detection(Study):
 
     @property
     def backbones(self) -> list[str]:
-        """What detectors are trained on: random weights, and the students of the methods."""
-        return [RANDOM, *self.settings.methods]
+        """What detectors are trained on: the controls, and the students of the methods."""
+        return [*self.settings.controls, *self.settings.methods]
+
+    @property
+    def splits(self) -> list[str]:
+        """Of the images."""
+        scenes = self.settings.data.scenes
+        has_validation = scenes is not None and scenes.validation is not None
+        return ["train", *([VALIDATION] if has_validation else []), "test"]
+
+    @property
+    def evaluated(self) -> str:
+        """The split whose AP stands in the table."""
+        return self.experiment.evaluation_split
 
     # ---- folders -----------------------------------------------------------------------------
 
@@ -249,11 +125,21 @@ class Detection(Study):
         students = self.experiment.directory / "detection" / of.pair / of.recipe
         return students / f"{of.epochs}-epochs" / detector / method / f"seed-{seed}"
 
-    def student(self, method: str, seed: int) -> Path | None:
-        """The weights that a backbone starts from; None for random ones."""
-        if method == RANDOM:
+    @property
+    def data_files(self) -> list[Path]:
+        """Each split's annotations, and what is known of the images."""
+        return [self.data_folder / name for name in (*map("{}.json".format, self.splits), RECORD)]
+
+    def source(self, backbone: str) -> str | None:
+        """The method whose student a backbone takes weights of; None for random ones."""
+        of_a_control = {RANDOM: None, PATCH_EMBEDDING: self.settings.baseline}
+        return of_a_control.get(backbone, backbone)
+
+    def student(self, backbone: str, seed: int) -> Path | None:
+        """The file of the weights that a backbone starts from; None for random ones."""
+        method, of = self.source(backbone), self.settings
+        if method is None:
             return None
-        of = self.settings
         key = (of.pair, of.recipe, of.epochs, method, seed)
         return self.experiment.cell_directory(*key) / CELL_FILES[0]
 
@@ -261,7 +147,7 @@ class Detection(Study):
 
     def jobs(self) -> list[Job]:
         """A detector is a job: starting mmdet costs less than a killed detector's work."""
-        data = tuple(f"detection/data/{name}" for name in DATA_FILES)
+        data = tuple(f"detection/data/{path.name}" for path in self.data_files)
         of = self.settings
         cell = f"detection/{of.pair}/{of.recipe}/{of.epochs}-epochs/{{detector}}/{{method}}"
         return [
@@ -292,14 +178,13 @@ class Detection(Study):
             from benchmarks.detection.data import found_in_folder  # only where there is one
 
             return [data, found_in_folder(data.folder)]
-        record = read_record(self.data_folder / DATA_FILES[-1])
+        record = read_record(self.data_folder / RECORD)
         files = planned_data(record, files_digest(experiment.data, experiment.results))
         return [data, experiment.data, *([] if files is None else [files])]
 
     def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
         student = self.student(method, seed)
-        data = [self.data_folder / name for name in DATA_FILES]
-        return data if student is None else [*data, student]
+        return [*self.data_files, *([] if student is None else [student])]
 
     def configuration_file(self, detector: str) -> Path:
         """mmdet's configuration of a detector.
@@ -329,7 +214,7 @@ class Detection(Study):
 
     def results(self) -> list[Path]:
         return [
-            *(self.data_folder / name for name in DATA_FILES),
+            *self.data_files,
             *(
                 self.directory(detector, method, seed) / file
                 for detector in self.settings.detectors
@@ -340,8 +225,10 @@ class Detection(Study):
         ]
 
     def files(self) -> list[Path]:
-        pictures = [self.experiment.directory / f"detection_pictures{suffix}" for suffix in FIGURES]
-        return super().files() + (pictures if self.settings.pictures else [])
+        more = [f"_pictures{suffix}" for suffix in FIGURES if self.settings.pictures]
+        if VALIDATION in self.splits:
+            more += [f"_curve{suffix}" for suffix in (".csv", *FIGURES)]
+        return [*super().files(), *(self.experiment.directory / f"{self.name}{s}" for s in more)]
 
     # ---- what it gives -----------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import CocoFolder
 from benchmarks.detection.coco_files import LISTS, Notes, check, listed, normalise, read
-from benchmarks.detection.data import SPLITS
+from benchmarks.detection.data import FOLDER_SPLITS
+from benchmarks.detection.settings import CocoFolder
 from manifold.errors import Faults, UserError
 from manifold.image_files import ImageCheck
 from manifold.settings import suggest
@@ -37,7 +37,7 @@ def read_folder(
         UserError: names the file, the entries and what to do.
     """
     contents, notes, seen, faults = {}, [], ImageCheck() if verify else None, Faults()
-    for split in SPLITS:
+    for split in FOLDER_SPLITS:
         if seen is not None:
             seen.part = split
         with faults.collected():
@@ -46,7 +46,7 @@ def read_folder(
     if seen is not None:
         notes += [*seen.refuse_dim(), *seen.words()]
     classes = _classes(folder, contents, notes)
-    for split in SPLITS:
+    for split in FOLDER_SPLITS:
         contents[split] = _renumbered(contents[split], classes)
     return contents, notes
 
@@ -131,14 +131,16 @@ def _classes(folder: CocoFolder, contents: dict[str, Content], notes: list[str])
     """
     names = {
         split: {entry["id"]: entry["name"] for entry in contents[split]["categories"]}
-        for split in SPLITS
+        for split in FOLDER_SPLITS
     }
     counts = {
         split: Counter(names[split][e["category_id"]] for e in contents[split]["annotations"])
-        for split in SPLITS
+        for split in FOLDER_SPLITS
     }
     annotated = set(counts["train"]) | set(counts["test"])
-    roots = {name for split in SPLITS for name in _roots(contents[split]) if name not in annotated}
+    roots = {
+        name for split in FOLDER_SPLITS for name in _roots(contents[split]) if name not in annotated
+    }
     if roots:
         notes.append(
             f"{folder.train_annotations}: {listed(sorted(roots))} is left out: the root of the "
@@ -153,13 +155,13 @@ def _classes(folder: CocoFolder, contents: dict[str, Content], notes: list[str])
             f"{folder.test_annotations}: {listed(unknown)} is left out: {folder.train_annotations} "
             "does not have it, and no annotation"
         )
-    ids = [{name: number for number, name in names[split].items()} for split in SPLITS]
+    ids = [{name: number for number, name in names[split].items()} for split in FOLDER_SPLITS]
     if moved := [name for name in classes if name in ids[1] and ids[0][name] != ids[1][name]]:
         notes.append(
             f"{folder.test_annotations}: {len(moved)} categories have other ids than in "
             f"{folder.train_annotations}, as {moved[0]!r}; they are matched by their names"
         )
-    for split in SPLITS:
+    for split in FOLDER_SPLITS:
         path = getattr(folder, f"{split}_annotations")
         own = {names[split][e["category_id"]] for e in contents[split]["annotations"] if _is_one(e)}
         if not own:

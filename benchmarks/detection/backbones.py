@@ -1,7 +1,7 @@
 """Students as backbones of mmdet's detectors, and the pyramids that they are put through.
 
 A backbone gives the maps that timm's own ``forward_intermediates`` gives: every stage of a
-hierarchical network (Swin, ConvNeXt), the last block of a plain one (DeiT).
+hierarchical network (Swin, ConvNeXt); the last block of a plain one (DeiT), or several blocks.
 """
 
 from benchmarks.detection import mmdetection  # noqa: F401 (before mmdet)
@@ -44,6 +44,10 @@ class Student(BaseModule):
         channels: of the detector's images. A grey student sees a grey picture in three channels as
             it does in one: its first convolution is spread over them.
         drop_path: the rate of stochastic depth while the detector is trained.
+        blocks: how many blocks of a plain network give a map, see ``evenly_spaced``. Of a
+            hierarchical network all stages do, whatever is said here.
+        patch_embedding_alone: take nothing of the weights but the first convolution, which is a
+            ViT's patch embedding; the rest is drawn as it would be without weights.
 
     Attributes:
         strides: the side of a map's cell in pixels, map by map.
@@ -51,7 +55,7 @@ class Student(BaseModule):
 
     Raises:
         UserError: weights that are missing, damaged or of another network; a network that gives no
-            maps, or whose images must be of one size.
+            maps, or whose images must be of one size, or that has fewer blocks.
     """
 
     def __init__(
@@ -62,31 +66,35 @@ class Student(BaseModule):
         weights: str | None,
         channels: int,
         drop_path: float = 0.0,
+        blocks: int = 1,
+        patch_embedding_alone: bool = False,
     ):
         super().__init__()
-        model, what = Model(name=name, arguments=dict(arguments)), f"the student {name!r}"
-        classes = (classes_of(read_weights(Path(weights), what)) or 0) if weights else 0
-        trained = create_model(model, tuple(image_shape), classes)
+        model, shape = Model(name=name, arguments=dict(arguments)), tuple(image_shape)
+        drawn = create_model(model, shape, 0)
+        _check(drawn, name)
+        state, first = drawn.state_dict(), drawn.pretrained_cfg["first_conv"]
         if weights:
-            load_weights(trained, Path(weights), what)
-        _check(trained, name)
-        sizes = next((own for kind, own in ANY_SIZE.items() if isinstance(trained, kind)), {})
+            trained = _weights_of(model, shape, Path(weights))
+            taken = [key for key in state if key.startswith(f"{first}.")]
+            state |= {key: trained[key] for key in (taken if patch_embedding_alone else state)}
+        sizes = next((own for kind, own in ANY_SIZE.items() if isinstance(drawn, kind)), {})
         self.network = create_model(
             Model(name=name, arguments={**model.arguments, **sizes}),
             (channels, *image_shape[1:]),
-            classes,
+            0,
             drop_path,
         )
-        self.network.load_state_dict(
-            _with_channels(trained.state_dict(), trained.pretrained_cfg["first_conv"], channels)
-        )
-        self.strides = [stage["reduction"] for stage in trained.feature_info]
-        self.widths = [stage["num_chs"] for stage in trained.feature_info]
-        if len(set(self.strides)) == 1:  # a plain network: its last block alone
-            self.strides, self.widths = self.strides[-1:], self.widths[-1:]
+        self.network.load_state_dict(_with_channels(state, first, channels))
+        strides = [stage["reduction"] for stage in drawn.feature_info]
+        layers = list(range(len(strides)))
+        if len(set(strides)) == 1:  # a plain network
+            layers = evenly_spaced(blocks, len(strides), name)
+        self.strides = [strides[layer] for layer in layers]
+        self.widths = [drawn.feature_info[layer]["num_chs"] for layer in layers]
         # The final norm and the head see no gradient of a detector.
         self.layers = self.network.prune_intermediate_layers(
-            len(self.strides), prune_norm=True, prune_head=True
+            layers, prune_norm=True, prune_head=True
         )
 
     def init_weights(self) -> None:
@@ -97,6 +105,35 @@ class Student(BaseModule):
         return self.network.forward_intermediates(
             images, indices=self.layers, output_fmt="NCHW", intermediates_only=True
         )
+
+
+def evenly_spaced(count: int, depth: int, name: str) -> list[int]:
+    """The positions of so many of a network's blocks: every depth/count-th, down to the last.
+
+    Of 12 blocks 4 are 2, 5, 8, 11, counted from 0.
+
+    Raises:
+        UserError: there are fewer blocks.
+
+    Source: Ranftl et al. 2021, Vision Transformers for Dense Prediction, arXiv 2103.13413, section
+    3, where ViT-Base has these; BEiT's and XCiT's dense heads have 3, 5, 7, 11.
+    """
+    if type(count) is not int or not 1 <= count <= depth:
+        raise UserError(
+            f"model.backbone.blocks must be a whole number from 1 to {depth}, which are the blocks "
+            f"of {name}; got {count!r}"
+        )
+    return [place * depth // count - 1 for place in range(1, count + 1)]
+
+
+def _weights_of(
+    model: Model, image_shape: tuple[int, int, int], weights: Path
+) -> dict[str, Tensor]:
+    """A student's weights, its head's too, held to its network."""
+    what = f"the student {model.name!r}"
+    trained = create_model(model, image_shape, classes_of(read_weights(weights, what)) or 0)
+    load_weights(trained, weights, what)
+    return trained.state_dict()
 
 
 def _check(network: nn.Module, name: str) -> None:
@@ -142,36 +179,43 @@ class NormalisedFPN(FPN):
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """A pyramid from the one map of a plain ViT, each level made from that map alone.
+    """A pyramid from the maps of a plain ViT, which are of one size.
+
+    The maps are normalised one by one, since the backbone's final norm is cut off. Several are
+    concatenated, and a 1×1 convolution brings them to the width of one. Each level is made from
+    the result alone.
 
     A level of scale 2ⁿ goes through n transposed 2×2 convolutions of stride 2 (LayerNorm and GELU
     between two of them; the width is halved by each), one of scale 1/2 through 2×2 max-pooling;
     then a 1×1 and a 3×3 convolution, each with LayerNorm. Further levels halve the last one by
-    subsampling. The map is normalised first, since the backbone's final norm is cut off.
+    subsampling.
 
     Args:
-        in_channels: [width of the map].
+        in_channels: widths of the maps.
         out_channels: of every level.
         scales: of the levels, largest first: powers of 2.
         num_outs: levels in all.
 
     Source: Li et al. 2022, Exploring Plain Vision Transformer Backbones for Object Detection, arXiv
-    2203.16527, section 3.
+    2203.16527, section 3, which has the last block's map alone; the concatenation of several
+    blocks' maps before a head is that of Oquab et al. 2023, DINOv2, arXiv 2304.07193, section 7.4.
     """
 
     def __init__(
         self, in_channels: list[int], out_channels: int, scales: list[float], num_outs: int
     ):
         super().__init__()
-        (width,) = in_channels
-        self.norm = LayerNorm2d(width)
+        width = in_channels[-1]
+        self.norms = nn.ModuleList(LayerNorm2d(own) for own in in_channels)
+        several = len(in_channels) > 1
+        self.join = nn.Conv2d(sum(in_channels), width, 1) if several else nn.Identity()
         self.levels = nn.ModuleList(_level(width, out_channels, scale) for scale in scales)
         self.further = num_outs - len(scales)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
-        (values,) = maps
-        values = self.norm(values)
-        levels = [level(values) for level in self.levels]
+        normalised = [norm(values) for norm, values in zip(self.norms, maps, strict=True)]
+        joined = self.join(torch.cat(normalised, dim=1))
+        levels = [level(joined) for level in self.levels]
         for _ in range(self.further):
             levels.append(nn.functional.max_pool2d(levels[-1], kernel_size=1, stride=2))
         return tuple(levels)

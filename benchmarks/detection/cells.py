@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from benchmarks.detection import Detection
-from benchmarks.detection.data import SPLITS, annotation_file
+from benchmarks.detection.data import annotation_file
 from manifold.files import sha256
 from manifold.settings import Experiment, to_plain
 
@@ -42,7 +42,9 @@ class DetectorCell:
 
     def identity(self, settings: Config) -> dict[str, Any]:
         """What shapes the detector: its configuration, the student's bytes, the data's."""
-        data = {split: sha256(annotation_file(self.experiment, split)) for split in SPLITS}
+        data = {
+            split: sha256(annotation_file(self.experiment, split)) for split in self.study.splits
+        }
         shaping = {
             "settings": settings.to_dict(),
             "student_sha256": self.student and sha256(self.student),

@@ -23,12 +23,13 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from benchmarks.detection import RANDOM, Detection
 from benchmarks.detection.cells import DetectorCell
 from benchmarks.detection.configuration import (
+    LOADERS,
     configure,
     images_trained_on,
     parts_of,
     read_settings,
 )
-from benchmarks.detection.data import SPLITS
+from benchmarks.detection.data import FOLDER_SPLITS
 from benchmarks.detection.prepare import count, prepare, read_folder, tell, write
 from benchmarks.detection.scenes import find_photographs
 from benchmarks.detection.train import build_runner
@@ -53,7 +54,7 @@ def check(study: Detection) -> None:
         counted = count(contents["train"])
     else:
         counted = {"images": data.scenes.train, "images_without_annotations": 0}
-        for split in SPLITS:
+        for split in study.splits:
             find_photographs(getattr(data.scenes.photographs, split))
     for detector, settings in read.items():
         _check_batch(experiment, detector, settings, images_trained_on(settings, counted))
@@ -85,7 +86,8 @@ def _one_image_of_each(
     """The experiment in a folder of its own, where one image of each split is prepared."""
     detection = experiment.detection
     if contents is None:
-        scenes = detection.data.scenes.replaced(train=1, test=1)
+        study: Detection = experiment.studies["detection"]
+        scenes = detection.data.scenes.replaced(**dict.fromkeys(study.splits, 1))
         detection = detection.replaced(data=detection.data.replaced(scenes=scenes))
     small = experiment.replaced(results=str(folder), detection=detection)
     data = small.studies["detection"].data_folder
@@ -93,7 +95,7 @@ def _one_image_of_each(
         prepare(small)
     else:
         data.mkdir(parents=True)
-        first = {split: _largest_image(contents[split]) for split in SPLITS}
+        first = {split: _largest_image(contents[split]) for split in FOLDER_SPLITS}
         write(small, data, first, {}, {})
     return small
 
@@ -165,7 +167,7 @@ def _try(cell: DetectorCell) -> None:
 def _make_small(settings: Config) -> None:
     """Let a trial be short, load its images itself, keep each box that it predicts, need no GPU."""
     init_default_scope(settings.get("default_scope", "mmdet"))
-    for loader in (settings.train_dataloader, settings.test_dataloader):
+    for loader in filter(None, map(settings.get, LOADERS)):
         Runner.build_dataloader(loader)  # as the training will have it: workers are not started
         for key in ("persistent_workers", "prefetch_factor", "timeout", "num_batch_per_epoch"):
             loader.pop(key, None)

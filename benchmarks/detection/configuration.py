@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from benchmarks.detection import RANDOM, Detection
+from benchmarks.detection import PATCH_EMBEDDING, VALIDATION, Detection
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.cells import DetectorCell
 from benchmarks.detection.data import annotation_file, categories, image_folder, read_record
@@ -19,6 +19,8 @@ from manifold.settings import Experiment
 from manifold.training.cells import student_model
 from manifold.training.records import check_weights
 
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+NEVER = 10**9  # the epoch after which mmengine's own loop validates: CurveHook does it
 SECTIONS = ("model", "necks", "train_dataloader", "test_dataloader", "test_evaluator", "train_cfg")
 
 
@@ -36,7 +38,7 @@ def configure(cell: DetectorCell) -> Config:
     settings = read_settings(experiment, cell.detector)
     settings.model.backbone = _backbone(cell, settings.model.get("backbone", {}))
     strides, widths = describe(settings.model.backbone)
-    kind = "plain" if len(strides) == 1 else "hierarchical"
+    kind = "plain" if len(set(strides)) == 1 else "hierarchical"
     if not settings.necks.get(kind):
         raise UserError(
             f"{detection.detectors[cell.detector]}: 'necks' has no {kind!r}, which the student "
@@ -121,11 +123,12 @@ def _read(path: str, content: bytes) -> Config:
 def _backbone(cell: DetectorCell, given: ConfigDict) -> ConfigDict:
     experiment, detection = cell.experiment, cell.experiment.detection
     pair = experiment.pairs[detection.pair]
-    if cell.method == RANDOM:
+    method = cell.study.source(cell.method)
+    if method is None:
         model = pair.student
     else:
-        definition = experiment.method_definitions[cell.method]
-        model = student_model(pair, detection.pair, cell.method, definition)
+        definition = experiment.method_definitions[method]
+        model = student_model(pair, detection.pair, method, definition)
         if not cell.student.is_file():
             raise UserError(f"{cell.student}: this student has not been trained; snakemake does it")
         check_weights(cell.student)
@@ -139,6 +142,7 @@ def _backbone(cell: DetectorCell, given: ConfigDict) -> ConfigDict:
             "image_shape": data.image_shape,
             "weights": cell.student and str(cell.student),
             "channels": detection.data.channels,
+            "patch_embedding_alone": cell.method == PATCH_EMBEDDING,
         }
     )
 
@@ -181,7 +185,12 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
     preprocessor.mean, preprocessor.std = ([255 * v for v in values] for values in (mean, std))
     preprocessor.bgr_to_rgb = data.channels == 3
     preprocessor.pad_mask = _has_masks(settings)
-    for split, loader in (("train", settings.train_dataloader), ("test", settings.test_dataloader)):
+    study = cell.study
+    _add_validation(study, settings)
+    splits = dict(zip(LOADERS, ("train", VALIDATION, study.evaluated), strict=True))
+    for loader, split in ((settings.get(name), split) for name, split in splits.items()):
+        if loader is None or split not in study.splits:
+            continue
         loader.dataset.update(
             data_root="",  # relative paths are this project's, not COCO's folder's
             metainfo=dict(classes=tuple(names)),
@@ -195,10 +204,25 @@ def _set_images(cell: DetectorCell, settings: Config, names: list[str]) -> None:
                 step["color_type"] = "color" if data.channels == 3 else "grayscale"
             if step["type"] == "LoadAnnotations":
                 step["with_mask"] = _has_masks(settings)
-    settings.test_evaluator.update(
-        ann_file=str(annotation_file(experiment, "test")),
-        metric=["bbox", "segm"] if _has_masks(settings) else ["bbox"],
-    )
+    for evaluator, split in (("val_evaluator", VALIDATION), ("test_evaluator", study.evaluated)):
+        if split in study.splits and settings.get(evaluator):
+            settings[evaluator].update(
+                ann_file=str(annotation_file(experiment, split)),
+                metric=["bbox", "segm"] if _has_masks(settings) else ["bbox"],
+            )
+
+
+def _add_validation(study: Detection, settings: Config) -> None:
+    """Have the validation images read and predicted as the test's are, after epochs.
+
+    A training that counts in steps has none.
+    """
+    if VALIDATION not in study.splits or "max_epochs" not in settings.train_cfg:
+        return
+    settings.val_cfg = dict(type="ValLoop")
+    settings.val_dataloader = deepcopy(settings.test_dataloader)
+    settings.val_evaluator = {**deepcopy(settings.test_evaluator), "format_only": True}
+    settings.train_cfg.val_begin = NEVER
 
 
 def _set_epochs(experiment: Experiment, settings: Config) -> None:

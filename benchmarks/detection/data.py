@@ -7,14 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import RANDOM, CocoFolder
+from benchmarks.detection import PATCH_EMBEDDING, RANDOM, RECORD
+from benchmarks.detection.settings import CocoFolder
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import Experiment
 
-SPLITS = ("train", "test")
-RECORD = "data.json"
-RANDOM_TITLE = "Random weights"
+FOLDER_SPLITS = ("train", "test")
 
 
 def data_directory(experiment: Experiment) -> Path:
@@ -22,12 +21,12 @@ def data_directory(experiment: Experiment) -> Path:
 
 
 def annotation_file(experiment: Experiment, split: str) -> Path:
-    """COCO annotations of "train" or "test", checked."""
+    """COCO annotations of a split, checked."""
     return data_directory(experiment) / f"{split}.json"
 
 
 def image_folder(experiment: Experiment, split: str) -> Path:
-    """Where the images of "train" or "test" are."""
+    """Where the images of a split are."""
     folder = experiment.detection.data.folder
     if folder is not None:
         return Path(getattr(folder, f"{split}_images"))
@@ -65,7 +64,7 @@ def found_in_folder(folder: CocoFolder) -> dict[str, Any]:
     may take an hour. Nothing stands for a file or a folder that is not there.
     """
     found: dict[str, Any] = {}
-    for split in SPLITS:
+    for split in FOLDER_SPLITS:
         annotations = Path(getattr(folder, f"{split}_annotations"))
         found[f"{split}_annotations"] = sha256(annotations) if annotations.is_file() else None
         images = Path(getattr(folder, f"{split}_images"))
@@ -91,4 +90,9 @@ def names_and_sizes(folder: Path, paths: Iterable[str | Path]) -> str:
 
 def title_of(experiment: Experiment, method: str) -> str:
     """What a backbone is called in tables and figures."""
-    return RANDOM_TITLE if method == RANDOM else experiment.method_definitions[method].title
+    definitions, baseline = experiment.method_definitions, experiment.detection.baseline
+    if method == RANDOM:
+        return "Random weights"
+    if method == PATCH_EMBEDDING:
+        return f"Patch embedding of {definitions[baseline].title} alone"
+    return definitions[method].title

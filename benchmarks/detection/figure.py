@@ -1,14 +1,19 @@
 """Detection as a figure: AP and the paired gain, a block a detector and kind."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks.detection import CONTROLS
 from benchmarks.evidence.style import (
     BLUE,
     GREY,
     ORANGE,
+    SERIES,
     STYLE,
+    WIDTH,
     draw_row,
     rule_out,
     write_caption,
@@ -43,7 +48,7 @@ def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -
             for position, (_, row) in enumerate(own.iterrows()):
                 method = row["method"]
                 is_manifold = method.startswith("manifold")
-                colour = {"random": GREY}.get(method, ORANGE if is_manifold else BLUE)
+                colour = GREY if method in CONTROLS else ORANGE if is_manifold else BLUE
                 draw_row(left, position, by_seed[method], row, "ap", colour)
                 if method != reference:
                     gains = by_seed[method] - by_seed[reference]
@@ -57,5 +62,43 @@ def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -
             for panel in (left, right):
                 rule_out(panel, "x")
                 panel.tick_params(axis="y", length=0)
+        write_caption(figure, caption)
+    return figure
+
+
+def draw_curve(curve: pd.DataFrame, caption: str) -> Figure:
+    """Mean AP on the validation images against the epoch, a line a backbone.
+
+    Args:
+        curve: as in detection_curve.csv.
+    """
+    blocks = list(curve.groupby(["detector", "kind"], sort=False))
+    with plt.rc_context(STYLE):
+        figure, (axes,) = plt.subplots(
+            1, len(blocks), figsize=(WIDTH, 3.6), squeeze=False, layout="constrained"
+        )
+        for panel, ((detector, kind), own) in zip(axes, blocks, strict=True):
+            name = {"bbox": "box", "segm": "mask"}[kind]
+            colours, dashes = itertools.cycle(SERIES), itertools.cycle(("--", ":"))
+            for (method, title), rows in own.groupby(["method", "title"], sort=False):
+                is_control = method in CONTROLS
+                means = rows.groupby("epoch")["ap"].mean()
+                panel.plot(
+                    means.index,
+                    means,
+                    next(dashes) if is_control else "-",
+                    color=GREY if is_control else next(colours),
+                    linewidth=1.5,
+                    marker=".",
+                    label=title,
+                )
+            panel.set_title(f"{detector}, {name} AP", loc="left", fontsize=9)
+            panel.set_xlabel("Epoch")
+            rule_out(panel, "y")
+        axes[0].set_ylabel("Validation AP (%)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=7.5
+        )
         write_caption(figure, caption)
     return figure

@@ -46,6 +46,8 @@ DECIDED = {
     *(("model", "neck"), ("model", "backbone", "type"), ("model", "backbone", "name")),
     *(("model", "backbone", "arguments"), ("model", "backbone", "image_shape")),
     *(("model", "backbone", "weights"), ("model", "backbone", "channels")),
+    ("model", "backbone", "patch_embedding_alone"),
+    *(("val_dataloader",), ("val_evaluator",), ("val_cfg",), ("train_cfg", "val_begin")),
     *(
         ("model", "data_preprocessor", key)
         for key in ("mean", "std", "bgr_to_rgb", "pad_mask", "pad_size_divisor")

@@ -31,7 +31,7 @@ def draw_pictures(study: Detection) -> Figure:
     """
     experiment, detection = study.experiment, study.settings
     detector, seed = next(iter(detection.detectors)), study.seeds[0]
-    truth = json.loads(annotation_file(experiment, "test").read_text(encoding="utf-8"))
+    truth = json.loads(annotation_file(experiment, study.evaluated).read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]
     columns = {"Ground truth": truth["annotations"]}
@@ -50,7 +50,7 @@ def draw_pictures(study: Detection) -> Figure:
             layout="constrained",
         )
         for row, image in zip(axes, images, strict=True):
-            path = image_folder(experiment, "test") / image["file_name"]
+            path = image_folder(experiment, study.evaluated) / image["file_name"]
             pixels = np.asarray(read_image(path, mode_of(detection.data.channels)))
             for axis, (title, found) in zip(row, columns.items(), strict=True):
                 own = [entry for entry in found if entry["image_id"] == image["id"]]

@@ -1,7 +1,7 @@
 """Make, or check, the images and annotations that the detectors learn from.
 
-``detection/data/{train,test}.json`` in COCO's format, ``data.json`` about them, and where the
-scale composes scenes, their images. Images of a folder stay where they are.
+``detection/data/{train,validation,test}.json`` in COCO's format, ``data.json`` about them, and
+where the scale composes scenes, their images. Images of a folder stay where they are.
 """
 
 import hashlib
@@ -12,8 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import DetectionData, annotations, coco_files, scenes
-from benchmarks.detection.data import RECORD, SPLITS, data_directory, image_folder, names_and_sizes
+from benchmarks.detection import RECORD, Detection, annotations, coco_files, scenes
+from benchmarks.detection.data import (
+    FOLDER_SPLITS,
+    data_directory,
+    image_folder,
+    names_and_sizes,
+)
+from benchmarks.detection.settings import DetectionData
 from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.alone import alone_on
@@ -37,8 +43,9 @@ def prepare(experiment: Experiment) -> None:
 def _make_scenes(experiment: Experiment, partial: Path) -> None:
     data = experiment.detection.data
     splits = load_splits(experiment.data)
+    study: Detection = experiment.studies["detection"]
     contents, sources = {}, {}
-    for split in SPLITS:
+    for split in study.splits:
         contents[split], items = scenes.write_scenes(
             data, split, splits, experiment.data.interpolation, partial / split
         )
@@ -58,7 +65,7 @@ def _take_folder(experiment: Experiment, partial: Path) -> None:
     contents, notes = read_folder(experiment.detection.data)
     tell(experiment, notes)
     folder, sources = experiment.detection.data.folder, {}
-    for split in SPLITS:
+    for split in FOLDER_SPLITS:
         images = image_folder(experiment, split)
         paths = [images / entry["file_name"] for entry in contents[split]["images"]]
         found = names_and_sizes(images, paths)
@@ -89,7 +96,7 @@ def read_folder(data: DetectionData) -> tuple[dict[str, annotations.Content], li
 def _repeated(data: DetectionData, contents: dict[str, annotations.Content]) -> list[str]:
     """Words on images that stand in both splits, or twice in one, and on boxes given twice."""
     said, files = [], {}
-    for split in SPLITS:
+    for split in FOLDER_SPLITS:
         images = Path(getattr(data.folder, f"{split}_images"))
         entries = contents[split]["images"]
         paths = [(images / entry["file_name"]).resolve() for entry in entries]
@@ -112,7 +119,7 @@ def _repeated(data: DetectionData, contents: dict[str, annotations.Content]) -> 
             f"{min(shared)}; what is measured on them is memory"
         )
     if data.verify:
-        others = ([(str(p), 0) for p in files[split] if p not in shared] for split in SPLITS)
+        others = ([(str(p), 0) for p in files[split] if p not in shared] for split in FOLDER_SPLITS)
         said += copies_in_words(same_bytes(*others))
     return [f"warning: {line}" for line in said]
 
@@ -133,19 +140,19 @@ def write(
     sources: dict[str, dict[str, Any]],
     more: dict[str, Any],
 ) -> None:
-    """Write both annotation files, and the record of what they hold and come from."""
+    """Write the annotation files, and the record of what they hold and come from."""
     data = experiment.detection.data
     record = {
         "kind": "folder" if data.scenes is None else "scenes",
         "settings": data,
         **more,
         "categories": [entry["name"] for entry in contents["train"]["categories"]],
-        "splits": {split: count(contents[split]) for split in SPLITS},
+        "splits": {split: count(content) for split, content in contents.items()},
         "sources_sha256": sources,
     }
-    for split in SPLITS:
+    for split, content in contents.items():
         path = partial / f"{split}.json"
-        path.write_text(json.dumps(contents[split]), encoding="utf-8")
+        path.write_text(json.dumps(content), encoding="utf-8")
         record["splits"][split]["annotations_sha256"] = sha256(path)
     record["fingerprint"] = fingerprint(
         [record["splits"], record["sources_sha256"], data.masks, data.channels]

@@ -1,7 +1,7 @@
 """Scenes: items of the students' data set on photographs, with exact boxes and masks.
 
-Training scenes hold images of the training split alone, test scenes those of the test split, on
-other photographs. Later items cover earlier ones; a mask is what stays visible of its item, and a
+The scenes of a split hold images of the students' split of that name alone, on photographs of its
+own. Later items cover earlier ones; a mask is what stays visible of its item, and a
 box is the tight one around it. Scene i follows from (seed, split, i) alone, however many are made.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from benchmarks.detection import DetectionData, Scenes
+from benchmarks.detection.settings import DetectionData, Scenes
 from manifold.errors import UserError
 from manifold.image_files import Mode, mode_of, read_image
 from manifold.seeds import derive

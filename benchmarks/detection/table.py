@@ -1,17 +1,12 @@
 """The detection table: box and mask AP of a detector on each method's backbone."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.detection import RANDOM, Detection
-from benchmarks.detection.data import (
-    RANDOM_TITLE,
-    SPLITS,
-    annotation_file,
-    read_record,
-    title_of,
-)
+from benchmarks.detection import PATCH_EMBEDDING, VALIDATION, Detection
+from benchmarks.detection.data import annotation_file, read_record, title_of
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
@@ -32,6 +27,11 @@ NO_REPORT = (
     "No box or mask AP of the paper is known with evidence, so nothing here stands next to a "
     "reported number."
 )
+CURVE_WORDS = (
+    "AP on the validation scenes, which are on photographs of their own and hold images that no "
+    "training saw, after every epoch of one schedule: mean over the seeds. The learning rate falls "
+    "to zero along the schedule, so a curve that is flat at its end says nothing of longer ones."
+)
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
 
 
@@ -42,10 +42,12 @@ class Measured:
     Attributes:
         rows: one a detector, kind of AP and backbone.
         seeds: one a detector, kind of AP, backbone and seed.
+        curve: AP on the validation images: one a row of seeds and an epoch.
     """
 
     rows: pd.DataFrame
     seeds: pd.DataFrame
+    curve: pd.DataFrame
     caption: str
 
 
@@ -55,13 +57,13 @@ def build(study: Detection) -> Document:
     Raises:
         UserError: a run is missing, or is of another student or of other data.
     """
-    from benchmarks.detection.figure import draw  # slow to import, as are the pictures
+    from benchmarks.detection.figure import draw, draw_curve  # slow to import, as are the pictures
 
     experiment = study.experiment
     found = measure(study)
     baseline = experiment.method_definitions[study.settings.baseline].title
     shown = {
-        detector: _readable(own, baseline)
+        detector: _readable(study, own, baseline)
         for detector, own in found.rows.groupby("detector", sort=False)
     }
     whole = pd.concat([own.assign(Detector=name) for name, own in shown.items()])
@@ -71,6 +73,10 @@ def build(study: Detection) -> Document:
         from benchmarks.detection.pictures import draw_pictures
 
         figures["_pictures"] = lambda _: draw_pictures(study)
+    csv = {"": found.rows, "_seeds": found.seeds}
+    if VALIDATION in study.splits:
+        csv["_curve"] = found.curve
+        figures["_curve"] = lambda caption: draw_curve(found.curve, f"{CURVE_WORDS} {caption}")
     return Document(
         title=f"{study.title}, {experiment.name}",
         caption=found.caption,
@@ -78,9 +84,9 @@ def build(study: Detection) -> Document:
             *tables,
             "" if experiment.claims is None else NO_REPORT,
             "## In words",
-            _in_words(found.rows, baseline),
+            _in_words(study, found.rows, baseline),
         ],
-        csv={"": found.rows, "_seeds": found.seeds},
+        csv=csv,
         latex=[(whole.fillna(MISSING), "")],
         figures=figures,
     )
@@ -93,7 +99,7 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
         UserError: a run is missing, or is of another student or of other data.
     """
     experiment = study.experiment
-    data = {split: sha256(annotation_file(experiment, split)) for split in SPLITS}
+    data = {split: sha256(annotation_file(experiment, split)) for split in study.splits}
     records: dict[str, dict[int, dict]] = {}
     for method in study.backbones:
         for seed in study.seeds:
@@ -115,30 +121,55 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
 
 def measure(study: Detection) -> Measured:
     """Read the runs and compute the table."""
-    rows, seeds, epochs = [], [], {}
+    rows, seeds, curve, epochs = [], [], [], {}
     for detector in study.settings.detectors:
         records = collect(study, detector)
-        first = next(iter(records[RANDOM].values()))
+        first = next(iter(records[study.settings.baseline].values()))
         epochs[detector] = first["epochs"]
         for kind in first["result"]:
-            rows += _rows(study.experiment, detector, kind, records)
+            rows += _rows(study, detector, kind, records)
             seeds += _seed_rows(detector, kind, records)
-    return Measured(pd.DataFrame(rows), pd.DataFrame(seeds), _caption(study, epochs))
+            curve += curve_rows(study.experiment, detector, kind, records)
+    frames = (pd.DataFrame(found) for found in (rows, seeds, curve))
+    return Measured(*frames, _caption(study, epochs))
 
 
-def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> list[dict]:
-    """One row a backbone; gains over the baseline's and over random weights, seed by seed."""
-    confidence, baseline = experiment.statistics.confidence, experiment.detection.baseline
+def curve_rows(experiment: Experiment, detector: str, kind: str, records: dict) -> list[dict]:
+    """AP on the validation images, one row a backbone, seed and epoch.
+
+    Args:
+        records: of ``collect``.
+    """
+    return [
+        {
+            "detector": detector,
+            "kind": kind,
+            "method": method,
+            "title": title_of(experiment, method),
+            "seed": seed,
+            "epoch": point["epoch"],
+            "ap": point[kind],
+        }
+        for method, runs in records.items()
+        for seed, run in runs.items()
+        for point in run["validation"]
+    ]
+
+
+def _rows(study: Detection, detector: str, kind: str, records: dict) -> list[dict]:
+    """One row a backbone; gains over the baseline's and over each control's, seed by seed."""
+    experiment, baseline = study.experiment, study.settings.baseline
+    confidence = experiment.statistics.confidence
     ap = {
         method: {seed: run["result"][kind]["ap"] for seed, run in runs.items()}
         for method, runs in records.items()
     }
-    gains, over_random = (gains_over(other, ap, confidence) for other in (baseline, RANDOM))
+    gains = gains_over(baseline, ap, confidence)
+    leads = {control: gains_over(control, ap, confidence) for control in study.settings.controls}
     adjusted = holm({method: gain.p for method, gain in gains.items()})
     rows = []
     for method, runs in records.items():
         mean, gain = mean_interval(list(ap[method].values()), confidence), gains.get(method)
-        lead = over_random.get(method)
         results = pd.DataFrame([run["result"][kind] for run in runs.values()])
         first = next(iter(runs.values()))
         rows.append(
@@ -151,7 +182,10 @@ def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> li
                 **interval_columns("ap", mean),
                 **interval_columns("gain", gain),
                 "p_holm": adjusted.get(method),
-                **interval_columns("over_random", lead),
+                **_merged(
+                    interval_columns(f"over_{control}", lead.get(method))
+                    for control, lead in leads.items()
+                ),
                 "ap50_mean": results["ap50"].mean(),
                 "ap75_mean": results["ap75"].mean(),
                 "ap_random_classes_mean": results["ap_random_classes"].mean(),
@@ -162,6 +196,10 @@ def _rows(experiment: Experiment, detector: str, kind: str, records: dict) -> li
             }
         )
     return rows
+
+
+def _merged(parts: Iterable[dict]) -> dict:
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
@@ -186,7 +224,7 @@ def _caption(study: Detection, epochs: dict[str, int]) -> str:
     experiment = study.experiment
     detection, record = experiment.detection, read_record(experiment)
     budgets = ", ".join(f"{detector} {count} epochs" for detector, count in epochs.items())
-    train, test = (record["splits"][split] for split in SPLITS)
+    train, evaluated = (record["splits"][split] for split in ("train", study.evaluated))
     images = (
         "scenes composed of the students' data on photographs"
         if record["kind"] == "scenes"
@@ -196,21 +234,29 @@ def _caption(study: Detection, epochs: dict[str, int]) -> str:
     return (
         f"Scale {experiment.name}: detectors of mmdet on the students of pair {detection.pair} "
         f"(recipe {detection.recipe}, {detection.epochs} epochs) as backbones; {images}: "
-        f"{train['images']:,} training and {test['images']:,} test images, "
-        f"{test['annotations']:,} objects in the latter; {budgets}. AP (%, COCO, IoU 0.5 to 0.95) "
-        "of the last epoch. "
+        f"{train['images']:,} training and {evaluated['images']:,} {study.evaluated} images, "
+        f"{evaluated['annotations']:,} objects in the latter; {budgets}. AP "
+        "(%, COCO, IoU 0.5 to 0.95) of the last epoch. "
         f"n = {len(study.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
         "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."
         + boxes
+        + (f" {_on_the_patch_embedding(study)}" if PATCH_EMBEDDING in study.backbones else "")
+    )
+
+
+def _on_the_patch_embedding(study: Detection) -> str:
+    return (
+        f"{title_of(study.experiment, PATCH_EMBEDDING)}: all else, positions and blocks too, has "
+        "the random weights of the same seed."
     )
 
 
 # ---- as text --------------------------------------------------------------------------------
 
 
-def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
+def _readable(study: Detection, rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """A detector's rows as text: one a backbone, every kind of AP side by side."""
     shown = []
     for _, own in rows.groupby("method", sort=False):
@@ -222,9 +268,12 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 f"{kind} (%)": readable_interval(row, "ap"),
                 f"{kind}: gain over {baseline}": readable_interval(row, "gain", "+"),
                 f"{kind}: p (Holm)": readable_p(row["p_holm"]),
-                f"{kind}: gain over {RANDOM_TITLE.lower()}": readable_interval(
-                    row, "over_random", "+"
-                ),
+                **{
+                    f"{kind}: gain over {_inside(study, control)}": readable_interval(
+                        row, f"over_{control}", "+"
+                    )
+                    for control in study.settings.controls
+                },
                 f"{kind}50": f"{row['ap50_mean']:.2f}",
                 f"{kind}, random classes": f"{row['ap_random_classes_mean']:.2f}",
             }
@@ -238,12 +287,20 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
-def _in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
+def _inside(study: Detection, control: str) -> str:
+    """A control's title inside a sentence."""
+    title = title_of(study.experiment, control)
+    return title[0].lower() + title[1:]
+
+
+def _in_words(study: Detection, rows: pd.DataFrame, baseline: str) -> list[str]:
     """Say which gains the intervals decide, without a number."""
+    others = {"gain": baseline}
+    others |= {f"over_{control}": _inside(study, control) for control in study.settings.controls}
     lines = []
     for (detector, kind), own in rows.groupby(["detector", "kind"], sort=False):
         said = {}
-        for key, other in (("gain", baseline), ("over_random", RANDOM_TITLE.lower())):
+        for key, other in others.items():
             said |= verdicts(own, key, *against(other))
         lines.append(f"{detector}, {KINDS[kind]}. {sentence(said)}")
     return lines

@@ -36,6 +36,7 @@ from benchmarks.detection import (
 from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.cells import DetectorCell
 from benchmarks.detection.configuration import configure
+from benchmarks.detection.curve import CURVE_FILE, curve_hook
 from benchmarks.detection.data import annotation_file
 from benchmarks.evidence.kept import is_kept, keep
 from manifold import ranks
@@ -182,6 +183,7 @@ def build_runner(cell: DetectorCell, settings: Config, digest: str) -> Runner:
         dict(type="PlainCheckpointHook"),
         dict(type="EpochSeedHook", seed=cell.seed),
         dict(type="ProgressHook", description=settings.experiment_name),
+        *curve_hook(settings, work),
     ]
     runner = Runner.from_cfg(settings)
     # The heads are initialised after the backbone, which draws more or less by its kind.
@@ -202,7 +204,8 @@ def _write(
     directory.mkdir(parents=True, exist_ok=True)
     save_weights(model, directory / "detector.safetensors")
     write_text(directory / "metrics.csv", _losses(work).to_csv(index=False))
-    annotations, result = annotation_file(cell.experiment, "test"), {}
+    annotations, result = annotation_file(cell.experiment, cell.study.evaluated), {}
+    curve = work / CURVE_FILE
     files = ["detector.safetensors", "metrics.csv"]
     for kind in settings.test_evaluator.metric:
         name = f"predictions.{kind}.json"
@@ -219,6 +222,7 @@ def _write(
         "method": cell.method,
         "seed": cell.seed,
         "result": result,
+        "validation": json.loads(curve.read_text(encoding="utf-8")) if curve.is_file() else [],
         "epochs": settings.train_cfg.max_epochs,
         "parameters": count_parameters(model),
         "backbone_parameters": count_parameters(model.backbone),

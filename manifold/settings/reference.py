@@ -23,7 +23,7 @@ from manifold.settings.section import MOST
 
 DEFAULT_SCALE = "mini"
 # Scales that have a section which the default scale has not.
-FURTHER_SCALES = ("mini-choice",)
+FURTHER_SCALES = ("mini-choice", "mini-detection-choice")
 EXTENDS = {"type": "string", "description": "What this is laid over."}
 LONGEST_DEFAULT = 40  # characters; what is longer stands in the scale's file
 

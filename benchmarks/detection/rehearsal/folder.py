@@ -11,9 +11,9 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
-from benchmarks.detection import CocoFolder
 from benchmarks.detection.rehearsal import DetectionRehearsalSettings
 from benchmarks.detection.scenes import tight_box
+from benchmarks.detection.settings import CocoFolder
 from benchmarks.rehearsal.images import JPEG_QUALITY, crops
 from manifold.files import write_directory
 from manifold.seeds import derive

@@ -7,7 +7,7 @@ necks = dict(
     hierarchical=dict(type="NormalisedFPN", out_channels=width, num_outs=4),
 )
 model = dict(
-    backbone=dict(_delete_=True, type="Student"),
+    backbone=dict(_delete_=True, type="Student", blocks=4),  # all
     bbox_head=dict(
         in_channels=width,
         feat_channels=width,

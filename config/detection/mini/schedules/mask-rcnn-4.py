@@ -1,0 +1,2 @@
+_base_ = ["../mask-rcnn.py"]
+train_cfg = dict(max_epochs=4)

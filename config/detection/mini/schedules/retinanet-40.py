@@ -1,0 +1,2 @@
+_base_ = ["../retinanet.py"]
+train_cfg = dict(max_epochs=40)
