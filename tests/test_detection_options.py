@@ -30,6 +30,7 @@ MISSPELT = {
     "default_hooks.checkpoint.intervall": (2, "Did you mean 'interval'"),
     "env_cfg.cudnn_benchmrk": (True, "Did you mean 'cudnn_benchmark'"),
     "model.backbone.drop_pat": (0.1, "Did you mean 'drop_path'"),
+    "model.backbone.block": (4, "Did you mean 'blocks'"),
     "model.test_cfg.rcnn.scor_thr": (0.1, "Did you mean 'score_thr'"),  # of one detector alone
     f"{MASK_RCNN}.fc_out_chanels": (64, "Did you mean 'fc_out_channels'"),
     "scale": ([64, 64], "a variable of the configuration file"),
@@ -39,6 +40,8 @@ MISSPELT = {
     "model.bbox_head.num_classes": (99, "the student, the data and the seeds decide it"),
     "model.roi_head.bbox_head.num_classes": (99, "the student, the data and the seeds decide it"),
     "test_dataloader.dataset.indices": (1, "the student, the data and the seeds decide it"),
+    "model.backbone.patch_embedding_alone": (True, "the student, the data and the seeds decide it"),
+    "train_cfg.val_begin": (3, "the student, the data and the seeds decide it"),
     "test_evaluator.format_only": (True, "the student, the data and the seeds decide it"),
     "optim_wrapper.clip_grad.max_norm": (-1, "must be a number from 1e-06 to 1e.06; got -1"),
     "model.test_cfg.score_thr": ("abc", "must be a number from 0 to 1; got 'abc'"),
@@ -61,6 +64,7 @@ KNOWN = {
     "default_hooks.mine": {"type": "EMAHook"},
     "custom_hooks": [{"type": "EMAHook"}],
     "model.backbone.drop_path": 0.1,
+    "model.backbone.blocks": 2,
     "model.test_cfg.rcnn.score_thr": 0.1,
     "model.bbox_head.loss_cls.gamma": 1.5,
     "necks.plain.scales": [2, 1],
@@ -157,12 +161,16 @@ def test_the_preflight_reads_the_data_and_builds_every_detector(photographs, tmp
 
 def test_the_preflight_composes_a_scene(experiment):
     experiment().studies["detection"].preflight()
+    seldom = {"detectors": {"mask_rcnn": None}, "options": {"train_cfg.val_interval": 0}}
+    with pytest.raises(UserError, match=r"cannot be used.*val_interval"):
+        experiment(detection=seldom).studies["detection"].preflight()
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"train_cgf.max_epochs": 3}, "Did you mean 'train_cfg'"),
+        ({"model.backbone.blocks": 9}, "blocks must be a whole number from 1 to 4.*got 9"),
         ({"train_cfg.max_epochs": "many"}, "retinanet.py cannot be used.*'many'"),
         ({"optim_wrapper.optimizer.type": "Adamm"}, "cannot be used.*Adamm"),
         ({"optim_wrapper.optimizer.lr": -1}, "optimizer.lr: must be a number from 1e-12 to 1000"),

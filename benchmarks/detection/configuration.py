@@ -221,7 +221,8 @@ def _add_validation(study: Detection, settings: Config) -> None:
         return
     settings.val_cfg = dict(type="ValLoop")
     settings.val_dataloader = deepcopy(settings.test_dataloader)
-    settings.val_evaluator = {**deepcopy(settings.test_evaluator), "format_only": True}
+    own = {"type": "ValidationAP", "format_only": True}
+    settings.val_evaluator = {**deepcopy(settings.test_evaluator), **own}
     settings.train_cfg.val_begin = NEVER
 
 

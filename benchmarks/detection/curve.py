@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmdet.registry import HOOKS
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import HOOKS, METRICS
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -27,10 +28,30 @@ def curve_hook(settings: Config, work: Path) -> list[dict[str, Any]]:
     """
     if settings.train_cfg.get("val_begin") != NEVER:
         return []
-    evaluator = settings.val_evaluator
-    evaluator.outfile_prefix = str(work / "validation")
-    given = {key: evaluator[key] for key in ("ann_file", "metric", "outfile_prefix")}
-    return [dict(type="CurveHook", path=str(work / CURVE_FILE), **given)]
+    settings.val_evaluator.outfile_prefix = str(work / "validation")
+    return [dict(type="CurveHook", path=str(work / CURVE_FILE))]
+
+
+@METRICS.register_module()
+class ValidationAP(CocoMetric):
+    """The AP of the predictions that mmdet has written, unrounded as in the table.
+
+    Args:
+        ann_file, outfile_prefix, more: as CocoMetric is given them, with ``format_only``.
+    """
+
+    def __init__(self, ann_file: str, outfile_prefix: str, **more: Any):
+        super().__init__(ann_file=ann_file, outfile_prefix=outfile_prefix, **more)
+        self.annotations = Path(ann_file)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Return kind of AP: percent."""
+        super().compute_metrics(results)
+        files = {kind: Path(f"{self.outfile_prefix}.{kind}.json") for kind in self.metrics}
+        return {
+            kind: average_precision(self.annotations, file, kind)["ap"]
+            for kind, file in files.items()
+        }
 
 
 @HOOKS.register_module()
@@ -43,26 +64,21 @@ class CurveHook(Hook):
 
     Args:
         path: of a JSON list of {"epoch": counted from 1, kind of AP: percent}.
-        ann_file, metric, outfile_prefix: as mmdet's CocoMetric is given them.
     """
 
     priority = "LOW"  # that of checkpoints is VERY_LOW
 
-    def __init__(self, path: str, ann_file: str, metric: list[str], outfile_prefix: str):
-        self.path, self.annotations = Path(path), Path(ann_file)
-        self.predictions = {kind: Path(f"{outfile_prefix}.{kind}.json") for kind in metric}
+    def __init__(self, path: str):
+        self.path = Path(path)
 
     def after_train_epoch(self, runner: Runner) -> None:
         loop, epoch = runner.train_loop, runner.epoch + 1
         if epoch % loop.val_interval and epoch != loop.max_epochs:
             return
-        runner.val_loop.run()
+        measured = runner.val_loop.run()
         if not ranks.is_first():
             return
+        found = {name.split("/")[-1]: ap for name, ap in measured.items()}  # of "coco/bbox"
         known = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else []
-        found = {
-            kind: average_precision(self.annotations, predictions, kind)["ap"]
-            for kind, predictions in self.predictions.items()
-        }
         rows = [row for row in known if row["epoch"] < epoch]  # others were taken without it
         write_text(self.path, json.dumps([*rows, {"epoch": epoch, **found}]))
