@@ -162,7 +162,7 @@ def test_a_parameter_without_a_gradient_is_named(experiment, monkeypatch):
         def __init__(self, **arguments):
             super().__init__(**arguments)
             self.unused = nn.Linear(1, 1)
-            self.norm.requires_grad_(False)
+            self.norms.requires_grad_(False)
 
     MODELS.register_module(name="Padded", module=Padded, force=True)
     path = ROOT / experiment.detection.detectors["retinanet"]
