@@ -1,4 +1,7 @@
-"""The section of a scale that says what detectors learn, and on which backbones."""
+"""The section of a scale that says what detectors learn, and on which backbones.
+
+Keys with a default are those that the files of published runs have not; it is what these ran with.
+"""
 
 import itertools
 from typing import Annotated, Any, Literal, Self
@@ -25,18 +28,17 @@ class Photographs(Section):
 
     train: list[str]
     """Backgrounds of the training scenes."""
-    validation: list[str]
+    validation: list[str] = Field(default_factory=list)
     """Backgrounds of the validation scenes."""
     test: list[str]
     """Backgrounds of the test scenes."""
 
     @model_validator(mode="after")
     def _serve_one_split(self) -> Self:
-        splits = list(type(self).model_fields)
-        for split in splits:
+        for split in ("train", "test"):
             if not getattr(self, split):
                 raise UserError(f"{split} must name at least one photograph")
-        for one, other in itertools.combinations(splits, 2):
+        for one, other in itertools.combinations(type(self).model_fields, 2):
             if both := sorted(set(getattr(self, one)) & set(getattr(self, other))):
                 raise UserError(
                     f"{one}, {other}: {', '.join(both)} would stand in {one} and in {other} "
@@ -52,7 +54,7 @@ class Scenes(Section):
     """Of the composition."""
     train: Count
     """Scenes to train on."""
-    validation: Count | None
+    validation: Count | None = None
     """Scenes of held-out images on photographs of their own, for AP epoch by epoch and for every
     choice; null: none."""
     test: Count
@@ -75,12 +77,14 @@ class Scenes(Section):
     """Draws of an item before a scene is given up as too crowded."""
 
     @model_validator(mode="after")
-    def _items_fit(self) -> Self:
+    def _can_be_composed(self) -> Self:
         if min(self.size) < self.sides[1]:
             raise UserError(
                 "size must be a width and a height of at least the largest of sides, "
                 f"{self.sides[1]}; got {self.size}"
             )
+        if self.validation is not None and not self.photographs.validation:
+            raise UserError("photographs.validation must name at least one photograph")
         return self
 
 
@@ -143,7 +147,7 @@ class DetectionSettings(StudySettings):
     """The students' budget."""
     methods: list[str]
     """Whose students are backbones."""
-    controls: list[Literal["random", "patch_embedding"]]
+    controls: list[Literal["random", "patch_embedding"]] = Field(default=["random"])
     """Backbones beside them: random weights; the patch embedding of the baseline's student, all
     else random."""
     baseline: str
