@@ -12,6 +12,7 @@ from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+import manifold.students  # noqa: F401 (timm's registry has them from here on)
 from manifold.errors import UserError
 from manifold.files import write_atomic
 from manifold.settings import Model, suggest

@@ -1,9 +1,11 @@
 """Patch tokens of any timm model that has ``forward_intermediates``: ViT, CaiT, Swin, ConvNeXt…"""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from manifold.errors import UserError
@@ -21,12 +23,20 @@ class Outputs:
         heads: (class-token logits, distillation-token logits), where the network returns both.
         attention: block → (B, N), how the class token attends to the patches there (heads
             averaged, each row a distribution); where the method asks for it.
+        class_tokens: block → class token (B, D) on the residual stream; none of a network whose
+            blocks carry none, as CaiT's.
+        features: what the network's head pools, after its final norm: of a ViT, DeiT or CaiT the
+            sequence (B, prefix + N, D); where tokens are asked for.
+        images: (B, C, H, W) that the pass was of; where the method sees them again.
     """
 
     logits: Tensor
     tokens: dict[int, Tensor]
     heads: tuple[Tensor, Tensor] | None = None
     attention: dict[int, Tensor] | None = None
+    class_tokens: dict[int, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
+    images: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Outputs":
         """Return the outputs with ``function`` of every tensor."""
@@ -36,6 +46,9 @@ class Outputs:
             heads=self.heads and (function(self.heads[0]), function(self.heads[1])),
             attention=self.attention
             and {block: function(rows) for block, rows in self.attention.items()},
+            class_tokens={layer: function(rows) for layer, rows in self.class_tokens.items()},
+            features=None if self.features is None else function(self.features),
+            images=None if self.images is None else function(self.images),
         )
 
     def chunk(self, parts: int) -> list["Outputs"]:
@@ -72,11 +85,15 @@ def forward_with_tokens(
         most_tokens: maps of more tokens are merged to this many, see ``merge``.
     """
     layers = sorted(set(layers))
+    features, maps, prefixes = None, [], []
     if layers:
-        features, maps = model.forward_intermediates(images, indices=layers, output_fmt="NCHW")
-        logits = model.forward_head(features)
-    else:
-        maps, logits = [], model(images)
+        options = {"return_prefix_tokens": True} if has_class_tokens(model) else {}
+        features, maps = model.forward_intermediates(
+            images, indices=layers, output_fmt="NCHW", **options
+        )
+        if options:
+            maps, prefixes = zip(*maps, strict=True)
+    logits = model(images) if features is None else model.forward_head(features)
     heads = logits if isinstance(logits, tuple) else None
     return Outputs(
         logits=(heads[0] + heads[1]) / 2 if heads else logits,
@@ -85,7 +102,14 @@ def forward_with_tokens(
             for layer, patches in zip(layers, maps, strict=True)
         },
         heads=heads,
+        class_tokens={layer: prefix[:, 0] for layer, prefix in zip(layers, prefixes, strict=False)},
+        features=features,
     )
+
+
+def has_class_tokens(model: nn.Module) -> bool:
+    """Whether every block of a network carries its class token; CaiT's joins after the trunk."""
+    return isinstance(model, VisionTransformer | Eva) and model.cls_token is not None
 
 
 def after_final_norm(model: nn.Module, layer: int, tokens: Tensor) -> Tensor:

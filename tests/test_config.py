@@ -589,6 +589,8 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
     paper = {
         "student": model("deit_tiny_patch16_224"),
         "distilled_student": model("deit_tiny_distilled_patch16_224"),
+        "lifted_student": None,
+        "widened_student": None,
         "teacher": {"model": model("cait_xxs24_224"), **teacher},
         "layers": maps,
         "most_tokens": 196,

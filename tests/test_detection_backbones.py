@@ -26,11 +26,18 @@ SWIN = {"patch_size": 2, "embed_dim": 12, "depths": [2, 2], "num_heads": [1, 2],
 STUDENTS = {
     "deit": ("deit_tiny_patch16_224", VIT, (1, 28, 28), 7),
     "distilled": ("deit_tiny_distilled_patch16_224", VIT, (1, 28, 28), 7),
+    "lift": ("deit_tiny_lift_patch16_224", {**VIT, "last_width": 36}, (1, 28, 28), 7),
+    "wide last": (
+        "deit_tiny_wide_last_patch16_224",
+        {**VIT, "last_width": 36, "last_heads": 3},
+        (1, 28, 28),
+        7,
+    ),
     "swin": ("swin_tiny_patch4_window7_224", SWIN, (1, 32, 32), 2),
     "deit-tiny": ("deit_tiny_patch16_224", {}, (3, 224, 224), 16),
     "swin-tiny": ("swin_tiny_patch4_window7_224", {}, (3, 224, 224), 4),
 }
-SMALL = ("deit", "distilled", "swin")
+SMALL = ("deit", "distilled", "lift", "wide last", "swin")
 CLASSES = 10
 pytestmark = [
     pytest.mark.slow,

@@ -3,16 +3,24 @@
 import pytest
 import test_methods
 import torch
-from test_methods import BATCH, CLASSES, METHODS, PAIR, TERMS, arguments, normal
+from test_methods import (
+    BATCH,
+    CLASSES,
+    DEFINITIONS,
+    METHODS,
+    PAIR,
+    PAIR_OF,
+    TERMS,
+    arguments,
+    normal,
+)
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from manifold.settings import ROOT, read_yaml
 from manifold.tokens import Outputs
 
 pytestmark = pytest.mark.slow
 
 build = test_methods.build
-DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 every_method = pytest.mark.parametrize("method", METHODS)
 
 WITHOUT_TEACHER = ("none", "label_smoothing")
@@ -53,17 +61,27 @@ VANISHING = {
     "timm_logit": {"kl"},
     "spectralkd": {"kl", "spectrum"},
     "ofa": set(),
+    "lift": {"kl"},  # the student's lift is no identity
+    "soft_kd_lift": {"kl"},
+    "wide_last": {"kl", "features"},
+    "soft_kd_wide_last": {"kl"},
+    "cls_kd": {"kl", "maps"},
+    "proteus": set(),
     **{method: TERMS[method] - {"cross_entropy"} for method in MANIFOLD},
 }
 AS_WIDE_AS_THE_TEACHER = {
-    PAIR: {
-        network: {"arguments": {"embed_dim": 32}} for network in ("student", "distilled_student")
+    pair: {
+        network: {"arguments": {"embed_dim": 32}}
+        for network in ("student", "distilled_student", "lifted_student")
     }
+    for pair in (PAIR, *PAIR_OF.values())
 }
 NO_DROP_PATH = {"recipes": {"A": {"drop_path": 0.0}}}
-LINEAR = {"hint", "features"}  # terms of methods whose projectors may be the identity
+WITH_PROJECTORS = ("fitnet", "fitnet_on_soft_kd", "unic")  # that may be the identity
 # Draws that take everything, so that no draw differs between two calls.
-EVERYTHING = {"samples": 1000, "mask_ratio": 1.0}
+EVERYTHING = {"samples": 1000, "mask_ratio": 1.0, "masked_images": 1.0}
+# Terms whose gradient the method stops on its way.
+STOPPED = {"proteus": {"cross_entropy"}}
 
 
 def undrawn(method):
@@ -80,7 +98,8 @@ def exact(build, method, **overrides):
     if hasattr(distiller, "maps"):  # a teacher of its own
         distiller.maps.double()
     with torch.no_grad():
-        for projector in distiller.auxiliary["projectors"] if LINEAR & TERMS[method] else []:
+        projectors = distiller.auxiliary["projectors"] if method in WITH_PROJECTORS else []
+        for projector in projectors:
             if projector.in_features == projector.out_features:
                 projector.weight.copy_(torch.eye(projector.in_features))
                 projector.bias.zero_()
@@ -92,20 +111,27 @@ def batch():
     return images.double(), test_methods.mixed_targets()
 
 
-def outputs(distiller, layouts, attention, seed):
-    """Outputs of a network with these layouts, the attention that the method reads among them."""
+def outputs(model, layouts, attention, seed):
+    """Outputs of a network with these layouts, with all that methods read of one."""
     made = test_methods.outputs(layouts, seed, heads=True)
     if attention is not None:
         made.attention = {attention.block: normal(BATCH, 16, seed=seed + 90).softmax(dim=1)}
+    made.class_tokens = {
+        block: normal(BATCH, layout.channels, seed=seed + 50 + block)
+        for block, layout in layouts.items()
+    }
+    tokens = model.num_prefix_tokens + 16
+    made.features = normal(BATCH, tokens, model.num_features, seed=seed + 70)
+    made.images = batch()[0]
     return made
 
 
 def both(distiller):
     """Outputs of the student, and of the teacher where the method reads one."""
-    teacher = distiller.teacher
+    student, teacher = distiller.trainable_module, distiller.teacher
     return (
-        outputs(distiller, distiller.student_layouts, distiller.attention, seed=100),
-        outputs(distiller, distiller.teacher_layouts, teacher.attention, seed=200),
+        outputs(student, distiller.student_layouts, distiller.attention, seed=100),
+        outputs(teacher.model, distiller.teacher_layouts, teacher.attention, seed=200),
     )
 
 
@@ -117,7 +143,7 @@ def perfect(distiller, teacher, noise=0.0):
         return features + noise * normal(*features.shape, seed=seed)
 
     logits = near(teacher.logits, 7)
-    blocks = zip(distiller.layers.student, distiller.layers.teacher, strict=True)
+    pairs = list(zip(distiller.layers.student, distiller.layers.teacher, strict=True))
     attention = None
     if distiller.attention is not None and teacher.attention:
         (seen,) = teacher.attention.values()
@@ -126,9 +152,12 @@ def perfect(distiller, teacher, noise=0.0):
         attention = own.attention
     return Outputs(
         logits=logits,
-        tokens={mine: near(teacher.tokens[its], mine) for mine, its in blocks},
+        tokens={mine: near(teacher.tokens[its], mine) for mine, its in pairs},
         heads=(logits, logits),
         attention=attention,
+        class_tokens={mine: near(teacher.class_tokens[its], 50 + mine) for mine, its in pairs},
+        features=own.features,
+        images=own.images,
     )
 
 
@@ -160,15 +189,22 @@ def test_gradient_is_that_of_the_value(build, method):
     """Along a random direction of all that is trained, from the images on."""
     distiller, (images, targets) = exact(build, method), batch()
     trained = list(distiller.parameters())
-    distiller(images, targets, [7])["loss"].backward()
-    gradient = torch.cat([parameter.grad.flatten() for parameter in trained])
+
+    def value(pixels):
+        result = distiller(pixels, targets, [7])
+        return sum(result[name] for name in sorted(TERMS[method] - STOPPED.get(method, set())))
+
+    value(images).backward()
+    gradient = torch.cat(
+        [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained]
+    )
     direction = normal(len(gradient), seed=3)
     place, step = parameters_to_vector(trained).detach(), 1e-6
     with torch.no_grad():
         values = []
         for sign in (1, -1):
             vector_to_parameters(place + sign * step * direction, trained)
-            values.append(distiller(images.clone(), targets, [7])["loss"].item())
+            values.append(value(images.clone()).item())
     slope = (values[0] - values[1]) / (2 * step)
     assert (gradient @ direction).item() == pytest.approx(slope, rel=1e-5)
 

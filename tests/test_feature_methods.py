@@ -8,30 +8,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from timm.models.cait import Cait
 from torch import nn
 
 from baselines.attention_maps import attention_loss
+from baselines.cls_kd import by_discrepancy, class_map_loss, class_token_loss
 from baselines.projector_ensemble import direction_loss
+from baselines.proteus import draw_masks
 from baselines.vitkd import draw_mask, generation_loss, mimicking_loss
 from baselines.vkd import projection_loss
 from manifold.attention import AttentionReader, logits_of_kept
 from manifold.distiller import FrozenTeacher
 from manifold.errors import UserError
-from manifold.models import create_model
+from manifold.models import create_model, load_weights, save_weights
 from manifold.settings import ROOT, LayerMap, Model, read_yaml
-from manifold.tokens import Outputs, after_final_norm, forward_with_tokens
+from manifold.tokens import Outputs, after_final_norm, forward_with_tokens, has_class_tokens
 from manifold.training.arguments import checked_arguments
 
 DEFINITIONS = read_yaml(ROOT / "config/methods.yaml")
 METHODS = ["vitkd", "vkd", "projector_ensemble", "attention_maps", "masked_kd"]
+WIDER = ["lift", "wide_last"]  # of another student
 GOLDEN = {
     name: json.loads((Path(__file__).parent / f"golden/{name}.json").read_text(encoding="utf-8"))[
         "cases"
     ]
-    for name in METHODS
+    for name in [*METHODS, *WIDER, "cls_kd", "proteus"]
 }
 CLASSES = 10
 PRECISIONS = pytest.mark.parametrize(
@@ -72,6 +77,8 @@ NETWORKS = {
     "vit without bias": ("vit_tiny_patch16_224", {**VIT, "qkv_bias": False}),
     "cait": ("cait_xxs24_224", {**VIT, "init_values": 0.1}),
     "student of MaskedKD": ("deit_tiny_patch16_224", {**VIT, "depth": 2}),
+    "lift": ("deit_tiny_lift_patch16_224", {**VIT, "last_width": 16}),
+    "wide_last": ("deit_tiny_wide_last_patch16_224", {**VIT, "last_width": 16, "last_heads": 4}),
     "larger deit": ("deit_tiny_patch16_224", LARGER),
     "larger cait": ("cait_xxs24_224", {**LARGER, "init_values": 0.1}),
     "finer cait": ("cait_xxs24_224", {**LARGER, "patch_size": 2, "init_values": 0.1}),
@@ -207,11 +214,36 @@ def golden_attention_maps(case, draw):
     return [own], real("attention_maps").terms(student, teacher, targets)
 
 
+def golden_cls_kd(case, draw):
+    width = [case[f"D_{net}"] for net in ("student", "teacher")]
+    own, other = (draw(3, case["B"], 1 + case["N"], channels) for channels in width)
+    networks = []
+    for channels in width:
+        made = network("deit")
+        made.feature_info = [{"num_chs": channels}] * 3
+        made.forward_intermediates = Plain(channels, (1, case["N"])).forward_intermediates
+        networks.append(made)
+    distiller = build("cls_kd", *networks, last=case["last"]).to(draw.dtype)
+    draw.fill(distiller.auxiliary.parameters(), scale=0.5)
+    own.requires_grad_()
+    logits, targets = no_decision(case)
+    student, teacher = (
+        Outputs(
+            logits,
+            {i: sequence[i][:, 1:] for i in range(3)},
+            class_tokens={i: sequence[i][:, 0] for i in range(3)},
+        )
+        for sequence in (own, other)
+    )
+    return [own], distiller.terms(student, teacher, targets)
+
+
 GOLDEN_TERMS = {
     "vitkd": golden_vitkd,
     "vkd": golden_vkd,
     "projector_ensemble": golden_projector_ensemble,
     "attention_maps": golden_attention_maps,
+    "cls_kd": golden_cls_kd,
 }
 CASES = [
     pytest.param(name, case, id=f"{name}-seed-{case['seed']}")
@@ -266,6 +298,70 @@ def test_masked_kd_is_the_authors_from_the_images_on(case, dtype, tolerance):
     assert attention.topk(8, dim=1).indices.sort(dim=1).values.tolist() == case["kept"]
 
 
+@PRECISIONS
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("method", WIDER)
+def test_wider_students_and_losses_are_the_authors_from_the_images_on(
+    method, number, dtype, tolerance
+):
+    case = GOLDEN[method][number]
+    if method == "lift":
+        tolerance = 1e-5  # the authors transform in float32
+    draw = Inputs(case, dtype)
+    pixels = draw(case["B"], 3, 16, 16)
+    labels = torch.tensor(draw.rng.integers(0, case["classes"], case["B"]))
+    tokens, logits = draw(case["B"], 16, 16), draw(case["B"], case["classes"], scale=3)
+    student = network(method, case["classes"])
+    distiller = build(method, student, Plain(16), alpha=0.9, temperature=1.0).to(dtype)
+    draw.fill([parameter for _, parameter in sorted(student.named_parameters())], scale=0.4)
+    distiller.ask_teacher = lambda *_: Outputs(logits, {2: tokens})
+    result = distiller(pixels, labels)
+    assert result["output"][0].tolist() == pytest.approx(case["logits"], rel=tolerance)
+    found = {name: result[name].item() for name in case["losses"]}
+    assert found == pytest.approx(case["losses"], rel=tolerance)
+    assert result["loss"].item() == pytest.approx(case["total"], rel=tolerance)
+    result["loss"].backward()
+    grown = dict(sorted(student.named_parameters()))
+    gradient = torch.cat([parameter.grad.flatten() for parameter in grown.values()])
+    norm = case["gradient_norm"]
+    assert gradient.norm().item() == pytest.approx(norm, rel=tolerance)
+    name = {"lift": "norm.0.weight", "wide_last": "blocks.2.widen.0.weight"}[method]
+    first = pytest.approx(case["gradient_first"], rel=tolerance, abs=tolerance * norm)
+    assert grown[name].grad.flatten()[:5].tolist() == first
+
+
+@PRECISIONS
+@pytest.mark.parametrize("case", GOLDEN["proteus"], ids=lambda case: f"seed-{case['seed']}")
+def test_proteus_is_the_authors_from_the_images_on(case, dtype, tolerance):
+    draw = Inputs(case, dtype)
+    pixels = draw(case["B"], 3, 16, 16)
+    student, teacher = network("student of MaskedKD"), network("larger deit")
+    last = LayerMap(student=[1], teacher=[2])
+    distiller = build("proteus", student, teacher, layers=last).to(dtype)
+    teacher.to(dtype)
+    for model in (student, teacher):
+        named = sorted(model.named_parameters())
+        draw.fill([parameter for name, parameter in named if "head" not in name], scale=0.6)
+    draw.fill(distiller.auxiliary["masked"].parameters(), scale=0.6)
+    for level in ("token", "feature", "patch"):
+        draw.fill(distiller.auxiliary["heads"][level].parameters(), scale=0.6)
+    masks = draw_masks(case["B"] // 2, 16, 0.5, torch.Generator().manual_seed(case["seed"]))
+    assert [row.nonzero().flatten().tolist() for row in masks] == case["masked"]
+    result = distiller(pixels, torch.zeros(case["B"], dtype=torch.long), [case["seed"]])
+    found = {name: result[name].item() for name in case["losses"]}
+    assert found == pytest.approx(case["losses"], rel=tolerance)
+    sum(result[name] for name in found).backward()
+    grown = [(name, p) for name, p in student.named_parameters() if "head" not in name]
+    gradient = torch.cat([parameter.grad.flatten() for _, parameter in grown])
+    norm = case["gradient_norm"]
+    assert gradient.norm().item() == pytest.approx(norm, rel=tolerance)
+    first = pytest.approx(case["gradient_first"], rel=tolerance, abs=tolerance * norm)
+    assert student.blocks[1].attn.qkv.weight.grad.flatten()[:5].tolist() == first
+    masked = pytest.approx(case["mask_token_gradient"], rel=tolerance, abs=tolerance * norm)
+    assert distiller.auxiliary["masked"].token.grad.flatten()[:5].tolist() == masked
+    assert student.head.weight.grad is None  # its own term alone trains it
+
+
 # ---- the losses ------------------------------------------------------------------------------
 
 
@@ -276,6 +372,10 @@ def masked_columns(student, teacher):
 
 
 LOSSES = {
+    "class token": lambda student, teacher: class_token_loss(student[:, 0], teacher[:, 0]),
+    "class map": lambda student, teacher: class_map_loss(
+        (student[:, 0], student[:, 1:]), (teacher[:, 0], teacher[:, 1:])
+    ),
     "mimicking": mimicking_loss,
     "generation": masked_columns,
     "projection": lambda student, teacher: projection_loss(student[:, 0], teacher[:, 0]),
@@ -320,6 +420,7 @@ def test_loss_vanishes_for_a_perfect_student_alone(loss):
     perfect = {
         "projection": F.layer_norm(teacher, (8,)),  # the target is the standardised teacher
         "direction": 3 * teacher,
+        "class token": F.normalize(teacher, dim=-1),
     }.get(loss, teacher)
     assert LOSSES[loss](perfect, teacher).item() == pytest.approx(0, abs=1e-12)
     assert LOSSES[loss](student, teacher).item() > 1e-2
@@ -374,8 +475,9 @@ SHAPES = [
         projection_loss,
         direction_loss,
         attention_loss,
+        class_token_loss,
     ],
-    ids=["mimicking", "generation", "projection", "direction", "attention"],
+    ids=["mimicking", "generation", "projection", "direction", "attention", "class token"],
 )
 def test_shapes_that_do_not_fit_are_refused_with_both_shapes(loss, student, teacher):
     with pytest.raises(ValueError) as error:
@@ -706,6 +808,198 @@ def test_masked_kd_keeps_what_the_student_attends_to_and_rescales_it():
     assert found == pytest.approx(expected["kl"].item(), rel=1e-5)
 
 
+# ---- wider students --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", WIDER)
+def test_a_wider_student_is_made_by_timm_alone_and_loads_its_weights(method, tmp_path):
+    name, given = NETWORKS[method]
+    student = network(method, seed=3)
+    save_weights(student, tmp_path / "student.safetensors")
+    made = timm.create_model(name, img_size=16, num_classes=CLASSES, **given).eval()
+    made.load_state_dict(load_file(tmp_path / "student.safetensors"))
+    assert torch.equal(made(images()), student(images()))
+    load_weights(network(method, seed=4), tmp_path / "student.safetensors", "it")
+    assert made.head.in_features == made.num_features == 16
+    pooled = made.forward_head(made.forward_features(images()), pre_logits=True)
+    made.reset_classifier(3)
+    assert pooled.shape == (4, 16) and made(images()).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "parameters"),
+    [  # as the authors count the lift, and as their code has the wide block
+        ("deit_tiny_lift_patch16_224", {"last_width": 384}, 5_983_528),
+        ("deit_tiny_wide_last_patch16_224", {"last_width": 384, "last_heads": 6}, 7_313_896),
+    ],
+)
+def test_wider_students_have_the_authors_parameters(name, given, parameters):
+    model = create_model(Model(name=name, arguments=given), (3, 224, 224), 1000)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("method", WIDER)
+def test_a_wider_students_tokens_are_read_block_by_block(method):
+    model = network(method)
+    outputs = forward_with_tokens(model, images(), [1, 2], most_tokens=196)
+    widths = {"lift": 12, "wide_last": 16}
+    assert outputs.tokens[1].shape == (4, 16, 12)
+    assert outputs.tokens[2].shape == (4, 16, widths[method])
+    assert outputs.features.shape == (4, 17, 16)
+    assert torch.equal(outputs.logits, model(images()))
+
+
+@pytest.mark.parametrize(
+    ("method", "student", "words"),
+    [
+        ("lift", "deit", "has none: set lifted_student to .*deit_tiny_lift_patch16_224"),
+        ("wide_last", "deit", "last tokens have 12 channels, .*teacher's 16; .*last_width to 16"),
+    ],
+)
+def test_a_plain_student_is_refused_by_methods_of_a_wider_one(method, student, words):
+    with pytest.raises(UserError, match=words):
+        build(method, network(student), network("larger cait"))
+
+
+@pytest.mark.parametrize("method", WIDER)
+def test_a_wider_student_is_compared_at_its_last_block_and_width_alone(method):
+    with pytest.raises(UserError, match=r"last block, 2, alone; .* \[1\]"):
+        layers = LayerMap(student=[1], teacher=[2])
+        build(method, network(method), network("larger cait"), layers=layers)
+    with pytest.raises(UserError, match=r"16 channels, .*teacher's 12; .*last_width to 12"):
+        build(method, network(method), network("cait"))
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("deit_tiny_lift_patch16_224", {}, "last_width"),
+        ("deit_tiny_lift_patch16_224", {"last_width": 8, "global_pool": "token"}, "global_pool"),
+        ("deit_tiny_wide_last_patch16_224", {"last_width": 16}, "last_heads"),
+        ("deit_tiny_wide_last_patch16_224", {"last_width": 16, "last_heads": 3}, "refuses"),
+    ],
+)
+def test_a_wider_student_of_no_sense_is_refused_by_name(name, given, words):
+    with pytest.raises(UserError, match=rf"{name}.*{words}"):
+        create_model(Model(name=name, arguments={**VIT, **given}), (3, 16, 16), CLASSES)
+
+
+# ---- class tokens ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["deit", "distilled deit", "vit", "lift", "wide_last"])
+def test_class_tokens_are_those_that_the_blocks_give(kind):
+    model, seen = network(kind), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: seen.append(output[:, 0]))
+    outputs = forward_with_tokens(model, images(), [0, 2], most_tokens=196)
+    assert has_class_tokens(model) and set(outputs.class_tokens) == {0, 2}
+    assert torch.equal(outputs.class_tokens[0], seen[0])
+    assert torch.equal(outputs.class_tokens[2], seen[2])
+    assert torch.equal(outputs.features, model.forward_features(images()))
+
+
+@pytest.mark.parametrize("kind", ["cait", "pooling vit", "swin"])
+def test_networks_whose_blocks_carry_no_class_token_give_none(kind):
+    sides = (32, 32) if kind == "swin" else (16, 16)
+    outputs = forward_with_tokens(network(kind), images(sides=sides), [0], most_tokens=196)
+    assert outputs.class_tokens == {} and not has_class_tokens(network(kind))
+
+
+def test_outputs_carry_class_tokens_features_and_images_through_map_and_chunk():
+    token, features, pixels = normal(4, 3), normal(4, 5, 3), normal(4, 1, 2, 2)
+    made = Outputs(torch.zeros(4, 2), {}, class_tokens={1: token}, features=features, images=pixels)
+    doubled = made.map(lambda x: 2 * x)
+    assert torch.equal(doubled.class_tokens[1], 2 * token)
+    assert torch.equal(doubled.features, 2 * features)
+    assert torch.equal(doubled.images, 2 * pixels)
+    second = made.chunk(2)[1]
+    assert torch.equal(second.class_tokens[1], token[2:])
+    assert torch.equal(second.features, features[2:]) and torch.equal(second.images, pixels[2:])
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "named"),
+    [
+        ("deit", "larger cait", "Cait"),
+        ("cait", "larger deit", "Cait"),
+        ("deit", "swin", "SwinTransformer"),
+    ],
+)
+def test_cls_kd_refuses_networks_without_class_tokens_by_name(student, teacher, named):
+    with pytest.raises(UserError, match=f"class token in every block, and {named} has none"):
+        build("cls_kd", network(student), network(teacher))
+
+
+def test_cls_kd_weighs_layer_pairs_by_their_share_and_the_gradient_passes_through_it():
+    losses = torch.tensor([1.0, 3.0, 2.0], dtype=torch.float64, requires_grad=True)
+    value = by_discrepancy(list(losses.unbind()), last=4.0)
+    assert value.item() == pytest.approx((1 + 9 + 4 * 4) / 6)
+    value.backward()
+    expected = [(2 * own * loss * 6 - 26) / 36 for own, loss in ((1, 1), (1, 3), (4, 2))]
+    assert losses.grad.tolist() == pytest.approx(expected)
+    zero = torch.zeros(3, requires_grad=True)
+    by_discrepancy(list(zero.unbind()), last=4.0).backward()
+    assert zero.grad.tolist() == [0, 0, 0]
+
+
+# ---- Proteus ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "words"),
+    [
+        ("swin", "larger deit", "SwinTransformer cannot be run on some of its patches"),
+        ("pooling vit", "larger deit", "class tokens, and VisionTransformer has none"),
+        ("cait", "larger deit", "class tokens, and Cait has none"),
+        ("deit", "swin", "class tokens, and SwinTransformer has none"),
+        ("deit", "pooling vit", "class tokens, and VisionTransformer has none"),
+    ],
+)
+def test_proteus_refuses_networks_without_class_tokens_by_name(student, teacher, words):
+    with pytest.raises(UserError, match=words):
+        build("proteus", network(student), network(teacher))
+
+
+def test_labels_reach_the_classifier_of_proteus_alone():
+    distiller = real("proteus")
+    distiller(images(), torch.tensor([3, 1, 4, 1]))["cross_entropy"].backward()
+    reached = {name for name, p in distiller.named_parameters() if p.grad is not None}
+    assert reached == {"trainable_module.head.weight", "trainable_module.head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("count", "seen"), [(1, [1]), (3, [1]), (4, [2]), (5, [2])], ids=lambda x: str(x)
+)
+def test_proteus_masks_the_first_half_of_the_images_and_draws_from_its_own_generator(count, seen):
+    distiller, shown = real("proteus"), []
+    hidden = distiller.auxiliary["masked"]
+    hidden.register_forward_pre_hook(lambda _module, inputs: shown.append(inputs))
+    labels = torch.arange(count)
+    found = []
+    for global_seed, own_seed in ((0, 5), (1, 5), (1, 6)):
+        torch.manual_seed(global_seed)
+        state = torch.get_rng_state()
+        found.append(distiller(images(count), labels, [own_seed])["patch"].item())
+        assert torch.equal(torch.get_rng_state(), state)
+    assert found[0] == found[1] != found[2]
+    assert [len(pixels) for _, pixels, _ in shown] == 3 * seen
+    assert {count for _, _, masked in shown for count in masked.sum(dim=1).tolist()} == {8}
+
+
+def test_proteus_never_shows_the_student_a_masked_patch():
+    distiller = real("proteus")
+    model, masked = distiller.trainable_module, torch.zeros(2, 16, dtype=torch.bool)
+    masked[:, 5] = True  # row 1, column 1
+    pixels = images(2)
+    features = distiller.auxiliary["masked"](model, pixels, masked)
+    noise = torch.zeros_like(pixels)
+    noise[:, :, 4:8, 4:8] = 100
+    assert torch.equal(distiller.auxiliary["masked"](model, pixels + noise, masked), features)
+    assert not torch.allclose(model.forward_features(pixels), features)
+    assert not model.patch_embed._forward_hooks  # the hook is gone
+
+
 # ---- arguments -------------------------------------------------------------------------------
 
 
@@ -725,6 +1019,8 @@ def test_masked_kd_keeps_what_the_student_attends_to_and_rescales_it():
         ),
         pytest.param("masked_kd", {"keep": 0.0}, "'keep'.*got 0.0", id="no patch"),
         pytest.param("masked_kd", {"keep": 1.1}, "'keep'.*got 1.1", id="more than all patches"),
+        pytest.param("proteus", {"mask_ratio": 0.0}, "'mask_ratio'.*got 0.0", id="nothing masked"),
+        pytest.param("proteus", {"masked_images": 2.0}, "'masked_images'", id="more than all"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(method, given, words):

@@ -24,11 +24,12 @@ METHODS = list(read_yaml(ROOT / "config/methods.yaml"))
 # Methods that have no use for the teacher's logits.
 WITHOUT_LOGITS = {"none", "label_smoothing", "fitnet", "sp", "attention_transfer", "rkd", "crd"}
 WITHOUT_LOGITS |= {"cka", "vitkd", "projector_ensemble", "unic", "rsd", "manifold_on_cross_entropy"}
+WITHOUT_LOGITS |= {"proteus"}
 DINO = {
     "name": "vit_small_patch16_dinov3",
     "arguments": {"patch_size": 2, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 0},
 }
-TAUGHT = ["none", "fitnet", "sp", "manifold_on_cross_entropy"]
+TAUGHT = ["none", "fitnet", "sp", "manifold_on_cross_entropy", "proteus"]
 
 
 def words(tmp_path, **changes):

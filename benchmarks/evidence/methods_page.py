@@ -28,21 +28,8 @@ that the authors' own code gave, in `tests/golden`. *Base*: what the method's ow
 to, as it was published; methods that have one take the other by `base` in their entry."""
 
 NOT_ROWS = {
-    "Lift, WideLast (encoding mismatch, arXiv 2511.15572)": (
-        "another student: a projector that is kept at inference, or a wider last block; timm's "
-        "registry has neither network, and a student here loads by `timm.create_model` alone"
-    ),
-    "[CLS]-KD (kmc3661/CLS-KD)": (
-        "the class token after every block of both networks; CaiT's trunk, the paper's teacher, "
-        "has none before its last two blocks"
-    ),
-    "Proteus (ICLR 2025)": (
-        "a generator over masked patches beside the token and feature terms, and class tokens; "
-        "teachers without a classifier are there"
-    ),
     "DTO-KD (ICLR 2026)": "its source could not be read",
     "G2SD": "two stages: the student learns to fill masked patches before it learns the task",
-    "adaptive class-token KD": "a student with further class tokens",
     "timm's `FeatureDistillationTask`": "the features before the classifier, of both networks",
     "timm's `TokenDistillationTask`": "`hard_kd_token` is its hard form; the soft one is no row",
 }

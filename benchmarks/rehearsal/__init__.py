@@ -41,6 +41,8 @@ class RehearsalSettings(StudySettings):
     """Processes that load images, for each process."""
     cohort_size: Count
     """Methods trained together: what fits into a small machine's memory."""
+    methods: list[str]
+    """Further methods than Table 1's, with the pairs that they are for."""
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
@@ -90,6 +92,15 @@ class Rehearsal(Study):
     def pairs(self) -> list[str]:
         return self.experiment.table1.pairs
 
+    def methods(self, pair: str) -> list[str]:
+        """The methods that are rehearsed with a pair."""
+        own = self.experiment.methods
+        others = [method for method in self.settings.methods if method not in own]
+        return self.experiment.methods_of(pair, [*own, *others])
+
+    def check(self) -> None:
+        self.experiment.check_methods("rehearsal.methods", self.settings.methods)
+
     def record(self, pair: str, recipe: str) -> Path:
         return self.folder / f"{pair}-{recipe}.json"
 
@@ -114,7 +125,7 @@ class Rehearsal(Study):
                     self.experiment.data,
                     self.experiment.pairs[pair],
                     self.experiment.recipes[recipe],
-                    self.experiment.methods_of(pair),
+                    self.methods(pair),
                 ],
                 threads=self.settings.processes,
             ),

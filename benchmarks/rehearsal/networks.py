@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import get_args
 
 import pandas as pd
 import timm
@@ -10,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from manifold.errors import UserError
 from manifold.models import count_parameters, create_model
-from manifold.settings import Experiment, Model, find
+from manifold.settings import Experiment, Model, StudentKey, find
 
 FLOPS_TOLERANCE = 0.02
 
@@ -46,8 +47,8 @@ def networks(experiment: Experiment) -> pd.DataFrame:
     published = pd.read_csv(find(experiment.networks)).set_index("network")
     rows = {}
     for pair in experiment.pairs.values():
-        models = {"student": pair.student, "distilled student": pair.distilled_student}
-        for role, model in {**models, "teacher": pair.teacher.model}.items():
+        students = {key.replace("_", " "): getattr(pair, key) for key in get_args(StudentKey)}
+        for role, model in {**students, "teacher": pair.teacher.model}.items():
             if model is None or model.name in rows:
                 continue
             name = model.name.partition(".")[0]

@@ -92,7 +92,8 @@ def rehearse(small: Experiment, pair: str, recipe: str) -> dict:
         UserError: the killed run left no checkpoint, or the second did not go on from it.
     """
     write_experiment(small)
-    first, *others = small.in_cohorts(small.methods_of(pair))
+    methods = small.studies["rehearsal"].methods(pair)
+    first, *others = small.in_cohorts(methods)
     _kill(small, pair, recipe, first)
     taken = [_finish(small, pair, recipe, methods) for methods in (first, *others)]
     killed_after = small.rehearsal.killed_after
@@ -101,9 +102,9 @@ def rehearse(small: Experiment, pair: str, recipe: str) -> dict:
             f"{pair}, recipe {recipe}: resumed at step {taken[0]['resumed_at']}, not {killed_after}"
         )
     seed = small.seeds[0]
-    methods = {
+    runs = {
         method: read_run(small.cell_directory(pair, recipe, 1, method, seed) / "run.json")
-        for method in small.methods_of(pair)
+        for method in methods
     }
     shutil.rmtree(small.directory / "cells")  # random weights, gigabytes of them
     return {
@@ -121,10 +122,10 @@ def rehearse(small: Experiment, pair: str, recipe: str) -> dict:
                 "top1_of_random_weights": run["result"]["top1"],
                 "auxiliary_parameters": run["resolved"]["auxiliary_parameters"],
             }
-            for name, run in methods.items()
+            for name, run in runs.items()
         },
-        "token_layouts": methods[small.table1.baseline]["resolved"]["token_layouts"],
-        "duplicate_share": methods[small.table1.baseline]["duplicate_share"],
+        "token_layouts": runs[small.table1.baseline]["resolved"]["token_layouts"],
+        "duplicate_share": runs[small.table1.baseline]["duplicate_share"],
     }
 
 

@@ -26,6 +26,12 @@ from manifold.settings import Experiment
 from manifold.training.records import read_teacher, teacher_in_words
 
 LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
+TOKENS = {  # of the student that a method trains
+    "student": "patch + class",
+    "distilled_student": "patch + class + distillation",
+    "lifted_student": "patch, lifted",
+    "widened_student": "patch + class, widened",
+}
 
 
 @dataclass
@@ -159,7 +165,7 @@ def _method_row(
         "epochs": first["epochs"],
         "images_seen": first["images_seen"],
         "recipe": first["recipe_name"],
-        "tokens": _token_type(experiment.method_definitions[method].student),
+        "tokens": TOKENS[experiment.method_definitions[method].student],
         "labels": LABEL_TERM in terms,
         "loss_terms": " + ".join(terms),
         "best_top1_mean": results["best_top1"].mean(),
@@ -206,10 +212,6 @@ def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
         "duplicate_share": measured["duplicate_share"],
         "teacher_sha256": measured["sha256"],
     }
-
-
-def _token_type(student: str) -> str:
-    return "patch + class" + (" + distillation" if student == "distilled_student" else "")
 
 
 def _claim_row(

@@ -9,7 +9,7 @@ from manifold.settings.experiment import CELL_FILES, Experiment, Students, check
 from manifold.settings.files import ROOT, find, merge, read_yaml, read_yaml_text
 from manifold.settings.machine import Machine
 from manifold.settings.messages import refuse_doubles, suggest, unknown
-from manifold.settings.method import Method
+from manifold.settings.method import Method, StudentKey
 from manifold.settings.networks import (
     PRETRAINED,
     TRAIN_TEACHER,
@@ -41,6 +41,7 @@ __all__ = [
     "Pair",
     "Recipe",
     "Section",
+    "StudentKey",
     "Students",
     "TeacherInput",
     "check_folder_name",

@@ -287,11 +287,12 @@ class Experiment(Section):
     def cell_identity(self, pair: str, recipe: str, epochs: int, method: str, seed: int) -> dict:
         """What shapes the weights of a cell, except the bytes of the teacher's file."""
         section, definition = self.pairs[pair], self.method_definitions[method]
+        shared = ("student", "distilled_student", "layers", "most_tokens")
         shaping = {
             "data": self.data,
+            # A student that only its own methods train is in the identity of their cells alone.
             "pair": {
-                key: getattr(section, key)
-                for key in ("student", "distilled_student", "layers", "most_tokens")
+                key: getattr(section, key) for key in dict.fromkeys((*shared, definition.student))
             },
             "teacher": {"model": section.teacher.model, "input": section.teacher.input},
             "recipe": self.recipes[recipe],

@@ -5,6 +5,8 @@ from typing import Any, Literal
 from manifold.settings.section import Section
 
 Family = Literal["labels", "logits", "features", "relations", "manifold"]
+# A pair's students: keys of its section.
+StudentKey = Literal["student", "distilled_student", "lifted_student", "widened_student"]
 
 
 class Method(Section):
@@ -18,7 +20,7 @@ class Method(Section):
     """What the student learns from, by which the report's tables are filtered; null: of none."""
     arguments: dict[str, Any]
     """What the class is given beside the networks."""
-    student: Literal["student", "distilled_student"]
+    student: StudentKey
     """Which of the pair's students it trains."""
     source: str
     """The paper or code, and where its weights were published."""

@@ -1,13 +1,14 @@
 """The settings of networks: a student, its teacher, and the layers that are compared."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import model_validator
 
 from manifold.errors import UserError
 from manifold.settings.data import TeacherInput
 from manifold.settings.files import find
+from manifold.settings.method import StudentKey
 from manifold.settings.section import Count, Epochs, Section, WholeNumber, WorkflowFile
 
 TRAIN_TEACHER = "train"
@@ -106,6 +107,10 @@ class Pair(Section):
     """The network that is trained."""
     distilled_student: Model | None
     """The same network with DeiT's distillation token."""
+    lifted_student: Model | None
+    """The same network with a projector to the teacher's width before its head, which stays."""
+    widened_student: Model | None
+    """The same network with a last block of the teacher's width."""
     teacher: Teacher
     """What it learns from."""
     layers: dict[str, LayerMap]
@@ -117,7 +122,7 @@ class Pair(Section):
 
     @model_validator(mode="after")
     def _students_classify(self) -> Self:
-        for key in ("student", "distilled_student"):
+        for key in get_args(StudentKey):
             model = getattr(self, key)
             if model is not None and model.is_headless:
                 raise UserError(f"{key}: a student needs its classifier; leave num_classes out")

@@ -7,6 +7,12 @@ from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Method, Model, Pair, fingerprint
 from manifold.training import records
 
+STUDENTS = {  # what tells them from a pair's plain student
+    "distilled_student": "with a distillation token",
+    "lifted_student": "with a projector to the teacher's width that stays",
+    "widened_student": "with a last block of the teacher's width",
+}
+
 
 @dataclass
 class Start:
@@ -45,7 +51,7 @@ def student_model(pair: Pair, pair_name: str, method: str, definition: Method) -
     student = getattr(pair, definition.student)
     if student is None:
         raise UserError(
-            f"method {method!r} needs a student with a distillation token: set "
-            f"pairs.{pair_name}.distilled_student or leave the method out"
+            f"method {method!r} needs a student {STUDENTS[definition.student]}: set "
+            f"pairs.{pair_name}.{definition.student} or leave the method out"
         )
     return student
