@@ -480,8 +480,8 @@ def test_a_rehearsal_is_killed_resumed_and_written(rehearsed):
     assert all(each["images_per_second"] > 0 for each in found["methods"].values())
     table = pd.read_csv(rehearsed / "rehearsal.csv")
     assert table[["pair", "recipe", "resumed_at", "methods"]].values.tolist() == [
-        ["deit-cait", "A", 1, 7],
-        ["deit-cait", "B", 1, 7],
+        ["deit-cait", "A", 1, 8],
+        ["deit-cait", "B", 1, 8],
     ]
     assert table["gpu_hours_per_seed"].isna().all()  # nobody published the toy networks
     text = (rehearsed / "rehearsal.md").read_text(encoding="utf-8")
