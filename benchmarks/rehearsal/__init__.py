@@ -7,7 +7,7 @@ fast this machine is. The weights are random: no accuracy means anything.
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Job, Study, StudySettings
@@ -41,7 +41,7 @@ class RehearsalSettings(StudySettings):
     """Processes that load images, for each process."""
     cohort_size: Count
     """Methods trained together: what fits into a small machine's memory."""
-    methods: list[str]
+    methods: list[str] = Field(default_factory=list)
     """Further methods than Table 1's, with the pairs that they are for."""
 
     @model_validator(mode="after")

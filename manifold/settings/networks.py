@@ -107,9 +107,9 @@ class Pair(Section):
     """The network that is trained."""
     distilled_student: Model | None
     """The same network with DeiT's distillation token."""
-    lifted_student: Model | None
+    lifted_student: Model | None = None
     """The same network with a projector to the teacher's width before its head, which stays."""
-    widened_student: Model | None
+    widened_student: Model | None = None
     """The same network with a last block of the teacher's width."""
     teacher: Teacher
     """What it learns from."""
