@@ -630,8 +630,8 @@ def test_a_recipe_is_a_file_or_extends_one():
     def recipe(given):
         return resolve({"scale": "mini", "recipes": {"A": given}}).recipes["A"]
 
-    other = "config/recipes/mini-b.yaml"
-    assert recipe(other) == resolve({"scale": "mini"}).recipes["B"]
+    other = "config/recipes/mini-teacher.yaml"
+    assert recipe(other) == resolve({"scale": "mini"}).recipes["teacher"]
     changed = recipe({"extends": other, "batch_size": "32"})
     assert changed == recipe(other).replaced(batch_size=32)
     with pytest.raises(UserError, match=r"nofile.yaml: no such"):

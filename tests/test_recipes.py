@@ -9,21 +9,30 @@ import pandas as pd
 import pytest
 
 from benchmarks.evidence.statistics import holm
+from benchmarks.evidence.words import capital
 from benchmarks.recipes import measure as recipes
 from benchmarks.recipes import text
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.settings import ROOT, fingerprint, resolve
+from manifold.settings import ROOT, fingerprint, resolve, to_plain
 from manifold.training.records import evaluation_path
 
 SEEDS = [0, 1, 2]
-STUDY = {"recipes": ["A", "B"], "epochs": [1, 2], "methods": ["soft_kd", "fitnet", "manifold"]}
+GRID = {"epochs": [1, 2], "methods": ["soft_kd", "fitnet", "manifold"]}
+JOINT, UPDATES = "recipe B (mixing, batch and rate together)", "batch at equal updates"
+FACTORS = {JOINT: ("B", 1), UPDATES: ("A-2x", 2)}
+TWICE = {"extends": "config/recipes/smoke.yaml", "batch_size": 256}
 
 
-def top1_of(method, recipe, epochs, seed):
-    """Soft KD at 70 plus seed; the gain of `manifold` is 4, 1 after two epochs; FitNet has none."""
-    gain = {"soft_kd": 0.0, "manifold": 4.0 if epochs == 1 else 1.0, "fitnet": 0.5 * (seed - 1)}
-    return 70.0 + seed + 2 * (recipe == "B") + 0.1 * seed * (method == "manifold") + gain[method]
+def top1_of(method, recipe, budget, seed):
+    """Soft KD at 70 plus seed; the gain of `manifold` is 4, 1 after two epochs; FitNet has none.
+
+    FitNet ends under A-2x as under A.
+    """
+    gain = {"soft_kd": 0.0, "manifold": 4.0 if budget == 1 else 1.0, "fitnet": 0.5 * (seed - 1)}
+    of_recipe = 0 if method == "fitnet" else -1
+    shift = {"A": 0, "B": 2, "A-2x": of_recipe}[recipe]
+    return 70.0 + seed + shift + 0.1 * seed * (method == "manifold") + gain[method]
 
 
 @pytest.fixture
@@ -38,21 +47,25 @@ def finished(tmp_path):
             "name": "study",
             "seeds": SEEDS,
             "pairs": {"deit-cait": {"teacher": {"weights": str(teacher)}}},
-            "recipe_study": STUDY,
-            "budgets": STUDY | {"recipes": ["A"]},
+            "recipes": {"A-2x": TWICE},
+            "recipe_study": GRID | {"factors": {UPDATES: {"recipe": "A-2x", "epochs_factor": 2}}},
+            "budgets": GRID | {"recipes": ["A"]},
         }
     )
     digest = sha256(teacher)
     path = evaluation_path(made, "deit-cait")
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"top1": 88.0, "sha256": digest}), encoding="utf-8")
-    for recipe, epochs, method, seed in itertools.product(*STUDY.values(), SEEDS):
+    measured = {"top1": 88.0, "validation_top1": 77.0, "split": "test", "sha256": digest}
+    path.write_text(json.dumps(measured), encoding="utf-8")
+    arms = [("A", 1), *FACTORS.values()]
+    for (recipe, factor), budget, method, seed in itertools.product(arms, *GRID.values(), SEEDS):
+        epochs = budget * factor
         key = ("deit-cait", recipe, epochs, method, seed)
         identity = {**made.cell_identity(*key), "teacher_sha256": digest}
         record = {
             "fingerprint": fingerprint(identity),
             "result": {
-                "top1": top1_of(method, recipe, epochs, seed),
+                "top1": top1_of(method, recipe, budget, seed),
                 "split": "test",
                 "images": 360,
             },
@@ -63,19 +76,103 @@ def finished(tmp_path):
         path = made.cell_directory(*key) / "run.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(record), encoding="utf-8")
+        held_out = f"epoch,validation_top1\n1,0\n{epochs},{70 + seed}\n"
+        path.with_name("metrics.csv").write_text(held_out, encoding="utf-8")
     return made
 
 
 def test_gains_are_over_the_baseline_of_the_same_recipe_and_budget(finished):
     rows = recipes.measure(finished.studies["recipes"]).rows.set_index(
-        ["recipe", "epochs", "method"]
+        ["recipe", "budget", "method"]
     )
-    assert len(rows) == 12 and (rows["n"] == 3).all()
-    for recipe in "AB":
+    assert len(rows) == 18 and (rows["n"] == 3).all()
+    for recipe in ("A", "B", "A-2x"):
         assert rows.loc[(recipe, 1, "manifold"), "gain_mean"] == pytest.approx(4.1)
         assert rows.loc[(recipe, 2, "manifold"), "gain_mean"] == pytest.approx(1.1)
         assert pd.isna(rows.loc[(recipe, 1, "soft_kd"), "gain_mean"])
     assert rows.loc[("B", 2, "soft_kd"), "top1_mean"] == pytest.approx(73.0)
+
+
+def test_equal_updates_are_equal_and_equal_images_are_a_quarter_of_them():
+    """And the warm-up is as many updates, not as many images."""
+    made = resolve({"scale": "mini"})
+    images = 60_000 - made.data.validation
+
+    def updates(recipe, epochs):
+        size = made.recipes[recipe].batch_size
+        warmup = made.recipes[recipe].schedule.warmup_epochs
+        return epochs * (images // size), warmup * (images // size)
+
+    arms = {arm.factor: arm for arm in made.studies["recipes"].arms}
+    own = updates("A", 1)
+    for factor, share in (("images", 4), ("updates", 1)):
+        arm = arms[f"batch and rate at equal {factor}"]
+        found = updates(arm.recipe, arm.epochs_factor)
+        assert found == pytest.approx([own[0] / share, own[1] / share], rel=0.005)
+
+
+def test_a_factor_changes_what_it_is_called_by_and_nothing_else():
+    study = resolve({"scale": "mini"}).studies["recipes"]
+    changed = {arm.factor: set(study.changes(arm.recipe)) for arm in study.arms[1:]}
+    batch = {"batch_size", "optimizer.learning_rate"}
+    assert changed == {
+        "mixing": {"mixing"},
+        "weight α of the soft labels": {"distillation.alpha"},
+        "batch and rate at equal images": batch,
+        "batch and rate at equal updates": batch | {"schedule.warmup_epochs"},
+    }
+    paper = resolve({"scale": "imagenet"})
+    assert to_plain(study.experiment.recipes["A-mixing"].mixing) == to_plain(
+        paper.recipes["A"].mixing
+    )
+    (joint,) = paper.studies["recipes"].arms[1:]
+    assert joint.recipe == "B" and set(paper.studies["recipes"].changes("B")) == {
+        *batch,
+        "mixing",
+        "distillation.alpha",
+    }
+
+
+def test_the_tables_name_the_factor_and_what_it_changes(finished):
+    study = finished.studies["recipes"]
+    study.write()
+    said = (finished.directory / "recipes.md").read_text(encoding="utf-8")
+    rows = re.sub(" +", " ", said)
+    assert f"| {UPDATES} | A-2x | batch_size 256 instead of 128 | 2, 4 |" in rows
+    assert f"| {UPDATES} | method × {UPDATES} |" in rows
+    assert f"{UPDATES}: 4 epochs against 2" in said
+    assert f"1 epoch: {UPDATES} (2 epochs) against recipe A" in said
+    assert f"2 epochs: {JOINT} against recipe A" in said
+    assert (
+        f"{capital(UPDATES)}: does not reach FitNet, whose every run ends as under recipe A; what "
+        "moves there is the baseline alone"
+    ) in said
+    assert f"{capital(JOINT)}: does not reach" not in said
+    seen = [axes.get_legend() for axes in study.build().figures[""]("").axes]
+    legend = next(each for each in seen if each is not None)
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "Recipe A",
+        capital(JOINT),
+        capital(UPDATES),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        (77.0, "+14.80 points on the test split and +5.00 points on the validation split."),
+        (72.5, "+0.50 points on the validation split, so that it does not stay 1 point ahead of"),
+        (None, "+14.80 points on the test split."),
+    ],
+)
+def test_the_caption_says_how_far_the_teacher_is_ahead_of_every_student(
+    finished, validation, words
+):
+    path = evaluation_path(finished, "deit-cait")
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(measured | {"validation_top1": validation}), encoding="utf-8")
+    caption = recipes.measure(finished.studies["budgets"]).caption
+    assert words in caption and "at the longest budget: +14.80 points" in caption
 
 
 def test_without_claims_no_public_run_is_drawn(finished):
@@ -97,7 +194,8 @@ def test_the_words_follow_from_the_intervals(finished):
     assert "Recipe A, 1 epoch. ahead of Soft KD: Manifold, decoupled. undecided: FitNet" in words
     assert "all 2 comparisons, at p < 0.05: Manifold, decoupled\n" in words
     assert (
-        "Recipe B: 2 epochs against 1. smaller gain: Manifold, decoupled. undecided: FitNet"
+        f"{capital(JOINT)}: 2 epochs against 1. smaller gain: Manifold, decoupled. undecided: "
+        "FitNet"
     ) in words
 
 
@@ -106,9 +204,9 @@ def test_the_files_of_the_study(finished):
     folder = finished.directory
     for name in ("md", "csv", "tex", "png", "pdf"):
         assert (folder / f"recipes.{name}").stat().st_size
-    assert len(pd.read_csv(folder / "recipes_seeds.csv")) == 36
-    assert len(pd.read_csv(folder / "recipes_variance.csv")) == 7
-    assert len(pd.read_csv(folder / "recipes_changes.csv")) == 8
+    assert len(pd.read_csv(folder / "recipes_seeds.csv")) == 54
+    assert len(pd.read_csv(folder / "recipes_variance.csv")) == 14
+    assert len(pd.read_csv(folder / "recipes_changes.csv")) == 14
     text = (folder / "recipes.md").read_text(encoding="utf-8")
     assert "each with its own full schedule" in text and "n = 3 paired seeds" in text
 
@@ -163,12 +261,12 @@ def test_a_missing_cell_of_the_study_is_named(finished):
 
 def runs(top1, seeds=(0, 1)):
     factors = itertools.product(seeds, ["a", "b", "c"], ["A", "B"], [1, 2, 4])
-    frame = pd.DataFrame(factors, columns=["seed", "method", "recipe", "epochs"])
+    frame = pd.DataFrame(factors, columns=["seed", "method", "recipe", "budget"])
     return frame.assign(top1=[top1(*row) for row in frame.itertuples(index=False)])
 
 
 def shares(frame):
-    table = recipes.variance_shares(frame, 0.95).set_index("effect")
+    table = recipes.variance_shares(frame, 0.95, "mixing").set_index("effect")
     return table["share_mean"].to_dict()
 
 
@@ -181,7 +279,7 @@ def test_additive_effects_are_told_apart():
     found = shares(runs(lambda s, m, r, e: 80 + s + METHOD[m] + RECIPE[r] + BUDGET[e]))
     total = 2 / 3 + 1 + 8 / 3
     assert found["method"] == pytest.approx(100 * (2 / 3) / total)
-    assert found["recipe"] == pytest.approx(100 / total)
+    assert found["mixing"] == pytest.approx(100 / total)
     assert found["budget"] == pytest.approx(100 * (8 / 3) / total)
     assert sum(found.values()) == pytest.approx(100)
     assert found["method × budget"] == pytest.approx(0, abs=1e-9)
@@ -190,10 +288,10 @@ def test_additive_effects_are_told_apart():
 @pytest.mark.parametrize(
     ("top1", "effect"),
     [
-        (lambda s, m, r, e: METHOD[m] * RECIPE[r], "method × recipe"),
+        (lambda s, m, r, e: METHOD[m] * RECIPE[r], "method × mixing"),
         (lambda s, m, r, e: METHOD[m] * BUDGET[e], "method × budget"),
-        (lambda s, m, r, e: RECIPE[r] * BUDGET[e], "recipe × budget"),
-        (lambda s, m, r, e: METHOD[m] * RECIPE[r] * BUDGET[e], "method × recipe × budget"),
+        (lambda s, m, r, e: RECIPE[r] * BUDGET[e], "mixing × budget"),
+        (lambda s, m, r, e: METHOD[m] * RECIPE[r] * BUDGET[e], "method × mixing × budget"),
     ],
 )
 def test_an_interaction_is_no_main_effect(top1, effect):
@@ -209,9 +307,9 @@ def test_a_shift_of_a_whole_seed_explains_nothing():
 def test_an_incomplete_design_is_refused():
     frame = runs(lambda s, m, r, e: METHOD[m])
     with pytest.raises(ValueError, match="complete design 18"):
-        recipes.variance_shares(frame.drop(index=3), 0.95)
+        recipes.variance_shares(frame.drop(index=3), 0.95, "mixing")
     with pytest.raises(ValueError, match="nothing to explain"):
-        recipes.variance_shares(frame.assign(top1=1.0), 0.95)
+        recipes.variance_shares(frame.assign(top1=1.0), 0.95, "mixing")
 
 
 # ---- public runs -----------------------------------------------------------------------------
@@ -250,11 +348,26 @@ def test_table_1_is_trained_in_cohorts_of_its_own():
     assert set(trainings) == {("deit-cait", recipe, epochs) for recipe in "AB" for epochs in (1, 2)}
 
 
+def factor(recipe, name="size"):
+    return {"factors": {name: {"recipe": recipe, "epochs_factor": 1}}}
+
+
+def test_a_recipe_that_changes_nothing_is_no_factor():
+    same = {"recipes": {"same": "config/recipes/smoke.yaml"}}
+    with pytest.raises(UserError, match="'same' holds the same values as 'A', so it changes"):
+        resolve({"scale": "smoke", **same, "recipe_study": factor("same")})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"pair": "deit-cat"}, "recipe_study.pair: unknown 'deit-cat'"),
-        ({"recipes": ["A", "C"]}, "recipe_study.recipes: unknown 'C'"),
+        ({"reference": "C"}, "recipe_study.reference: unknown 'C'"),
+        (factor("C"), "recipe_study.factors.size.recipe: unknown 'C'"),
+        (factor("A"), "recipe_study.factors.size.recipe: 'A' is recipe_study.reference too"),
+        (factor("B"), f"'B' is recipe_study.factors.{JOINT}.recipe too"),
+        (factor("A", JOINT), "'A' is recipe_study.reference too"),
+        ({"factors": {JOINT: None}}, "recipe_study.factors must name at least one factor"),
         ({"methods": ["soft_kd", "manifolt"]}, "Did you mean 'manifold'"),
         ({"baseline": "none"}, "recipe_study.baseline: unknown 'none'"),
         ({"epochs": [2]}, "at least two different values"),

@@ -110,7 +110,7 @@ def test_the_recipe_study_trains_what_table_1_has_not(finished):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = pd.read_csv(finished / "results/smoke/recipes.csv")
     study = resolve({"scale": "smoke"}).recipe_study
-    assert len(rows) == 2 * len(study.recipes) * len(study.methods)
+    assert len(rows) == 2 * (1 + len(study.factors)) * len(study.methods)
     assert (finished / "results/smoke/recipes.pdf").stat().st_size
     top1 = rows.set_index(["recipe", "epochs", "method"]).loc[("A", 2), "top1_mean"]
     table = pd.read_csv(finished / "results/smoke/table1.csv").set_index("method")["top1_mean"]
@@ -265,7 +265,7 @@ def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeyp
     runs = {name: pd.read_csv(experiment.directory / f"{name}_seeds.csv") for name in tables}
     found = {name: list(rows[name]["method"]).count("mine") for name in tables}
     study = experiment.recipe_study
-    under = len(study.recipes) * len(study.epochs)
+    under = (1 + len(study.factors)) * len(study.epochs)
     assert found == {"table1": 1, "bench": 1, "recipes": under, "ablation": 1}
     assert {name: list(runs[name]["method"]).count("mine") for name in tables} == {
         name: count * seeds for name, count in found.items()

@@ -43,6 +43,11 @@ def words_on_cuts(tables: Iterable[pd.DataFrame]) -> str:
     )
 
 
+def capital(text: str) -> str:
+    """The text with a capital at its beginning, and its other letters as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def readable_interval(row: pd.Series, key: str, sign: str = "", digits: int = 2) -> str:
     """A row's mean and interval as text; a dash where there is none.
 

@@ -1,25 +1,27 @@
-"""Method, recipe and budget apart: the same methods under several recipes and epoch budgets.
+"""Method, recipe and budget apart: the same methods under recipes that differ in one factor.
 
-The study of budgets is the same table of one recipe.
+The study of budgets is the same table without factors.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from pydantic import model_validator
 
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
-from manifold.settings import Students, find
-from manifold.settings.section import Epochs, WorkflowFile
+from manifold.settings import Students, find, to_plain
+from manifold.settings.section import Count, Epochs, Section, WorkflowFile
 
 
-class RecipeStudySettings(StudySettings):
-    """The same methods under several recipes and budgets, each budget with its own schedule."""
+class BudgetStudySettings(StudySettings):
+    """The same methods at several budgets, each with its own schedule."""
 
     pair: str
     """Of all students."""
-    recipes: list[str]
-    """At least two; of `budgets` at least one."""
     epochs: list[Epochs]
     """Budgets, at least two."""
     methods: list[str]
@@ -30,49 +32,111 @@ class RecipeStudySettings(StudySettings):
     """Top-1 per epoch of public ImageNet runs, drawn next to it unless `claims` is null."""
 
 
-NUMBERS = {1: "one", 2: "two"}
+class BudgetsSettings(BudgetStudySettings):
+    """The gain against the budget."""
+
+    recipes: list[str]
+    """At least one."""
 
 
-class RecipeStudy(Study):
-    """How much is the method, how much the recipe, how much the budget?"""
+class Factor(Section):
+    """A recipe that changes one thing of the reference, which the factor is named by."""
 
-    name = "recipes"
-    title = "Method, recipe and budget"
-    question = "How much is the method, how much the recipe, how much the budget?"
-    Settings = RecipeStudySettings
-    suffixes = (*FORMATS, "_variance.csv", "_changes.csv", "_seeds.csv")
-    shown = ("How much is the method, how much the recipe, how much the budget?", "In words")
-    section = "recipe_study"
-    least: ClassVar[dict[str, int]] = {"recipes": 2, "epochs": 2, "methods": 2}
-    """How many different values it compares of each key."""
+    recipe: str
+    """The reference with that change."""
+    epochs_factor: Count
+    """Epochs of one of the budget: 4 leaves four times the batch as many updates."""
+
+
+class RecipeStudySettings(BudgetStudySettings):
+    """The reference recipe, and others that change one factor of it each."""
+
+    reference: str
+    """The recipe that the factors change."""
+    factors: dict[str, Factor]
+    """In words; null takes a scale's factor away."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_is_taken_away(cls, content: Any) -> Any:
+        factors = content.get("factors") if isinstance(content, dict) else None
+        if not isinstance(factors, dict):
+            return content
+        kept = {name: entry for name, entry in factors.items() if entry not in (None, "null")}
+        return {**content, "factors": kept}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe of the table, at every budget.
+
+    Attributes:
+        factor: what it changes in the reference, in words; None: nothing.
+        epochs_factor: epochs of one of the budget.
+    """
+
+    recipe: str
+    factor: str | None = None
+    epochs_factor: int = 1
 
     @property
-    def variance(self) -> bool:
-        """Whether method, recipe and budget share the variance among them."""
-        return self.least["recipes"] > 1
+    def label(self) -> str:
+        return f"recipe {self.recipe}" if self.factor is None else self.factor
+
+
+class Budgets(Study):
+    """The gain against the budget, under one recipe or several."""
+
+    name = "budgets"
+    title = "The gain against the budget"
+    question = "Does a method's gain over soft KD fade as the budget grows?"
+    Settings = BudgetsSettings
+    suffixes = (*FORMATS, "_changes.csv", "_seeds.csv")
+    shown = ("How the gain moves", "In words")
+    section: ClassVar[str] = "budgets"
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The recipes; others are compared with the first."""
+        return [Arm(recipe) for recipe in self.settings.recipes]
 
     def check(self) -> None:
         experiment, study, section = self.experiment, self.settings, self.section
         experiment.check_known(f"{section}.pair", study.pair, experiment.pairs)
-        for recipe in study.recipes:
-            experiment.check_known(f"{section}.recipes", recipe, experiment.recipes)
+        self.check_arms()
         for method in study.methods:
             experiment.check_known(f"{section}.methods", method, experiment.method_definitions)
         experiment.check_known(f"{section}.baseline", study.baseline, study.methods)
-        for key, least in self.least.items():
-            values = getattr(study, key)
-            if len(set(values)) != len(values) or len(values) < least:
-                raise UserError(
-                    f"{section}.{key} must list at least {NUMBERS[least]} different value"
-                    f"{'s: the study compares them' if least > 1 else ''}; got {values}"
-                )
+        for key in ("epochs", "methods"):
+            self._refuse_fewer(key, getattr(study, key), 2)
+
+    def check_arms(self) -> None:
+        """Refuse recipes that the table cannot show.
+
+        Raises:
+            UserError: names the key.
+        """
+        for recipe in self.settings.recipes:
+            self.experiment.check_known(f"{self.section}.recipes", recipe, self.experiment.recipes)
+        self._refuse_fewer("recipes", self.settings.recipes, 1)
+
+    def _refuse_fewer(self, key: str, values: list, least: int) -> None:
+        if len(set(values)) != len(values) or len(values) < least:
+            raise UserError(
+                f"{self.section}.{key} must list at least {({1: 'one', 2: 'two'})[least]} "
+                f"different value{'s: the study compares them' if least > 1 else ''}; got {values}"
+            )
+
+    def trainings(self) -> Iterator[tuple[Arm, int, int]]:
+        """Arm, budget, and the arm's epochs at that budget."""
+        for arm in self.arms:
+            for budget in self.settings.epochs:
+                yield arm, budget, budget * arm.epochs_factor
 
     def students(self) -> Students:
         study = self.settings
         return {
-            (study.pair, recipe, epochs): study.methods
-            for recipe in study.recipes
-            for epochs in study.epochs
+            (study.pair, arm.recipe, epochs): study.methods for arm, _, epochs in self.trainings()
         }
 
     def teachers(self) -> list[str]:
@@ -112,13 +176,68 @@ class RecipeStudy(Study):
         )
 
 
-class Budgets(RecipeStudy):
-    """The gain against the budget, under one recipe or several."""
+class RecipeStudy(Budgets):
+    """How much is the method, how much each factor of the recipe, how much the budget?"""
 
-    name = "budgets"
-    title = "The gain against the budget"
-    question = "Does a method's gain over soft KD fade as the budget grows?"
-    suffixes = (*FORMATS, "_changes.csv", "_seeds.csv")
-    shown = ("How the gain moves", "In words")
-    section = "budgets"
-    least: ClassVar[dict[str, int]] = {"recipes": 1, "epochs": 2, "methods": 2}
+    name = "recipes"
+    title = "Method, recipe and budget"
+    question = "How much is the method, how much the recipe, how much the budget?"
+    Settings = RecipeStudySettings
+    suffixes = (*FORMATS, "_variance.csv", "_changes.csv", "_seeds.csv")
+    shown = (question, "In words")
+    taken_away_by_null = ("factors",)
+    section = "recipe_study"
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The reference, and a recipe a factor."""
+        study = self.settings
+        others = [
+            Arm(factor.recipe, name, factor.epochs_factor) for name, factor in study.factors.items()
+        ]
+        return [Arm(study.reference), *others]
+
+    def check_arms(self) -> None:
+        experiment, study, key = self.experiment, self.settings, f"{self.section}.factors"
+        experiment.check_known(f"{self.section}.reference", study.reference, experiment.recipes)
+        if not study.factors:
+            raise UserError(
+                f"{key} must name at least one factor with its recipe; budgets alone are compared "
+                "by the study `budgets`"
+            )
+        used = {study.reference: f"{self.section}.reference"}
+        for name, factor in study.factors.items():
+            own = f"{key}.{name}.recipe"
+            experiment.check_known(own, factor.recipe, experiment.recipes)
+            if factor.recipe in used:
+                raise UserError(
+                    f"{own}: {factor.recipe!r} is {used[factor.recipe]} too; give every factor a "
+                    "recipe of its own"
+                )
+            used[factor.recipe] = own
+            if not self.changes(factor.recipe):
+                raise UserError(
+                    f"{own}: {factor.recipe!r} holds the same values as {study.reference!r}, so "
+                    "it changes nothing; give a recipe that does what the factor says"
+                )
+
+    def changes(self, recipe: str) -> dict[str, tuple[Any, Any]]:
+        """Key of a recipe: its value in the reference and in ``recipe``, where they differ."""
+        own, other = (
+            dict(_leaves(to_plain(self.experiment.recipes[name])))
+            for name in (self.settings.reference, recipe)
+        )
+        return {
+            key: (own.get(key), other.get(key))
+            for key in {**own, **other}
+            if own.get(key) != other.get(key)
+        }
+
+
+def _leaves(section: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a recipe with their values; mixing is on or off as a whole."""
+    for key, value in section.items():
+        if isinstance(value, dict) and key != "mixing":
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value

@@ -13,6 +13,7 @@ from benchmarks.evidence.style import (
     rule_out,
     write_caption,
 )
+from benchmarks.evidence.words import capital
 
 
 def draw(
@@ -35,7 +36,7 @@ def draw(
     count = len(methods) + (public is not None)
     columns = min(3, count)
     lines = -(-count // columns)
-    by_seed = seeds.pivot(index="seed", columns=["recipe", "epochs", "method"], values="top1")
+    by_seed = seeds.pivot(index="seed", columns=["recipe", "budget", "method"], values="top1")
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             lines,
@@ -64,18 +65,20 @@ def _draw_gains(axis, rows: pd.DataFrame, by_seed: pd.DataFrame, baseline: str) 
     Args:
         by_seed: top-1, a row a seed, a column a recipe, budget and method.
     """
-    budgets = sorted(rows["epochs"].unique())
+    budgets = sorted(rows["budget"].unique())
     recipes = list(rows["recipe"].unique())
+    apart = min(0.22, 0.8 / len(recipes))
     for number, recipe in enumerate(recipes):
-        own = rows[rows["recipe"] == recipe].set_index("epochs").loc[budgets]
+        own = rows[rows["recipe"] == recipe].set_index("budget").loc[budgets]
         method, colour = own["method"].iloc[0], SERIES[number % len(SERIES)]
-        places = [place + 0.22 * (number - (len(recipes) - 1) / 2) for place in range(len(budgets))]
+        places = [
+            place + apart * (number - (len(recipes) - 1) / 2) for place in range(len(budgets))
+        ]
         axis.plot(places, own["gain_mean"], color=colour, linewidth=1, alpha=0.6)
         axis.vlines(places, own["gain_low"], own["gain_high"], color=colour, linewidth=2)
-        marker = MARKERS[number % len(MARKERS)]
-        axis.plot(
-            places, own["gain_mean"], marker, color=colour, markersize=5, label=f"Recipe {recipe}"
-        )
+        marker, factor = MARKERS[number % len(MARKERS)], own["factor"].iloc[0]
+        label = f"Recipe {recipe}" if pd.isna(factor) else capital(factor)
+        axis.plot(places, own["gain_mean"], marker, color=colour, markersize=5, label=label)
         for place, budget in zip(places, budgets, strict=True):
             mark_cuts(axis, place, own.loc[budget], "gain", colour, upright=True)
             gains = by_seed[recipe, budget, method] - by_seed[recipe, budget, baseline]

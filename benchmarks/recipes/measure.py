@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.evidence.cells import metrics_of
 from benchmarks.evidence.statistics import (
     HIGHEST,
     Interval,
@@ -16,14 +17,17 @@ from benchmarks.evidence.statistics import (
     paired_difference,
 )
 from benchmarks.evidence.words import interval_columns
-from benchmarks.recipes import RecipeStudy
-from manifold.settings import find
+from benchmarks.recipes import Arm, Budgets
+from manifold.settings import Experiment, find
+from manifold.settings.recorded import Key
 from manifold.training.records import read_teacher, teacher_in_words
 
-FACTORS = ("method", "recipe", "epochs")
+FACTORS = ("method", "recipe", "budget")
+LEAST_LEAD = 1.0  # points that a teacher should keep before its students
 PUBLIC_CAPTION = (
-    "Last panel: public ImageNet runs of DeiT-Ti ← CaiT-S24 under recipe B (thy960112/"
-    "Distillation-Dynamics), one run each; mid-points of one schedule, not budgets of their own."
+    "Last panel: public ImageNet runs of DeiT-Ti ← CaiT-S24 under the published recipe B "
+    "(thy960112/Distillation-Dynamics), one run each; mid-points of one schedule, not budgets of "
+    "their own."
 )
 # The runs that match the first and the last block; the others are in the same file.
 PUBLIC_METHODS = {
@@ -38,8 +42,8 @@ class Measured:
 
     Attributes:
         rows: one a recipe, budget and method: top-1 and the paired gain over the baseline.
-        variance: one an effect: the share of the variance of top-1 that it explains; None where
-            the study does not compare recipes.
+        variance: one a factor of the recipe and effect: the share of the variance of top-1 that it
+            explains with the factor's two values; None where the study has no factors.
         changes: one a question: how a method's gain differs between budgets, or between recipes.
         seeds: one a run.
         public: one an epoch: the lead over soft KD in the public ImageNet runs; None where others'
@@ -54,52 +58,89 @@ class Measured:
     caption: str
 
 
-def measure(study: RecipeStudy) -> Measured:
+def measure(study: Budgets) -> Measured:
     """Read the cells and compute the study."""
     experiment, settings = study.experiment, study.settings
-    records = {
-        (recipe, epochs): study.collect(pair, recipe, epochs, methods)
-        for (pair, recipe, epochs), methods in study.students().items()
-    }
     seeds = pd.DataFrame(
         [
             {
-                "recipe": recipe,
+                "recipe": arm.recipe,
+                "factor": arm.factor,
+                "budget": budget,
                 "epochs": epochs,
                 "method": method,
                 "seed": seed,
                 "top1": run["result"]["top1"],
+                "validation_top1": _validation_top1(
+                    experiment, (settings.pair, arm.recipe, epochs, method, seed)
+                ),
                 "images_seen": run["images_seen"],
-                "steps": run["images_seen"] // experiment.recipes[recipe].batch_size,
+                "steps": run["images_seen"] // experiment.recipes[arm.recipe].batch_size,
                 "teacher_sha256": run["teacher_sha256"],
                 "git_commit": run["environment"]["git_commit"],
                 "fingerprint": run["fingerprint"],
+                "images": run["result"]["images"],
+                "split": run["result"]["split"],
             }
-            for (recipe, epochs), runs_of in records.items()
-            for method, runs in runs_of.items()
+            for arm, budget, epochs in study.trainings()
+            for method, runs in study.collect(
+                settings.pair, arm.recipe, epochs, settings.methods
+            ).items()
             for seed, run in runs.items()
         ]
     )
     confidence = experiment.statistics.confidence
-    teacher = read_teacher(experiment, settings.pair)
-    first = next(iter(records[settings.recipes[0], settings.epochs[0]][settings.baseline].values()))
+    teacher, first = read_teacher(experiment, settings.pair), seeds.iloc[0]
     return Measured(
         rows=_rows(study, seeds, teacher["top1"]),
-        variance=variance_shares(seeds, confidence) if study.variance else None,
+        variance=_variance(study, seeds),
         changes=_changes(study, seeds),
-        seeds=seeds,
+        seeds=seeds.drop(columns=["images", "split"]),
         public=None if experiment.claims is None else public_leads(find(settings.public_curves)),
         caption=(
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
-            f"{first['result']['images']:,} {first['result']['split']} images; pair "
-            f"{settings.pair}, recipes {', '.join(settings.recipes)}, budgets of "
+            f"{first['images']:,} {first['split']} images; pair "
+            f"{settings.pair}, {_arms_in_words(study)}, budgets of "
             f"{', '.join(map(str, settings.epochs))} epochs, each with its own full schedule. "
             f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
             "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
-            f"question. {teacher_in_words(teacher, '')}"
+            f"question. {teacher_in_words(teacher, '')}{_lead_in_words(teacher, seeds)}"
         ),
     )
+
+
+def _validation_top1(experiment: Experiment, key: Key) -> float | None:
+    """Of the last epoch; None where no images are held out."""
+    last = metrics_of(experiment, key)[-1].get("validation_top1")
+    return float(last) if last else None
+
+
+def _arms_in_words(study: Budgets) -> str:
+    if any(arm.factor for arm in study.arms):
+        return f"{study.arms[0].label} and one factor of it changed at a time"
+    return f"recipes {', '.join(arm.recipe for arm in study.arms)}"
+
+
+def _lead_in_words(teacher: dict, seeds: pd.DataFrame) -> str:
+    """How far ahead of its best single student at the longest budget the teacher is."""
+    longest = seeds[seeds["budget"] == seeds["budget"].max()]
+    leads = {
+        split: value - longest[column].max()
+        for split, column, value in (
+            (teacher["split"], "top1", teacher["top1"]),
+            ("validation", "validation_top1", teacher.get("validation_top1")),
+        )
+        if value is not None and longest[column].notna().all()
+    }
+    if not leads:
+        return ""
+    shown = " and ".join(
+        f"{lead:+.2f} points on the {split} split" for split, lead in leads.items()
+    )
+    near = min(leads.values()) < LEAST_LEAD
+    more = f", so that it does not stay {LEAST_LEAD:g} point ahead of every student" if near else ""
+    return f" Its lead over the best single run of a student at the longest budget: {shown}{more}."
 
 
 def _by_seed(seeds: pd.DataFrame, recipe: str, epochs: int, method: str) -> dict[int, float]:
@@ -107,49 +148,57 @@ def _by_seed(seeds: pd.DataFrame, recipe: str, epochs: int, method: str) -> dict
     return dict(zip(seeds.loc[chosen, "seed"], seeds.loc[chosen, "top1"], strict=True))
 
 
-def _rows(whole: RecipeStudy, seeds: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
+def _rows(whole: Budgets, seeds: pd.DataFrame, teacher: float | None) -> pd.DataFrame:
     experiment, study = whole.experiment, whole.settings
     confidence = experiment.statistics.confidence
     rows = []
-    for recipe in study.recipes:
-        for epochs in study.epochs:
-            top1 = {method: _by_seed(seeds, recipe, epochs, method) for method in study.methods}
-            gains = gains_over(study.baseline, top1, confidence)
-            adjusted = holm({method: gain.p for method, gain in gains.items()})
-            runs = seeds[(seeds["recipe"] == recipe) & (seeds["epochs"] == epochs)].iloc[0]
-            for method, values in top1.items():
-                mean, gain = mean_interval(list(values.values()), confidence), gains.get(method)
-                rows.append(
-                    {
-                        "recipe": recipe,
-                        "epochs": epochs,
-                        "images_seen": runs["images_seen"],
-                        "steps": runs["steps"],
-                        "method": method,
-                        "title": experiment.method_definitions[method].title,
-                        "n": mean.n,
-                        **interval_columns("top1", mean),
-                        **interval_columns("gain", gain),
-                        "p_holm": adjusted.get(method),
-                        "behind_teacher": None if teacher is None else teacher - mean.mean,
-                        "teacher_sha256": runs["teacher_sha256"],
-                    }
-                )
+    for arm, own_budget, epochs in whole.trainings():
+        recipe = arm.recipe
+        top1 = {method: _by_seed(seeds, recipe, epochs, method) for method in study.methods}
+        gains = gains_over(study.baseline, top1, confidence)
+        adjusted = holm({method: gain.p for method, gain in gains.items()})
+        runs = seeds[(seeds["recipe"] == recipe) & (seeds["epochs"] == epochs)].iloc[0]
+        for method, values in top1.items():
+            mean, gain = mean_interval(list(values.values()), confidence), gains.get(method)
+            rows.append(
+                {
+                    "recipe": recipe,
+                    "factor": arm.factor,
+                    "budget": own_budget,
+                    "epochs": epochs,
+                    "images_seen": runs["images_seen"],
+                    "steps": runs["steps"],
+                    "method": method,
+                    "title": experiment.method_definitions[method].title,
+                    "n": mean.n,
+                    **interval_columns("top1", mean),
+                    **interval_columns("gain", gain),
+                    "p_holm": adjusted.get(method),
+                    "behind_teacher": None if teacher is None else teacher - mean.mean,
+                    "teacher_sha256": runs["teacher_sha256"],
+                }
+            )
     return pd.DataFrame(rows)
 
 
-def _changes(whole: RecipeStudy, seeds: pd.DataFrame) -> pd.DataFrame:
-    """How each gain moves: longest against shortest budget, and recipe against recipe."""
+def _changes(whole: Budgets, seeds: pd.DataFrame) -> pd.DataFrame:
+    """How each gain moves: longest against shortest budget, and recipe against the first."""
     experiment, study = whole.experiment, whole.settings
     short, long = min(study.epochs), max(study.epochs)
+    first, *others = whole.arms
+
+    def at(arm: Arm, epochs: int) -> tuple[str, int]:
+        return arm.recipe, epochs * arm.epochs_factor
+
     questions = [
-        (f"recipe {recipe}: {budget(long)} against {short}", (recipe, long), (recipe, short))
-        for recipe in study.recipes
+        (f"{arm.label}: {budget(longest[1])} against {shortest[1]}", longest, shortest)
+        for arm in whole.arms
+        for longest, shortest in [(at(arm, long), at(arm, short))]
     ] + [
-        (f"{budget(epochs)}: recipe {other} against {study.recipes[0]}", (other, epochs), first)
-        for epochs in study.epochs
-        for first in [(study.recipes[0], epochs)]
-        for other in study.recipes[1:]
+        (f"{budget(each)}: {_at_budget(arm, each)} against {first.label}", at(arm, each), own)
+        for each in study.epochs
+        for own in [at(first, each)]
+        for arm in others
     ]
 
     def gain(where: tuple[str, int], method: str) -> dict[int, float]:
@@ -180,6 +229,12 @@ def _changes(whole: RecipeStudy, seeds: pd.DataFrame) -> pd.DataFrame:
     return changes.assign(p_holm=families.transform(lambda own: pd.Series(holm(own.to_dict()))))
 
 
+def _at_budget(arm: Arm, epochs: int) -> str:
+    """A factor, with its epochs where they are others than the budget's."""
+    own = epochs * arm.epochs_factor
+    return arm.label if own == epochs else f"{arm.label} ({budget(own)})"
+
+
 def budget(epochs: int) -> str:
     """A budget in words."""
     return "1 epoch" if epochs == 1 else f"{epochs} epochs"
@@ -191,8 +246,20 @@ def _movement(change: Interval) -> str:
     return "smaller" if change.high < 0 else "undecided"
 
 
-def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """The share of the variance of top-1 that method, recipe and budget explain.
+def _variance(study: Budgets, seeds: pd.DataFrame) -> pd.DataFrame | None:
+    """The shares of method, budget and each factor, in the grid of the factor's two values."""
+    first, *others = study.arms
+    confidence = study.experiment.statistics.confidence
+    tables = [
+        variance_shares(seeds[seeds["recipe"].isin((first.recipe, arm.recipe))], confidence, factor)
+        for arm in others
+        if (factor := arm.factor) is not None
+    ]
+    return pd.concat(tables, ignore_index=True) if tables else None
+
+
+def variance_shares(seeds: pd.DataFrame, confidence: float, factor: str) -> pd.DataFrame:
+    """The share of the variance of top-1 that method, a factor of the recipe and budget explain.
 
     Within a seed the runs are a complete factorial design without replicates; its total sum of
     squares is the sum over all effects, main effects and interactions, each orthogonal to the
@@ -202,17 +269,18 @@ def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
     Source: analysis of variance of a balanced design, eta squared = SS(effect) / SS(total).
 
     Args:
-        seeds: columns seed, method, recipe, epochs and top1, one row a run.
+        seeds: columns seed, method, recipe, budget and top1, one row a run.
+        factor: in words, what the recipes differ in.
 
     Returns:
-        Columns effect, share_mean, share_low, share_high, share_cut (in %), n.
+        Columns factor, effect, share_mean, share_low, share_high, share_cut (in %), n.
 
     Raises:
         ValueError: the runs are not a complete design, or all have the same top-1.
     """
     effects = list(chain.from_iterable(combinations(FACTORS, size) for size in (1, 2, 3)))
     shares: dict[tuple[str, ...], list[float]] = {effect: [] for effect in effects}
-    expected = np.prod([seeds[factor].nunique() for factor in FACTORS])
+    expected = np.prod([seeds[column].nunique() for column in FACTORS])
     for seed, runs in seeds.groupby("seed"):
         if len(runs) != expected or runs.duplicated(list(FACTORS)).any():
             raise ValueError(f"seed {seed} has {len(runs)} runs, a complete design {expected}")
@@ -230,7 +298,8 @@ def variance_shares(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
         share = mean_interval(values, confidence)
         rows.append(
             {
-                "effect": " × ".join("budget" if part == "epochs" else part for part in effect),
+                "factor": factor,
+                "effect": " × ".join(factor if part == "recipe" else part for part in effect),
                 **interval_columns("share", share),
                 "n": share.n,
             }

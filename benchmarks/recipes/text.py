@@ -4,21 +4,24 @@ import pandas as pd
 
 from benchmarks.evidence.words import (
     after_correction,
+    capital,
     readable_interval,
     readable_number,
     readable_p,
     sentence,
     verdicts,
 )
-from benchmarks.recipes import RecipeStudy
+from benchmarks.recipes import Budgets, RecipeStudy
 from benchmarks.recipes.measure import Measured, budget
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows as text."""
+    has_factors = rows["factor"].notna().any()
     return pd.DataFrame(
         [
             {
+                **({"Factor changed": row["factor"] or "none"} if has_factors else {}),
                 "Recipe": row["recipe"],
                 "Epochs": row["epochs"],
                 "Images seen": f"{row['images_seen']:,}",
@@ -36,7 +39,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def parts(study: Measured, whole: RecipeStudy) -> list[str | list[str] | pd.DataFrame]:
+def parts(study: Measured, whole: Budgets) -> list[str | list[str] | pd.DataFrame]:
     """What stands below the caption."""
     changes = pd.DataFrame(
         [
@@ -52,6 +55,7 @@ def parts(study: Measured, whole: RecipeStudy) -> list[str | list[str] | pd.Data
     )
     return [
         readable(study.rows),
+        *(_on_factors(whole) if isinstance(whole, RecipeStudy) else []),
         *([] if study.variance is None else _on_variance(study.variance)),
         "## How the gain moves",
         "Differences of gains, seed by seed; p after Holm over the methods of a question.",
@@ -61,10 +65,43 @@ def parts(study: Measured, whole: RecipeStudy) -> list[str | list[str] | pd.Data
     ]
 
 
+def _on_factors(whole: RecipeStudy) -> list[str | pd.DataFrame]:
+    """Every value that a factor's recipe changes, read from the recipes."""
+    reference, budgets = whole.settings.reference, whole.settings.epochs
+    rows = [
+        {
+            "Factor": arm.factor,
+            "Recipe": arm.recipe,
+            f"Changed in {reference}": "; ".join(
+                f"{key} {_value(other)} instead of {_value(own)}"
+                for key, (own, other) in whole.changes(arm.recipe).items()
+            ),
+            "Epochs": ", ".join(str(epochs * arm.epochs_factor) for epochs in budgets),
+        }
+        for arm in whole.arms
+        if arm.factor
+    ]
+    return [
+        "## What each factor changes",
+        f"Budgets are in epochs of {reference}: {', '.join(map(str, budgets))}. A factor whose "
+        "epochs are others sees as many times the images.",
+        pd.DataFrame(rows),
+    ]
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "off"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{key} {each}' for key, each in value.items())})"
+    return str(value)
+
+
 def _on_variance(shares: pd.DataFrame) -> list[str | pd.DataFrame]:
     variance = pd.DataFrame(
         [
             {
+                "Factor": row["factor"],
                 "Effect": row["effect"],
                 "Share of the variance of top-1 (%)": readable_interval(row, "share", digits=1),
                 "n": row["n"],
@@ -73,33 +110,63 @@ def _on_variance(shares: pd.DataFrame) -> list[str | pd.DataFrame]:
         ]
     )
     return [
-        "## How much is the method, how much the recipe, how much the budget?",
+        f"## {RecipeStudy.question}",
         "Shares of the sum of squares within a seed, mean and interval over seeds (cut at 0 "
-        "and 100). They are shares of this grid: other methods, recipes or budgets would give "
-        "others. The interaction of all three also holds the noise of single runs.",
+        "and 100), in the grid of methods, budgets and a factor's two recipes. They are shares of "
+        "this grid: other methods, factors or budgets would give others. The interaction of all "
+        "three also holds the noise of single runs.",
         variance,
     ]
 
 
-def _in_words(study: Measured, whole: RecipeStudy) -> list[str]:
+def _in_words(study: Measured, whole: Budgets) -> list[str]:
     """Say what the intervals decide: a line a recipe and budget, then a question."""
     experiment = whole.experiment
     baseline = experiment.method_definitions[whole.settings.baseline].title
     level = 1 - experiment.statistics.confidence
     gains = study.rows[study.rows["gain_mean"].notna()]
+    labels = {arm.recipe: capital(arm.label) for arm in whole.arms}
     lines = []
     for (recipe, epochs), own in gains.groupby(["recipe", "epochs"], sort=False):
         said = verdicts(own, "gain", f"ahead of {baseline}", f"behind {baseline}", "undecided")
         corrected = after_correction(own, baseline, experiment.statistics.confidence, "title")
-        lines.append(f"Recipe {recipe}, {budget(epochs)}. {sentence(said)}. {corrected}")
+        lines.append(f"{labels[recipe]}, {budget(epochs)}. {sentence(said)}. {corrected}")
     for question, own in study.changes.groupby("question", sort=False):
         said = verdicts(own, "change", "larger gain", "smaller gain", "undecided")
         told = own.loc[own["p_holm"] < level, "title"]
         lines.append(
-            f"{question[0].upper()}{question[1:]}. {sentence(said)}. After Holm's correction over "
+            f"{capital(question)}. {sentence(said)}. After Holm's correction over "
             f"all {len(own)} methods, at p < {level:.2g}: {'; '.join(told) or 'none'}"
         )
-    if study.variance is not None:
-        largest = study.variance.loc[study.variance["share_mean"].idxmax(), "effect"]
-        lines.append(f"The largest share of the variance of top-1 in this grid: {largest}")
+    return [*lines, *_on_untouched(study, whole), *_on_largest(study)]
+
+
+def _on_untouched(study: Measured, whole: Budgets) -> list[str]:
+    """Name the methods that a factor does not reach: all of their runs end as the reference's."""
+    top1 = study.seeds.pivot(index=["budget", "seed"], columns=["recipe", "method"], values="top1")
+    first, *others = whole.arms
+    lines = []
+    for arm in (arm for arm in others if arm.factor):
+        names = [
+            whole.experiment.method_definitions[method].title
+            for method in whole.settings.methods
+            if (top1[arm.recipe, method] == top1[first.recipe, method]).all()
+        ]
+        if names:
+            lines.append(
+                f"{capital(arm.factor)}: does not reach {'; '.join(names)}, whose every run ends "
+                f"as under {first.label}; what moves there is the baseline alone"
+            )
     return lines
+
+
+def _on_largest(study: Measured) -> list[str]:
+    """Which effect explains most in the grid of each factor."""
+    if study.variance is None:
+        return []
+    largest = study.variance.loc[study.variance.groupby("factor")["share_mean"].idxmax()]
+    return [
+        f"{capital(row['factor'])}: the largest share of the variance of top-1 in its grid: "
+        f"{row['effect']}"
+        for _, row in largest.iterrows()
+    ]

@@ -86,7 +86,7 @@ class Rehearsal(Study):
     def recipes(self) -> list[str]:
         """The recipes of Table 1 and of the recipe study; what an ablation varies is not."""
         study = self.experiment.studies.get("recipes")
-        others = study.settings.recipes if study else []
+        others = [arm.recipe for arm in study.arms] if study else []
         return list(dict.fromkeys([self.experiment.table1.recipe, *others]))
 
     def pairs(self) -> list[str]:

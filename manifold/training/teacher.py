@@ -22,7 +22,8 @@ TRAINING = ("epochs", "images_seen", "recipe_name", "images_per_second", "duplic
 def measure(experiment: Experiment, pair: str) -> dict:
     """Return the teacher's top-1 (%), its size and hash, and how it was trained, where known.
 
-    A teacher without a classifier has no top-1.
+    A teacher without a classifier has no top-1; where no images are held out there is none on the
+    validation split.
 
     Raises:
         UserError: the weights are missing, damaged, or of another network or class count.
@@ -36,15 +37,20 @@ def measure(experiment: Experiment, pair: str) -> dict:
     teacher = build_teacher(setting, len(splits.classes))
     images = getattr(splits, experiment.evaluation_split)
     seen_by = setting.pair.teacher.input
-    top1 = None
-    if not teacher.is_headless:
-        (top1,) = evaluate_split(
+
+    def top1(images) -> float | None:
+        if teacher.is_headless or not len(images):
+            return None
+        (found,) = evaluate_split(
             experiment, [teacher.model], images, "teacher", device=setting.device, seen_by=seen_by
         )
+        return found
+
     record = record_of(experiment.teacher_weights(pair))
     run = read_run(record) if record.is_file() else {}
     return {
-        "top1": top1,
+        "top1": top1(images),
+        "validation_top1": top1(splits.validation),
         "split": experiment.evaluation_split,
         "images": len(images),
         "parameters": count_parameters(teacher.model),
