@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -31,7 +32,7 @@ from benchmarks.table1 import measure as table1
 from benchmarks.table1.text import readable
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.settings import ROOT, fingerprint, read_yaml, resolve
+from manifold.settings import ROOT, derived, fingerprint, read_yaml, resolve
 from manifold.training.teacher import TRAINING, evaluation_path
 
 CLAIMS = ROOT / "results/reported/claims.csv"
@@ -461,6 +462,30 @@ def test_without_claims_a_table_speaks_of_its_own_runs_alone(finished):
     assert (made.directory / "table1.csv").read_text(encoding="utf-8").startswith(COLUMNS)
 
 
+def test_a_second_table_has_pairs_methods_and_a_baseline_of_its_own_and_judges_no_claim(finished):
+    own = {"pairs": ["deit-cait"], "recipe": "A", "epochs": 2, "baseline": "manifold"}
+    own |= {"study": "benchmarks.table1:Hierarchical", "methods": ["none", "manifold"]}
+    made = derived(finished, {"hierarchical": own})
+    study = made.studies["hierarchical"]
+    study.write()
+    assert {path.name for path in made.directory.glob("hierarchical*")} == {
+        path.name for path in study.files()
+    }
+    rows = pd.read_csv(made.directory / "hierarchical.csv").set_index("method")
+    assert list(rows.index) == ["none", "manifold", "teacher"]
+    gain = np.subtract(TOP1["none"], TOP1["manifold"]).mean()
+    assert rows.loc["none", "gain_mean"] == pytest.approx(gain)
+    text = (made.directory / "hierarchical.md").read_text(encoding="utf-8")
+    assert "Gain over manifold" in text and "eported" not in text and "laim" not in text
+    for wrong, words in (
+        ({"pairs": ["swin"]}, "hierarchical.pairs: unknown 'swin'"),
+        ({"baseline": "sp"}, "hierarchical.baseline 'sp' is not among the methods"),
+        ({"methods": ["none", "manifolt"]}, "hierarchical.methods: unknown 'manifolt'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            derived(finished, {"hierarchical": own | wrong})
+
+
 PAPERS_OWN = {"reported_dataset": "imagenet1k"}
 
 
@@ -490,7 +515,7 @@ def test_a_value_is_judged_where_everything_that_it_names_is_the_same(finished, 
     )
     top1 = {"deit-cait": {name: dict(enumerate(values)) for name, values in TOP1.items()}}
     claim = read_claims(CLAIMS)["headline"]
-    row = table1._claim_row(made, claim, top1)
+    row = table1._claim_row(made.studies["table1"], claim, top1)
     assert row["verdict"] == verdict
     assert row["n"] == (3 if verdict == "consistent" else 0)
 
@@ -505,7 +530,7 @@ def test_a_reported_number_stands_beside_its_own_networks_alone():
 
 def test_a_number_of_another_recipe_says_so(finished):
     rows = table1.measure(finished.studies["table1"]).rows
-    shown = readable(rows, finished).set_index("Method")["Reported, ImageNet-1k"]
+    shown = readable(rows, finished.studies["table1"]).set_index("Method")["Reported, ImageNet-1k"]
     assert shown["No distillation"] == "72.2 (verbatim, recipe DeiT)"
     assert shown["Soft KD"] == "75.8 (second-hand)"
 

@@ -11,7 +11,7 @@ from benchmarks.evidence import checked
 from benchmarks.evidence import preflight as module
 from benchmarks.evidence.preflight import preflight
 from manifold.errors import UserError
-from manifold.settings import resolve
+from manifold.settings import resolve, to_plain
 from manifold.settings.sources import _shared_modules, source_hash
 from manifold.training.runs import teacher_setting
 from manifold.training.train import train
@@ -207,6 +207,22 @@ def test_a_run_asks_for_the_studies_that_its_files_belong_to(experiment):
     assert asked(made.teacher_directory(PAIR) / "evaluation.json") == ["table1"]
     assert asked(made.teacher_directory("untrained-teacher") / "untrained.json") == ["ablation"]
     assert asked("anything") == []
+
+
+def test_the_hierarchical_pair_of_mini_takes_a_step_of_every_method(experiment):
+    """On digits, resized to Fashion-MNIST's 28 × 28."""
+    mini = resolve({"scale": "mini"})
+    pair = to_plain(mini.pairs["swin-swin"])
+    pair["teacher"] |= {"weights": "untrained", "recipe": None, "epochs": None}
+    made = experiment(
+        data={"image_size": 28},
+        pairs={"swin-swin": pair},
+        hierarchical=to_plain(mini.hierarchical),
+    )
+    found = preflight(made, ["hierarchical"])["pairs"]["swin-swin"]["methods"]
+    assert list(found) == ["none", "soft_kd", "fitnet", "manifold", "manifold_full"]
+    assert found["manifold"]["student_tokens"] == {0: "49 = 7×7", 1: "49 = 7×7"}
+    assert found["fitnet"]["auxiliary_parameters"] == 4 * 24 * 4 * 48 + 4 * 48  # merged tokens
 
 
 # ---- once ------------------------------------------------------------------------------------

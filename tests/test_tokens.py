@@ -6,7 +6,7 @@ from torch import nn
 
 from manifold.errors import UserError
 from manifold.models import create_model
-from manifold.settings import LayerMap, Model
+from manifold.settings import LayerMap, Model, resolve
 from manifold.tokens import Layout, check_grids, forward_with_tokens, layouts, merge
 
 VIT = {"patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
@@ -244,3 +244,25 @@ def test_equally_many_tokens_on_another_grid_are_refused():
 
 def test_equal_grids_of_other_channels_pass():
     check_grids({0: Layout(4, 4, 24)}, {3: Layout(4, 4, 32)}, LayerMap(student=[0], teacher=[3]))
+
+
+def test_the_hierarchical_pair_of_mini_merges_its_first_stage_by_fours():
+    """14 × 14 tokens become 7 × 7, each of which holds the channels of a square of four."""
+    made = resolve({"scale": "mini"})
+    pair, table = made.pairs["swin-swin"], made.hierarchical
+    assert table.pairs == ["swin-swin"] and "swin-swin" not in made.table1.pairs
+    images = torch.randn(2, *made.data.image_shape, generator=torch.Generator().manual_seed(0))
+    for model, width in ((pair.student, 24), (pair.teacher.model, 48)):
+        network = create_model(model, made.data.image_shape, 10).eval()
+        with torch.no_grad():
+            outputs = forward_with_tokens(network, images, [0, 1], pair.most_tokens)
+            raw, small = network.forward_intermediates(
+                images, output_fmt="NCHW", intermediates_only=True
+            )
+        assert raw.shape == (2, width, 14, 14) and small.shape == (2, 2 * width, 7, 7)
+        squares = torch.cat([raw[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1)
+        by_hand, merged = squares.flatten(2).mT, outputs.tokens[0]
+        assert merged.shape == (2, 49, 4 * width)
+        assert torch.equal(merged.sort(dim=2).values, by_hand.sort(dim=2).values)
+        torch.testing.assert_close(merged @ merged.mT, by_hand @ by_hand.mT, rtol=1e-4, atol=1e-4)
+        assert torch.equal(outputs.tokens[1], small.flatten(2).mT)

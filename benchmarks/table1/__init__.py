@@ -1,12 +1,12 @@
 """Table 1: every method next to the reported number, with intervals, gains and verdicts.
 
-The full bench is the same table of more methods.
+The full bench is the same table of more methods, the hierarchical pair the same of another pair.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from benchmarks.evidence.claims import claims_of, is_of_pair
+from benchmarks.evidence.claims import Claim, claims_of, is_of_pair
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
@@ -17,8 +17,8 @@ CLAIMS = "_claims.csv"  # the file of the verdicts
 TEACHER = "teacher"  # in the place of a method: the teacher's own row
 
 
-class Table1Settings(StudySettings):
-    """Table 1: its pairs, and the reported number next to each method."""
+class TableSettings(StudySettings):
+    """A table of methods."""
 
     pairs: list[str]
     """The pairs that it shows, one after another."""
@@ -28,11 +28,13 @@ class Table1Settings(StudySettings):
     """The budget of all its students."""
     baseline: str
     """Gains are over this method."""
+
+
+class Table1Settings(TableSettings):
+    """Table 1: its pairs, and the reported number next to each method."""
+
     claims: dict[str, dict[str, str]]
     """pair: method: id of the row of claims.csv next to it."""
-
-    def claim_ids(self) -> list[str]:
-        return [claim for methods in self.claims.values() for claim in methods.values()]
 
 
 class Table1(Study):
@@ -44,11 +46,32 @@ class Table1(Study):
     Settings = Table1Settings
     suffixes = (*FORMATS, CLAIMS, "_seeds.csv")
     shown = None
+    section: ClassVar[str] = "table1"
 
     @property
-    def table(self) -> Table1Settings:
-        """The settings that Table 1 and the bench share."""
+    def table(self) -> TableSettings:
+        """The settings that all such tables share."""
         return self.settings
+
+    @property
+    def judges(self) -> bool:
+        """Whether reported numbers stand in it, and are held to it."""
+        return self.experiment.claims is not None
+
+    @property
+    def beside(self) -> dict[str, dict[str, str]]:
+        """pair: method: id of the claim whose number stands next to it."""
+        return self.table.claims
+
+    @property
+    def claims(self) -> dict[str, Claim]:
+        """The claims that it is held to, by id.
+
+        Raises:
+            UserError: they cannot be read, or one that is to stand beside a method is not there.
+        """
+        wanted = [claim for methods in self.beside.values() for claim in methods.values()]
+        return claims_of(self.experiment, wanted) if self.judges else {}
 
     @property
     def methods(self) -> list[str]:
@@ -59,26 +82,26 @@ class Table1(Study):
         return {**vars(self.table), "methods": self.methods, "seeds": self.seeds}
 
     def check(self) -> None:
-        experiment, table = self.experiment, self.table
+        experiment, table, section = self.experiment, self.table, self.section
         if not table.pairs:
-            raise UserError("table1.pairs must list at least one pair")
+            raise UserError(f"{section}.pairs must list at least one pair")
         if TEACHER in self.methods:
             raise UserError(
                 f"methods: {TEACHER!r} stands for the teacher's own row; rename the method"
             )
         for pair in table.pairs:
-            experiment.check_known("table1.pairs", pair, experiment.pairs)
-        for pair, claims in table.claims.items():
-            experiment.check_known("table1.claims", pair, experiment.pairs)
+            experiment.check_known(f"{section}.pairs", pair, experiment.pairs)
+        for pair, claims in self.beside.items():
+            experiment.check_known(f"{section}.claims", pair, experiment.pairs)
             for method in claims:
-                key = f"table1.claims.{pair}"
+                key = f"{section}.claims.{pair}"
                 experiment.check_known(key, method, experiment.method_definitions)
-        experiment.check_known("table1.recipe", table.recipe, experiment.recipes)
+        experiment.check_known(f"{section}.recipe", table.recipe, experiment.recipes)
         for pair in table.pairs:
-            methods = experiment.methods_of(pair)
+            methods = experiment.methods_of(pair, self.methods)
             if table.baseline not in methods:
                 raise UserError(
-                    f"table1.baseline {table.baseline!r} is not among the methods that run for "
+                    f"{section}.baseline {table.baseline!r} is not among the methods that run for "
                     f"pair {pair!r} ({', '.join(methods)}); gains are taken over it, so add it"
                 )
 
@@ -89,9 +112,8 @@ class Table1(Study):
             UserError: they cannot be read, or one that this scale could judge is of other networks
                 than the pair beside which it is to stand.
         """
-        experiment = self.experiment
-        known = claims_of(experiment, self.table.claim_ids())
-        for pair, claims in self.table.claims.items() if experiment.reported_dataset else ():
+        experiment, known = self.experiment, self.claims
+        for pair, claims in self.beside.items() if experiment.reported_dataset else ():
             for method, claim in claims.items():
                 if claim in known and not is_of_pair(experiment, known[claim].sides[0], pair):
                     raise UserError(
@@ -110,12 +132,11 @@ class Table1(Study):
         return self.table.pairs
 
     def reads(self) -> list[Path]:
-        claims = self.experiment.claims
-        return [] if claims is None else [find(claims)]
+        return [find(self.experiment.claims)] if self.judges else []
 
     def files(self) -> list[Path]:
         judged = self.experiment.directory / f"{self.name}{CLAIMS}"
-        return [path for path in super().files() if self.experiment.claims or path != judged]
+        return [path for path in super().files() if self.judges or path != judged]
 
     def identity(self):
         return [super().identity(), self.table]
@@ -131,9 +152,9 @@ class Table1(Study):
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
-            parts=parts(found, self.experiment),
+            parts=parts(found, self),
             csv={"": found.rows, **judged, "_seeds": found.seeds},
-            latex=[(readable(found.rows, self.experiment), "")],
+            latex=[(readable(found.rows, self), "")],
             figures={"": lambda caption: draw(found.rows, found.seeds, baseline, caption)},
         )
 
@@ -170,3 +191,38 @@ class Bench(Table1):
     @classmethod
     def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
         return section  # they stand in the key `methods`, which is of this table too
+
+
+class HierarchicalSettings(TableSettings):
+    """The hierarchical pair."""
+
+    methods: list[str]
+    """Its methods."""
+
+
+class Hierarchical(Table1):
+    """Table 1 of networks whose maps shrink from stage to stage; large maps are merged."""
+
+    name = "hierarchical"
+    title = "The hierarchical pair"
+    question = "Is a hierarchical student ahead of soft KD's, under one recipe and budget?"
+    Settings = HierarchicalSettings
+    suffixes = (*FORMATS, "_seeds.csv")
+    shown = ("In words",)
+    section = "hierarchical"
+
+    @property
+    def methods(self) -> list[str]:
+        return self.settings.methods
+
+    @property
+    def judges(self) -> bool:
+        return False
+
+    @property
+    def beside(self) -> dict[str, dict[str, str]]:
+        return {}
+
+    def check(self) -> None:
+        self.experiment.check_methods("hierarchical.methods", self.methods)
+        super().check()

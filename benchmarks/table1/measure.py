@@ -7,7 +7,7 @@ import pandas as pd
 
 from benchmarks.evidence.blocks import Blocks, blocks
 from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
-from benchmarks.evidence.claims import Claim, Side, claims_of, is_of_pair
+from benchmarks.evidence.claims import Claim, Side, is_of_pair
 from benchmarks.evidence.judge import direction, judge
 from benchmarks.evidence.registered import Primary
 from benchmarks.evidence.statistics import (
@@ -57,7 +57,7 @@ class Measured:
 def measure(study: Table1) -> Measured:
     """Read the cells and compute the table."""
     experiment, table = study.experiment, study.table
-    claims = claims_of(experiment, table.claim_ids())
+    claims = study.claims
     rows, seeds, top1, captions, pooled = [], [], {}, [], {}
     for (pair, recipe, epochs), methods in study.students().items():
         records = study.collect(pair, recipe, epochs, methods)
@@ -68,41 +68,38 @@ def measure(study: Table1) -> Measured:
         }
         if len(methods) > 1:
             pooled[pair] = blocks(top1[pair], table.baseline, experiment.statistics.confidence)
-        rows += _pair_rows(
-            experiment, pair, records, top1[pair], pooled.get(pair), study.primary, claims
-        )
+        rows += _pair_rows(study, pair, records, top1[pair], pooled.get(pair), claims)
         rows.append(_teacher_row(experiment, pair, teacher))
         seeds += _seed_rows(pair, records)
         captions.append(teacher_in_words(teacher, f" of {pair}"))
     return Measured(
         rows=pd.DataFrame(rows),
         claims=None
-        if experiment.claims is None
-        else pd.DataFrame([_claim_row(experiment, claim, top1) for claim in claims.values()]),
+        if not study.judges
+        else pd.DataFrame([_claim_row(study, claim, top1) for claim in claims.values()]),
         seeds=pd.DataFrame(seeds),
         pooled=pooled,
         primary=study.primary,
-        caption=_caption(experiment, records, captions, rows, pooled),
+        caption=_caption(study, records, captions, rows, pooled),
     )
 
 
 def _pair_rows(
-    experiment: Experiment,
+    study: Table1,
     pair: str,
     records: dict[str, dict[int, dict]],
     top1: dict[str, dict[int, float]],
     pooled: Blocks | None,
-    primary: Primary,
     claims: dict[str, Claim],
 ) -> list[dict]:
     """One row a method of the pair; gains are over the pair's own baseline."""
-    table = experiment.table1
-    confidence = experiment.statistics.confidence
+    table, beside = study.table, study.beside.get(pair, {})
+    confidence = study.experiment.statistics.confidence
     gains = gains_over(table.baseline, top1, confidence)
     adjusted = holm({method: gain.p for method, gain in gains.items()})
     return [
         _method_row(
-            experiment,
+            study,
             pair,
             method,
             records[method],
@@ -110,26 +107,25 @@ def _pair_rows(
             gains.get(method),
             adjusted.get(method),
             pooled,
-            primary,
-            _detectable(experiment, top1[method], top1[table.baseline], method),
-            claims.get(table.claims.get(pair, {}).get(method, "")),
+            _detectable(study, top1[method], top1[table.baseline], method),
+            claims.get(beside.get(method, "")),
         )
         for method in records
     ]
 
 
 def _detectable(
-    experiment: Experiment, own: dict[int, float], baseline: dict[int, float], method: str
+    study: Table1, own: dict[int, float], baseline: dict[int, float], method: str
 ) -> float | None:
     """The gain that so many seeds of this spread would tell from zero; None for the baseline."""
-    if method == experiment.table1.baseline:
+    if method == study.table.baseline:
         return None
-    statistics, spread = experiment.statistics, spread_of(own, baseline)
+    statistics, spread = study.experiment.statistics, spread_of(own, baseline)
     return detectable_difference(spread, len(own), statistics.confidence, statistics.power)
 
 
 def _method_row(
-    experiment: Experiment,
+    study: Table1,
     pair: str,
     method: str,
     runs: dict[int, dict],
@@ -137,13 +133,12 @@ def _method_row(
     gain: Interval | None,
     p_holm: float | None,
     pooled: Blocks | None,
-    primary: Primary,
     detectable: float | None,
     claim: Claim | None,
 ) -> dict:
     results = pd.DataFrame([run["result"] for run in runs.values()])
     first = next(iter(runs.values()))
-    table = experiment.table1
+    experiment, table = study.experiment, study.table
     metrics = [
         metrics_of(experiment, (pair, table.recipe, table.epochs, method, seed)) for seed in runs
     ]
@@ -180,7 +175,7 @@ def _method_row(
         "spreads_otherwise": pooled is not None and method in pooled.left_out,
         "gradient_shares": " ".join(f"{term}={share:.4g}" for term, share in shares.items()),
         "own_gradient_share": own_share(shares),
-        "decided": gain and _decided(gain, p_holm, in_blocks, primary, 1 - confidence),
+        "decided": gain and _decided(gain, p_holm, in_blocks, study.primary, 1 - confidence),
     }
 
 
@@ -214,16 +209,15 @@ def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
     }
 
 
-def _claim_row(
-    experiment: Experiment, claim: Claim, top1: dict[str, dict[str, dict[int, float]]]
-) -> dict:
+def _claim_row(study: Table1, claim: Claim, top1: dict[str, dict[str, dict[int, float]]]) -> dict:
     """Hold a claim to this run, where it is of the claim's own kind.
 
     Other runs say which of the two methods of a difference is ahead here, where both are of one
     pair and of this table's recipe, and no more.
     """
+    experiment = study.experiment
     confidence = experiment.statistics.confidence
-    own = [_runs_of(experiment, claim, side, top1) for side in claim.sides]
+    own = [_runs_of(study, claim, side, top1) for side in claim.sides]
     verdict, measured, predicted, here, seeds = "not run", None, None, None, None
     if all(own):
         verdict, predicted = judge(claim, own, confidence, experiment.statistics.margin)
@@ -234,8 +228,8 @@ def _claim_row(
         )
     elif claim.dataset != experiment.reported_dataset:
         verdict = "not comparable"
-    first_pair = top1[experiment.table1.pairs[0]]
-    if not all(own) and _is_of_one_kind(experiment, claim, first_pair):
+    first_pair = top1[study.table.pairs[0]]
+    if not all(own) and _is_of_one_kind(study, claim, first_pair):
         own = [first_pair[side.method] for side in claim.sides]
         measured = paired_difference(*own, confidence)
     if measured and len(claim.sides) == 2:
@@ -265,14 +259,14 @@ def _claim_row(
 
 
 def _runs_of(
-    experiment: Experiment, claim: Claim, side: Side, top1: dict[str, dict[str, dict[int, float]]]
+    study: Table1, claim: Claim, side: Side, top1: dict[str, dict[str, dict[int, float]]]
 ) -> dict[int, float] | None:
     """This run's values by seed under all that a side of a claim names, or nothing.
 
     What a claim leaves blank is unknown, and so nothing that a run could be like; but a method
     without a teacher is of any pair with its student.
     """
-    table = experiment.table1
+    experiment, table = study.experiment, study.table
     is_own = (
         claim.dataset == experiment.reported_dataset
         and claim.metric == "top1"
@@ -285,7 +279,7 @@ def _runs_of(
     return None
 
 
-def _is_of_one_kind(experiment: Experiment, claim: Claim, runs: dict) -> bool:
+def _is_of_one_kind(study: Table1, claim: Claim, runs: dict) -> bool:
     """Whether a difference is of two methods of this run, with one teacher and its recipe."""
     if len(claim.sides) != 2 or claim.metric != "top1" or " of " in claim.epochs:
         return False
@@ -293,7 +287,7 @@ def _is_of_one_kind(experiment: Experiment, claim: Claim, runs: dict) -> bool:
     return (
         first.method in runs
         and second.method in runs
-        and first.recipe == second.recipe == experiment.table1.recipe
+        and first.recipe == second.recipe == study.table.recipe
         and first.teacher == second.teacher
     )
 
@@ -330,13 +324,14 @@ def _on_blocks(pooled: dict[str, Blocks]) -> str:
 
 
 def _caption(
-    experiment: Experiment,
+    study: Table1,
     records: dict,
     teachers: list[str],
     rows: list[dict],
     pooled: dict[str, Blocks],
 ) -> str:
-    table, statistics = experiment.table1, experiment.statistics
+    experiment, table = study.experiment, study.table
+    statistics = experiment.statistics
     detectable = sorted(
         (row["gain_detectable"], row["title"]) for row in rows if row.get("gain_detectable")
     )

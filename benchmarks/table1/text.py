@@ -10,13 +10,14 @@ from benchmarks.evidence.words import (
     sentence,
     verdicts,
 )
+from benchmarks.table1 import Table1
 from benchmarks.table1.measure import Measured
 from manifold.settings import Experiment
 
 REPORTED = "Reported, ImageNet-1k"
 
 
-def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+def readable(rows: pd.DataFrame, study: Table1) -> pd.DataFrame:
     def shown(value: object, form: str) -> str:
         return MISSING if pd.isna(value) else f"{value:{form}}"
 
@@ -32,11 +33,11 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Method": values["title"],
             "n": values["n"],
             "Top-1 (%)": readable_interval(values, "top1"),
-            f"Gain over {experiment.table1.baseline}": readable_interval(values, "gain", "+"),
+            f"Gain over {study.table.baseline}": readable_interval(values, "gain", "+"),
             "p (Holm)": readable_p(values["p_holm"]),
             "Gain, pooled": _pooled(values),
             "p (Dunnett)": readable_p(values["p_dunnett"]),
-            **({} if experiment.claims is None else {REPORTED: reported(values)}),
+            **({REPORTED: reported(values)} if study.judges else {}),
             "EMA": shown(values["ema_top1_mean"], ".2f"),
             "Best epoch": shown(values["best_top1_mean"], ".2f"),
             "Epochs": shown(values["epochs"], ".0f"),
@@ -45,7 +46,7 @@ def readable(rows: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
             "Tokens": values["tokens"],
             "Labels": "yes" if values["labels"] else "no",
             "Gradient (%)": _gradient(values["gradient_shares"]),
-            **({"Pair": values["pair"]} if len(experiment.table1.pairs) > 1 else {}),
+            **({"Pair": values["pair"]} if len(study.table.pairs) > 1 else {}),
             "Parameters": f"{values['parameters']:,}",
             "Images/s": shown(values["images_per_second"], ".0f"),
             "Teacher": values["teacher_sha256"][:8],
@@ -72,17 +73,17 @@ def _gradient(shares: object) -> str:
     )
 
 
-def parts(table: Measured, experiment: Experiment) -> list[str | list[str] | pd.DataFrame]:
+def parts(table: Measured, study: Table1) -> list[str | list[str] | pd.DataFrame]:
     """What stands below the caption."""
-    whole, words = readable(table.rows, experiment), _in_words(table, experiment)
+    whole, words = readable(table.rows, study), _in_words(table, study)
     if table.claims is None:
         return [whole, "## In words", words]
     return [
         whole,
-        _words_on_reported(experiment),
+        _words_on_reported(study.experiment),
         "## In words",
         words,
-        *_parts_on_claims(table.claims, experiment),
+        *_parts_on_claims(table.claims, study.experiment),
     ]
 
 
@@ -166,13 +167,13 @@ def _in_blocks(rows: pd.DataFrame, baseline: str, confidence: float) -> str:
     return line
 
 
-def _in_words(table: Measured, experiment: Experiment) -> list[str]:
+def _in_words(table: Measured, study: Table1) -> list[str]:
     """Say which gains the intervals decide, without a number but the shares of gradients."""
-    rows = table.rows
-    if len(experiment.table1.pairs) > 1:
+    experiment, rows = study.experiment, table.rows
+    if len(study.table.pairs) > 1:
         rows = rows.assign(title=rows["title"] + " [" + rows["pair"] + "]")
     gains = rows[rows["gain_mean"].notna()]
-    baseline = experiment.method_definitions[experiment.table1.baseline].title
+    baseline = experiment.method_definitions[study.table.baseline].title
     decided = verdicts(
         gains,
         "gain",
