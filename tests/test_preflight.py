@@ -225,6 +225,21 @@ def test_the_hierarchical_pair_of_mini_takes_a_step_of_every_method(experiment):
     assert found["fitnet"]["auxiliary_parameters"] == 4 * 24 * 4 * 48 + 4 * 48  # merged tokens
 
 
+def test_the_strong_teacher_of_mini_and_its_students_take_a_step(experiment):
+    """RandAugment on grey images, and mixing, under the recipe of the teacher."""
+    mini = resolve({"scale": "mini"})
+    strong = mini.pairs["deit-strong-cait"]
+    assert strong.student == mini.pairs["deit-cait"].student
+    made = experiment(
+        data={"image_size": 28},
+        pairs={"deit-strong-cait": to_plain(strong)},
+        recipes={"strong-teacher": "config/recipes/mini-strong-teacher.yaml"},
+        budgets={"pair": "deit-strong-cait", "epochs": [1, 2]},
+    )
+    found = preflight(made, ["budgets"])["pairs"]["deit-strong-cait"]
+    assert found["methods"]["manifold"]["teacher_tokens"] == {n: "16 = 4×4" for n in (0, 1, 6, 7)}
+
+
 # ---- once ------------------------------------------------------------------------------------
 
 

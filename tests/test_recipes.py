@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.evidence.registered import words
 from benchmarks.evidence.statistics import holm
 from benchmarks.evidence.words import capital
 from benchmarks.recipes import measure as recipes
@@ -158,7 +159,7 @@ def test_the_tables_name_the_factor_and_what_it_changes(finished):
 
 
 @pytest.mark.parametrize(
-    ("validation", "words"),
+    ("validation", "expected"),
     [
         (77.0, "+14.80 points on the test split and +5.00 points on the validation split."),
         (72.5, "+0.50 points on the validation split, so that it does not stay 1 point ahead of"),
@@ -166,13 +167,13 @@ def test_the_tables_name_the_factor_and_what_it_changes(finished):
     ],
 )
 def test_the_caption_says_how_far_the_teacher_is_ahead_of_every_student(
-    finished, validation, words
+    finished, validation, expected
 ):
     path = evaluation_path(finished, "deit-cait")
     measured = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(measured | {"validation_top1": validation}), encoding="utf-8")
     caption = recipes.measure(finished.studies["budgets"]).caption
-    assert words in caption and "at the longest budget: +14.80 points" in caption
+    assert expected in caption and "at the longest budget: +14.80 points" in caption
 
 
 def test_without_claims_no_public_run_is_drawn(finished):
@@ -190,13 +191,13 @@ def test_the_words_follow_from_the_intervals(finished):
     assert moved["change_mean"] == pytest.approx(-3.0) and moved["gain"] == "smaller"
     assert changes.loc[("fitnet", "recipe A: 2 epochs against 1"), "gain"] == "undecided"
     assert set(changes.index.get_level_values("method")) == {"fitnet", "manifold"}
-    words = "\n".join(text._in_words(study, finished.studies["recipes"]))
-    assert "Recipe A, 1 epoch. ahead of Soft KD: Manifold, decoupled. undecided: FitNet" in words
-    assert "all 2 comparisons, at p < 0.05: Manifold, decoupled\n" in words
+    said = "\n".join(text._in_words(study, finished.studies["recipes"]))
+    assert "Recipe A, 1 epoch. ahead of Soft KD: Manifold, decoupled. undecided: FitNet" in said
+    assert "all 2 comparisons, at p < 0.05: Manifold, decoupled\n" in said
     assert (
         f"{capital(JOINT)}: 2 epochs against 1. smaller gain: Manifold, decoupled. undecided: "
         "FitNet"
-    ) in words
+    ) in said
 
 
 def test_the_files_of_the_study(finished):
@@ -225,6 +226,15 @@ def test_budgets_are_the_study_of_one_recipe(finished):
     assert rows["behind_teacher"].tolist() == pytest.approx((88 - rows["top1_mean"]).tolist())
     said = (folder / "budgets.md").read_text(encoding="utf-8")
     assert "The teacher reaches 88.00 % (one run)" in said and "variance" not in said
+
+
+def test_budgets_with_the_stronger_teacher_are_runs_as_registered():
+    made = resolve({"scale": "mini", "budgets": {"pair": "deit-strong-cait"}})
+    study = made.studies["budgets"]
+    assert study.teachers() == ["deit-strong-cait"]
+    assert {pair for pair, _, _ in study.students()} == {"deit-strong-cait"}
+    assert ", and made so; " in words(made, study.name, study.runs)
+    assert resolve({"scale": "mini"}).budgets.pair == "deit-cait"
 
 
 def test_changes_are_corrected_over_the_methods_of_a_question(finished):
