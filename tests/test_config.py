@@ -642,6 +642,20 @@ def test_a_recipe_is_a_file_or_extends_one():
         recipe({"extends": 3})
 
 
+def test_cifar100_is_the_papers_kind_of_pair_on_one_gpu_and_can_be_rehearsed():
+    made, paper = resolve({"scale": "cifar100"}), resolve({"scale": "imagenet"})
+    pair = made.pairs["deit-cait"]
+    assert pair.layers == paper.pairs["deit_tiny-cait_s24"].layers
+    assert pair.teacher.weights == "train" and made.machine.processes == 1
+    assert made.claims is None and made.data.dataset == "cifar100"
+    own, theirs = to_plain(made.recipes["A"]), to_plain(paper.recipes["A"])
+    assert {key for key in own if own[key] != theirs[key]} == {
+        *("repeats", "precision", "augmentation", "ema_decay")
+    }
+    assert {path.name for path in made.studies["rehearsal"].results()} == {"deit-cait-A.json"}
+    assert set(made.trainings()) == {("deit-cait", "A", epochs) for epochs in (20, 200)}
+
+
 def test_a_scales_words_and_claims_are_not_said_of_other_data(tmp_path):
     folder = {"dataset": "folder", "folder": "photographs"}
     made = resolve({"scale": "smoke", "data": folder})
