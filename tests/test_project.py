@@ -307,6 +307,30 @@ def test_mini_is_the_choice_that_was_published():
     assert set(choice["method"]) == {"none", "soft_kd"}
 
 
+def test_choices_are_made_without_the_manifold_arms_on_data_that_no_table_uses():
+    mini = resolve({"scale": "mini"})
+    choices = ["mini-choice", "mini-teacher-choice"]
+    choices += ["mini-detection-choice", "mini-detection-rate-choice"]
+    for name in choices:
+        grid = resolve({"scale": name})
+        assert grid.evaluation_split == "validation" and not set(grid.seeds) & set(mini.seeds)
+        methods = {m for of in grid.trainings().values() for cohort in of for m in cohort}
+        assert methods <= {"none", "soft_kd"}
+    points = grid.detection.detectors
+    assert {name.split("-")[0] for name in points} == set(mini.detection.detectors)
+    assert all(file.endswith(f"{name[-4:]}.py") for name, file in points.items())
+
+
+def test_a_teachers_grid_holds_the_networks_and_recipes_of_minis_teachers():
+    mini, grid = resolve({"scale": "mini"}), resolve({"scale": "mini-teacher-choice"})
+    networks = [grid.pairs[pair].student for pair in grid.choice.pairs]
+    teachers = [mini.pairs[pair].teacher for pair in ("deit-cait", "deit-strong-cait")]
+    assert networks == [teacher.model for teacher in teachers]
+    for teacher in teachers:
+        assert teacher.recipe in grid.choice.recipes and teacher.epochs in grid.choice.epochs
+        assert grid.recipes[teacher.recipe] == mini.recipes[teacher.recipe]
+
+
 def test_the_teacher_that_ships_is_the_one_of_its_record():
     weights = resolve({"scale": "mini"}).teacher_weights("deit-cait")
     check_weights(weights)

@@ -1,0 +1,4 @@
+# mini's detector at a rate of 1e-3.
+_base_ = ["../mini/retinanet.py"]
+
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
