@@ -1,0 +1,56 @@
+"""Training curves: what each method's loss is made of, epoch by epoch. Records suffice for it."""
+
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import Study, StudySettings
+from manifold.settings import Students
+from manifold.settings.section import Epochs
+
+
+class CurvesSettings(StudySettings):
+    """Validation accuracy, terms of the loss and their gradients, epoch by epoch."""
+
+    pair: str
+    """Of all students."""
+    recipe: str
+    """Of all students."""
+    epochs: Epochs
+    """The budget of all students."""
+    methods: list[str] | None
+    """null: Table 1's."""
+    baseline: str
+    """The method whose accuracy is drawn beside every other's."""
+
+
+class Curves(Study):
+    """How do accuracy and losses move while a student is trained?"""
+
+    name = "curves"
+    title = "Training curves"
+    question = "How do a method's accuracy, its losses and their gradients move in training?"
+    Settings = CurvesSettings
+
+    def check(self) -> None:
+        experiment, curves, methods = self.experiment, self.settings, self.methods
+        experiment.check_known("curves.pair", curves.pair, experiment.pairs)
+        experiment.check_known("curves.recipe", curves.recipe, experiment.recipes)
+        experiment.check_methods("curves.methods", methods)
+        experiment.check_known("curves.baseline", curves.baseline, methods)
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods whose curves are drawn, the baseline's among them."""
+        experiment, curves = self.experiment, self.settings
+        listed = curves.methods
+        if listed is None:
+            own = experiment.methods
+            listed = own if curves.baseline in own else [curves.baseline, *own]
+        return experiment.methods_of(curves.pair, listed)
+
+    def students(self) -> Students:
+        curves = self.settings
+        return {(curves.pair, curves.recipe, curves.epochs): self.methods}
+
+    def build(self) -> Document:
+        from benchmarks.curves.table import build
+
+        return build(self)
