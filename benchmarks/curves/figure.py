@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from benchmarks.curves.table import ACCURACY, GRADIENT, LOSS
+from benchmarks.evidence.cells import BASE_TERMS
 from benchmarks.evidence.style import (
     BLUE,
     GREY,
@@ -35,14 +36,6 @@ def draw(rows: pd.DataFrame, baseline: str, caption: str) -> Figure:
     """
     methods = rows.drop_duplicates("method").set_index("method")["title"]
     panels = {key: title for key, title in PANELS.items() if (rows["quantity"] == key).any()}
-    terms = list(dict.fromkeys(rows.loc[rows["term"] != "", "term"]))
-    looks = {
-        term: {
-            "color": SERIES[place % len(SERIES)],
-            "marker": MARKERS[(place + place // len(SERIES)) % len(MARKERS)],
-        }
-        for place, term in enumerate(terms)
-    }
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(methods),
@@ -55,6 +48,7 @@ def draw(rows: pd.DataFrame, baseline: str, caption: str) -> Figure:
         )
         for line, (method, title) in zip(axes, methods.items(), strict=True):
             own = rows[rows["method"] == method]
+            looks = looks_of(own["term"])
             for axis, quantity in zip(line, panels, strict=True):
                 curves = own[own["quantity"] == quantity]
                 if quantity == ACCURACY:
@@ -62,9 +56,10 @@ def draw(rows: pd.DataFrame, baseline: str, caption: str) -> Figure:
                     _curve(axis, others, color=GREY, marker=".", linestyle=":")
                     colour = ORANGE if method.startswith("manifold") else BLUE
                     _curve(axis, curves, color=colour, marker="D")
-                for term, part in curves.groupby("term", sort=False) if term_wise(quantity) else ():
+                else:
                     scale = 100 if quantity == GRADIENT else 1
-                    _curve(axis, part, scale, label=term, **looks[term])
+                    for term, part in curves.groupby("term", sort=False):
+                        _curve(axis, part, scale, label=term, **looks[term])
                 rule_out(axis, "y")
                 axis.tick_params(labelsize=7)
             line[0].set_ylabel(title, fontsize=7.5, rotation=0, ha="right", va="center")
@@ -91,8 +86,17 @@ def draw(rows: pd.DataFrame, baseline: str, caption: str) -> Figure:
     return figure
 
 
-def term_wise(quantity: str) -> bool:
-    return quantity != ACCURACY
+def looks_of(terms: pd.Series) -> dict[str, dict[str, str]]:
+    """Colour and marker of a method's terms: those of a base are alike for all methods."""
+    own = [term for term in terms.unique() if term and term not in BASE_TERMS]
+    order = [*sorted(BASE_TERMS), *own]
+    return {
+        term: {
+            "color": SERIES[place % len(SERIES)],
+            "marker": MARKERS[(place + place // len(SERIES)) % len(MARKERS)],
+        }
+        for place, term in enumerate(order)
+    }
 
 
 def _curve(axis: Axes, rows: pd.DataFrame, scale: float = 1, **look) -> None:

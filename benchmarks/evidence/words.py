@@ -38,8 +38,8 @@ def words_on_cuts(tables: Iterable[pd.DataFrame]) -> str:
     ):
         return ""
     return (
-        f"{CUT_MARK.strip()}: the t interval goes on beyond what a percentage, or a difference of "
-        "percentages, can be; in figures an arrow."
+        f"{CUT_MARK.strip()}: the t interval goes on beyond what such a number can be; in figures "
+        "an arrow."
     )
 
 

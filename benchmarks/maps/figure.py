@@ -27,11 +27,12 @@ from manifold.settings import UNTRAINED
 
 # Even to the eye, also of the colour-blind and in grey; and one with white at zero.
 COSINES, DIFFERENCES = "cividis", "PuOr"
+DIFFERENCE = "Student − teacher"  # the third line of the batch
 PANELS = {  # of the dots: title, whether its axis is logarithmic
-    "intra": ("Intra-image map distance", True),
-    "kl": ("KL(teacher ‖ student), nats", True),
-    "agreement": ("Agreement (%)", False),
-    "agreement_on_errors": ("… where the teacher is wrong (%)", False),
+    "intra": ("Intra-image\nmap distance", True),
+    "kl": ("KL(teacher ‖ student)\n(nats)", True),
+    "agreement": ("Agreement with\nthe teacher (%)", False),
+    "agreement_on_errors": ("Agreement where\nit is wrong (%)", False),
 }
 
 
@@ -111,7 +112,7 @@ def _diagonal(full: np.ndarray, side: int) -> np.ndarray:
     return np.where(block[:, None] == block[None, :], full, np.nan)
 
 
-def draw_batch(study: Maps, caption: str) -> Figure:
+def draw_batch(study: Maps) -> Figure:
     """The full map of one batch, of teacher and student, and the parts that are compared of it."""
     maps, seed = study.settings, study.seeds[0]
     arrays = load_file(study.directory(seed) / FILES[0])
@@ -124,7 +125,7 @@ def draw_batch(study: Maps, caption: str) -> Figure:
     lines = {
         f"Teacher,\nblock {teacher_block}": batch.parts(other),
         f"Student, block {block}\n({title})": batch.parts(own),
-        "Student − teacher": batch.parts(own - other),
+        DIFFERENCE: batch.parts(own - other),
     }
     columns = {
         "full": f"All B·N = {len(own)} tokens",
@@ -146,7 +147,7 @@ def draw_batch(study: Maps, caption: str) -> Figure:
         for axis in axes[0, 1:]:
             axis.set_axis_off()
         for row, (name, parts) in zip(axes[1:], lines.items(), strict=True):
-            is_difference = row is axes[-1]
+            is_difference = name == DIFFERENCE
             ends = (-largest, largest) if is_difference else (lowest, 1)
             colours = DIFFERENCES if is_difference else COSINES
             for axis, part in zip(row, columns, strict=True):
@@ -164,24 +165,25 @@ def draw_batch(study: Maps, caption: str) -> Figure:
                 for rule in (axis.axhline, axis.axvline):
                     rule(line * tokens - 0.5, color="white", linewidth=0.4)
         words = (
-            f"One batch of {len(images)} {study.experiment.evaluation_split} images, seed {seed}: "
-            "cosines of each two tokens, and what the manifold losses compare of them. Inter-image "
-            "maps: the tokens sorted by position. White is left out. "
+            f"{len(images)} {study.experiment.evaluation_split} images as one batch, seed {seed}: "
+            "the cosines of each two tokens, and what the manifold losses compare of them. "
+            "Inter-image maps: the tokens sorted by position. White is left out. Mean square: of "
+            f"this batch's differences, unweighted. {_source(study)}"
         )
-        write_caption(figure, f"{words}{caption}")
+        write_caption(figure, words)
     return figure
 
 
 # ---- before and after ------------------------------------------------------------------------
 
 
-def draw_before_after(study: Maps, layers: pd.DataFrame, caption: str) -> Figure:
+def draw_before_after(study: Maps, layers: pd.DataFrame) -> Figure:
     """The intra-image maps of single images: of the teacher, and of students before and after.
 
     Args:
         layers: as in maps_layers.csv.
     """
-    seed = study.seeds[0]
+    seed, confidence = study.seeds[0], study.experiment.statistics.confidence
     arrays = load_file(study.directory(seed) / FILES[0])
     definitions, (block, teacher_block) = study.experiment.method_definitions, _blocks(study)
     columns = {
@@ -216,9 +218,10 @@ def draw_before_after(study: Maps, layers: pd.DataFrame, caption: str) -> Figure
             f"Intra-image relation maps of the first {len(images)} images that were drawn, seed "
             f"{seed}; below each the mean squared difference to the teacher's map of that image, "
             "above each column its mean over all images that were measured, of these blocks, with "
-            f"the interval over {len(study.seeds)} seeds. "
+            f"the {100 * confidence:g} % t interval over n = {len(study.seeds)} seeds. "
+            f"{_source(study)}"
         )
-        write_caption(figure, f"{words}{caption}")
+        write_caption(figure, words)
     return figure
 
 
@@ -232,6 +235,15 @@ def _distance(study: Maps, layers: pd.DataFrame, name: str) -> str:
     confidence = study.experiment.statistics.confidence
     row = pd.Series(interval_columns("intra", mean_interval(list(values), confidence)))
     return readable_interval(row, "intra", digits=4).replace(" [", "\n[")
+
+
+def _source(study: Maps) -> str:
+    """What a figure of single images says of the students that it shows."""
+    experiment, maps = study.experiment, study.settings
+    return (
+        f"Scale {experiment.name}: {experiment.description}; pair {maps.pair}, recipe "
+        f"{maps.recipe}, {maps.epochs} epochs. The images follow from no result."
+    )
 
 
 # ---- pieces ----------------------------------------------------------------------------------

@@ -35,8 +35,7 @@ MOST = {  # what a quantity can be at most
     "kl": np.inf,
 }
 DIGITS = {**dict.fromkeys(PARTS, 4), "kl": 3}  # behind the point; of percentages two
-CHANGES = ("intra", "agreement", "agreement_on_errors", "kl")  # compared with the baseline
-PARTS_OF_CHANGES = {
+QUANTITIES = {  # that are compared with the baseline's
     "intra": "Intra-image map distance",
     "agreement": "Agreement (%)",
     "agreement_on_errors": "Agreement where the teacher is wrong (%)",
@@ -73,12 +72,12 @@ def build(study: Maps) -> Document:
     def batch(caption: str):
         from benchmarks.maps.figure import draw_batch
 
-        return draw_batch(study, caption)
+        return draw_batch(study)
 
     def before_after(caption: str):
         from benchmarks.maps.figure import draw_before_after
 
-        return draw_before_after(study, found.layers, caption)
+        return draw_before_after(study, found.layers)
 
     def dots(caption: str):
         from benchmarks.maps.figure import draw
@@ -188,7 +187,7 @@ def summarise(seeds: pd.DataFrame, study: Maps) -> pd.DataFrame:
         for name, values in by_method.items():
             interval = mean_interval(list(values.values()), confidence, within=(0, most))
             rows[name] |= interval_columns(quantity, interval)
-        if quantity not in CHANGES or not by_method:
+        if quantity not in QUANTITIES or not by_method:
             continue
         others = [name for name in by_method if name not in (baseline, UNTRAINED)]
         changes = {
@@ -252,7 +251,7 @@ def readable_agreement(rows: pd.DataFrame) -> pd.DataFrame:
             "Student": row["title"],
             "n": row["n"],
             **{
-                PARTS_OF_CHANGES[key]: readable_interval(row, key, digits=DIGITS.get(key, 2))
+                QUANTITIES[key]: readable_interval(row, key, digits=DIGITS.get(key, 2))
                 for key in columns
             },
             "Top-1 (%)": readable_interval(row, "top1"),
@@ -273,7 +272,7 @@ def readable_changes(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
             "p (Holm)": readable_p(row[f"{key}_p_holm"]),
             "Detectable": readable_number(row[f"{key}_detectable"], f".{DIGITS.get(key, 2)}f"),
         }
-        for key, title in PARTS_OF_CHANGES.items()
+        for key, title in QUANTITIES.items()
         if f"{key}_change_mean" in rows
         for _, row in rows[rows[f"{key}_change_mean"].notna()].iterrows()
     )
@@ -289,7 +288,7 @@ def in_words(found: Measured, study: Maps) -> list[str]:
         "intra_learnt",
         "further from the teacher's intra-image maps than before training",
         "closer to the teacher's intra-image maps than before training",
-        "as far from the teacher's intra-image maps as before training, as far as can be told",
+        "not told from as far as before training",
     )
     own = verdicts(
         rows,
@@ -299,21 +298,20 @@ def in_words(found: Measured, study: Maps) -> list[str]:
         "the teacher's map of the same image and that of another not told apart",
     )
     lines = [sentence(learnt), sentence(own)]
-    for key, words in (
-        ("intra", (f"intra-image maps further from the teacher's than {baseline}'s", "closer")),
-        ("agreement", (f"agrees more often with the teacher than {baseline}", "less often")),
-        (
-            "agreement_on_errors",
-            (f"shares more of the teacher's errors than {baseline}", "fewer"),
-        ),
-        ("kl", (f"logits further from the teacher's than {baseline}'s", "closer")),
-    ):
+    for key, quantity in QUANTITIES.items():
         if f"{key}_change_mean" not in rows:
             continue
         own = rows[rows[f"{key}_change_mean"].notna()]
-        lines.append(sentence(verdicts(own, f"{key}_change", *words, "not told apart")))
+        said = verdicts(
+            own,
+            f"{key}_change",
+            f"more than {baseline}'s",
+            f"less than {baseline}'s",
+            f"not told from {baseline}'s",
+        )
         corrected = own.assign(p_holm=own[f"{key}_p_holm"])
-        lines[-1] += f". Of these {after_correction(corrected, baseline, confidence, 'title')}"
+        told = after_correction(corrected, baseline, confidence, "title")
+        lines.append(f"{quantity}. {sentence(said)}. Of these {told}")
     return lines
 
 
