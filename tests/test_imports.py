@@ -13,6 +13,8 @@ TABLES = (
     "benchmarks.recipes.text",
     "benchmarks.ablation.table",
     "benchmarks.cost.table",
+    "benchmarks.curves.table",
+    "benchmarks.maps.table",
     "benchmarks.choice",
     "benchmarks.transfer.table",
     "benchmarks.evidence.make",

@@ -196,6 +196,7 @@ def test_differences_are_by_seed_and_the_untrained_student_is_of_no_family(exper
         ({"shown_batch": 17}, "maps.shown_batch must lie in [2, 16]"),
         ({"images": 1}, "maps.images must be at least 2"),
         ({"recipe": "Z"}, "maps.recipe: unknown 'Z'"),
+        ({"pair": "Z"}, "maps.pair: unknown 'Z'"),
     ],
 )
 def test_settings_that_no_run_can_use_are_refused(experiment, section, words):

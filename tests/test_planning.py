@@ -93,6 +93,9 @@ def test_what_is_done_is_not_planned_again(touched):
         ("transfer={draws: 3}", {"transfer", "transfer_probes"}),
         ("transfer={data: {faces: {epochs: 2}}}", {"transfer", "transfer_fine_tuning"}),
         ("transfer={data: {faces: null}}", {"transfer"}),
+        ("maps={batch: 32}", {"maps", "maps_measure"}),
+        ("maps={shown_methods: [none]}", {"maps"}),
+        ("curves={baseline: none}", {"curves"}),
         ("detection={pictures: 1}", {"detection"}),
         ("detection={options: {train_cfg.max_epochs: 2}}", {"detection", "detection_train"}),
         ("detection={data: {masks: false}}", {"detection", "detection_train"}),
@@ -102,7 +105,8 @@ def test_what_is_done_is_not_planned_again(touched):
         ("machine={device: cuda, processes: 2}", set()),
         (
             "description=others",
-            {"table1", "bench", "recipes", "budgets", "ablation", "transfer", "detection"},
+            {"table1", "bench", "recipes", "budgets", "ablation", "transfer", "curves", "maps"}
+            | {"detection"},
         ),
         ("seeds=[0, 1]", set()),
         ("results=results", set()),

@@ -145,6 +145,23 @@ def test_transfer_takes_the_students_that_are_there(finished):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+def test_maps_and_curves_are_made_of_the_students_that_are_there(finished):
+    runs = records_of_cells(finished)
+    done = snakemake(finished, "reproduce_maps", "reproduce_curves", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert records_of_cells(finished) == runs
+    folder, experiment = finished / "results/smoke", resolve({"scale": "smoke"})
+    for name in ("maps", "curves"):
+        for path in experiment.studies[name].files():
+            assert (folder / path.name).stat().st_size
+    table = pd.read_csv(folder / "table1.csv").set_index("method")["top1_mean"]
+    rows = pd.read_csv(folder / "maps.csv").set_index("method")
+    methods = experiment.maps.methods
+    assert rows.loc[methods, "top1_mean"].to_dict() == pytest.approx(table[methods].to_dict())
+    again = snakemake(finished, "reproduce_maps", "reproduce_curves", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 def test_detection_trains_detectors_on_the_students_that_are_there(finished):
     pytest.importorskip("mmdet")
     runs = records_of_cells(finished)

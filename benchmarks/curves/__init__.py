@@ -30,8 +30,9 @@ class Curves(Study):
     Settings = CurvesSettings
 
     def check(self) -> None:
-        experiment, curves, methods = self.experiment, self.settings, self.methods
+        experiment, curves = self.experiment, self.settings
         experiment.check_known("curves.pair", curves.pair, experiment.pairs)
+        methods = self.methods
         experiment.check_known("curves.recipe", curves.recipe, experiment.recipes)
         experiment.check_methods("curves.methods", methods)
         experiment.check_known("curves.baseline", curves.baseline, methods)

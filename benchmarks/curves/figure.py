@@ -1,5 +1,7 @@
 """The training curves as a figure: a line of panels a method."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
@@ -86,9 +88,9 @@ def draw(rows: pd.DataFrame, baseline: str, caption: str) -> Figure:
     return figure
 
 
-def looks_of(terms: pd.Series) -> dict[str, dict[str, str]]:
+def looks_of(terms: Iterable[str]) -> dict[str, dict[str, str]]:
     """Colour and marker of a method's terms: those of a base are alike for all methods."""
-    own = [term for term in terms.unique() if term and term not in BASE_TERMS]
+    own = [term for term in dict.fromkeys(terms) if term and term not in BASE_TERMS]
     order = [*sorted(BASE_TERMS), *own]
     return {
         term: {

@@ -74,8 +74,9 @@ class Maps(Study):
     # ---- what it needs -----------------------------------------------------------------------
 
     def check(self) -> None:
-        experiment, maps, methods = self.experiment, self.settings, self.methods
+        experiment, maps = self.experiment, self.settings
         experiment.check_known("maps.pair", maps.pair, experiment.pairs)
+        methods = self.methods
         experiment.check_known("maps.recipe", maps.recipe, experiment.recipes)
         experiment.check_methods("maps.methods", methods)
         if taken := {UNTRAINED, TEACHER} & set(methods):
