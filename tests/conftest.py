@@ -120,6 +120,7 @@ def make(tmp_path):
                 "methods": made_cells.METHODS,
                 "pairs": {"deit-cait": {"teacher": {"weights": str(teacher)}}},
                 **dict.fromkeys(("recipe_study", "budgets", "ablation", "transfer", "bench")),
+                **dict.fromkeys(("curves", "maps")),
                 **dict.fromkeys(("detection", "detection_rehearsal", "cost")),
                 **overrides,
             }
