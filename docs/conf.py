@@ -25,7 +25,8 @@ CONTENTS = {
         *("docs/cost", "docs/paper-scale", "profiles/README", "config/README"),
     ],
     "Behind it": [
-        *("docs/architecture", "docs/mini", "CONTRIBUTING", "results/reported/README"),
+        *("docs/architecture", "docs/mini", "docs/checklists", "CONTRIBUTING", "CHANGELOG"),
+        "results/reported/README",
     ],
     "Published tables": ["results/published/*/*"],
 }

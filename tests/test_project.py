@@ -1,6 +1,7 @@
 """The project's own files agree with each other, and are formatted and linted."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from benchmarks.evidence import methods_page, publish, report, verify
 from benchmarks.evidence.times import times_table
@@ -43,6 +45,27 @@ def test_every_dependency_is_pinned_to_the_same_version_everywhere():
     pinned = {line.split(";")[0].lower() for line in pins()}
     assert direct and all("==" in dependency for dependency in direct)
     assert {dependency.lower() for dependency in direct} <= pinned
+
+
+def test_the_version_is_one_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == project["version"]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    latest = re.search(r"^## .*$", changes, re.MULTILINE)[0]
+    assert project["version"] in latest
+
+
+def test_the_container_is_set_up_as_a_clone_is():
+    text = (ROOT / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    steps = [line.split(maxsplit=1) for line in text.splitlines() if line and line[0] != "#"]
+    assert [word for word, _ in steps] == ["FROM", "RUN", "WORKDIR", "COPY", "RUN", "ENV", "CMD"]
+    assert steps[4][1] == ". ./setup.sh"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    python = re.fullmatch(r"python:([\d.]+)-slim-bookworm", steps[0][1])[1]
+    assert f"{python}.0" in SpecifierSet(project["requires-python"])
+    assert f"{steps[2][1]}/.venv/bin:" in steps[5][1]  # which setup.sh makes
+    assert json.loads(steps[6][1])[-1] in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_package_is_installed():
