@@ -27,6 +27,7 @@ from manifold.settings import UNTRAINED
 
 # Even to the eye, also of the colour-blind and in grey; and one with white at zero.
 COSINES, DIFFERENCES = "cividis", "PuOr"
+LEFT_OUT = "#E8E8E8"
 DIFFERENCE = "Student − teacher"  # the third line of the batch
 PANELS = {  # of the dots: title, whether its axis is logarithmic
     "intra": ("Intra-image\nmap distance", True),
@@ -138,7 +139,7 @@ def draw_batch(study: Maps) -> Figure:
         figure, axes = plt.subplots(
             4,
             len(columns),
-            figsize=(WIDTH, 7.4),
+            figsize=(WIDTH, 6.7),
             height_ratios=[1 / len(images), 1, 1, 1],
             layout="constrained",
         )
@@ -167,8 +168,8 @@ def draw_batch(study: Maps) -> Figure:
         words = (
             f"{len(images)} {study.experiment.evaluation_split} images as one batch, seed {seed}: "
             "the cosines of each two tokens, and what the manifold losses compare of them. "
-            "Inter-image maps: the tokens sorted by position. White is left out. Mean square: of "
-            f"this batch's differences, unweighted. {_source(study)}"
+            "Inter-image maps: the tokens sorted by position. Light grey is left out. Mean square: "
+            f"of this batch's differences, unweighted. {_source(study)}"
         )
         write_caption(figure, words)
     return figure
@@ -257,6 +258,7 @@ def _blocks(study: Maps) -> tuple[int, int]:
 
 
 def _map(axis: Axes, cosines: np.ndarray, low: float, high: float, colours: str):
+    axis.set_facecolor(LEFT_OUT)  # seen where a map is NaN
     drawn = axis.imshow(cosines, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])

@@ -337,7 +337,8 @@ def _caption(study: Maps, record: dict, rows: pd.DataFrame) -> str:
         f"teacher's own maps of two different images are {apart:.4f} apart. Agreement: share of "
         f"images on which student and teacher choose one class; the teacher's top-1 is "
         f"{teacher['top1']:.2f} %. KL: of the classes' probabilities at temperature 1, in nats. "
-        f"n = {len(study.seeds)} paired seeds, {100 * statistics.confidence:g} % t intervals; "
-        f"differences are seed by seed to {maps.baseline}, p after Holm within each quantity. "
+        f"n = {len(study.seeds)} paired seeds, {100 * statistics.confidence:g} % t intervals, "
+        "of seeds alone: all see the same images; differences are seed by seed to "
+        f"{maps.baseline}, p after Holm within each quantity. "
         f"{seen}"
     ).strip()
