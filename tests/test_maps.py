@@ -9,7 +9,7 @@ import torch
 from matplotlib.text import Text
 from safetensors.numpy import load_file
 
-from benchmarks.maps import PARTS, TEACHER, measure
+from benchmarks.maps import PARTS, TEACHER, Maps, measure
 from benchmarks.maps.figure import Batch, draw
 from benchmarks.maps.table import QUANTITIES, summarise
 from manifold.distiller import FrozenTeacher
@@ -211,6 +211,15 @@ def test_only_what_shapes_the_numbers_measures_again(experiment):
 
     assert identity() == identity(baseline="none") == identity(shown_methods=["none"])
     assert identity() != identity(batch=32)
+
+
+def test_the_figures_show_what_is_measured_of_what_is_asked_for(experiment):
+    def drawn(**maps):
+        return experiment(maps=maps).studies["maps"].drawn
+
+    assert drawn(shown_methods=["sp", "manifold", "soft_kd"]) == ["manifold", "soft_kd"]
+    assert drawn(shown_methods=["sp"]) == ["none", "soft_kd", "manifold"]
+    assert Maps.shown == ("In words",)  # of the docs
 
 
 # ---- the whole study -------------------------------------------------------------------------

@@ -114,7 +114,7 @@ class Maps(Study):
         return experiment.methods_of(maps.pair, listed)
 
     @property
-    def shown(self) -> list[str]:
+    def drawn(self) -> list[str]:
         """Those whose maps the figures show."""
         methods = self.methods
         return [method for method in self.settings.shown_methods if method in methods] or methods

@@ -117,7 +117,7 @@ def draw_batch(study: Maps) -> Figure:
     """The full map of one batch, of teacher and student, and the parts that are compared of it."""
     maps, seed = study.settings, study.seeds[0]
     arrays = load_file(study.directory(seed) / FILES[0])
-    method = study.shown[-1]
+    method = study.drawn[-1]
     title = study.experiment.method_definitions[method].title
     own, other = (arrays[f"{name}.batch"] for name in (method, TEACHER))
     images = arrays["images"][: maps.shown_batch]
@@ -190,7 +190,7 @@ def draw_before_after(study: Maps, layers: pd.DataFrame) -> Figure:
     columns = {
         TEACHER: f"Teacher,\nblock {teacher_block}",
         UNTRAINED: f"Student, block {block},\nbefore training",
-        **{name: f"{definitions[name].title}" for name in study.shown},
+        **{name: f"{definitions[name].title}" for name in study.drawn},
     }
     found = {name: arrays[f"{name}.images"] for name in columns}
     images = arrays["images"][: len(found[TEACHER])]
