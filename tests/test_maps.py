@@ -190,7 +190,6 @@ def test_differences_are_by_seed_and_the_untrained_student_is_of_no_family(exper
     [
         ({"methods": ["soft_kd", "manifold"], "baseline": "sp"}, "maps.baseline: unknown 'sp'"),
         ({"layers": "papr"}, "Did you mean 'paper'"),
-        ({"shown_layers": 4}, "maps.shown_layers must be below 4"),
         ({"shown_methods": ["sp", "sp"]}, "maps.shown_methods"),
         ({"batch": 1}, "maps.batch must be at least 2"),
         ({"shown_batch": 17}, "maps.shown_batch must lie in [2, 16]"),
@@ -203,6 +202,13 @@ def test_settings_that_no_run_can_use_are_refused(experiment, section, words):
     with pytest.raises(UserError) as error:
         experiment(maps=section)
     assert words in str(error.value)
+
+
+def test_blocks_that_are_not_there_stop_this_study_alone(experiment):
+    made = experiment(maps={"shown_layers": 4})
+    with pytest.raises(UserError, match=r"maps\.shown_layers must be below 4"):
+        made.studies["maps"].preflight()
+    experiment().studies["maps"].preflight()
 
 
 def test_only_what_shapes_the_numbers_measures_again(experiment):

@@ -86,21 +86,21 @@ class Maps(Study):
             )
         experiment.check_known("maps.baseline", maps.baseline, methods)
         experiment.check_methods("maps.shown_methods", maps.shown_methods)
-        pair = experiment.pairs[maps.pair]
-        experiment.check_known("maps.layers", maps.layers, pair.layers)
+        experiment.check_known("maps.layers", maps.layers, experiment.pairs[maps.pair].layers)
+
+    def preflight(self) -> None:
+        maps = self.settings
+        pair = self.experiment.pairs[maps.pair]
         count = len(pair.layers[maps.layers].student)
         if maps.shown_layers >= count:
             raise UserError(
                 f"maps.shown_layers must be below {count}, the pairs of blocks of layer map "
                 f"{maps.layers!r}, counted from 0; got {maps.shown_layers}"
             )
-
-    def preflight(self) -> None:
-        pair = self.settings.pair
-        if self.experiment.pairs[pair].teacher.model.is_headless:
+        if pair.teacher.model.is_headless:
             raise UserError(
-                f"maps.pair: the teacher of {pair!r} has no classifier (num_classes 0) to agree "
-                "with; take another pair, or maps: null"
+                f"maps.pair: the teacher of {maps.pair!r} has no classifier (num_classes 0) to "
+                "agree with; take another pair, or maps: null"
             )
 
     @property
