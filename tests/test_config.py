@@ -105,6 +105,8 @@ def test_every_scale_resolves(scale):
         ),
         ({**SMOKE, "methods": ["soft_kd", "manifld"]}, ["'manifld'", "'manifold'"]),
         ({**SMOKE, "methods": []}, ["methods", "at least one"]),
+        ({**SMOKE, "name": 12}, ["name must be text, got 12 (int)", "name='\"v1\"'"]),
+        ({**SMOKE, "name": True}, ["name must be text, got True (bool)", "in quotes"]),
         ({**SMOKE, "methods": ["none", "soft_kd", "none"]}, ["methods", "none", "more than once"]),
         ({**SMOKE, "methods": ["none", "sp"]}, ["table1.baseline", "'soft_kd'", "add it"]),
         ({**SMOKE, "seeds": [0]}, ["seeds", "at least two"]),
@@ -304,6 +306,13 @@ def test_preflight_finds_sizes_and_tokens(experiment):
     methods = found["pairs"]["deit-cait"]["methods"]
     assert methods["manifold"]["student_tokens"][0] == "16 = 4×4"
     assert methods["fitnet"]["auxiliary_parameters"] == 24 * 32 + 32
+
+
+def test_an_empty_list_of_methods_is_told_of_without_what_follows_from_it():
+    with pytest.raises(UserError) as raised:
+        resolve({**SMOKE, "methods": []})
+    assert str(raised.value).startswith("methods is empty; name at least one method")
+    assert "baseline" not in str(raised.value)
 
 
 @pytest.mark.slow

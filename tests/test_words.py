@@ -39,6 +39,14 @@ def test_verdicts_name_every_row_with_an_interval_once():
     assert sentence == "above: Ahead, far; Ahead. below: Behind. open: Touches; Holds"
 
 
+@pytest.mark.parametrize(
+    ("epochs", "said"),
+    [(1, "1 epoch"), (11, "11 epochs"), ("1", "1 epoch"), ("1, 2", "1, 2 epochs")],
+)
+def test_one_epoch_is_no_plural(epochs, said):
+    assert words.in_epochs(epochs) == said
+
+
 def test_a_verdict_that_no_row_has_is_not_said():
     assert words.verdicts(ROWS.iloc[:1], "gain", "above", "below", "open") == {}
     assert words.verdicts(ROWS.iloc[4:5], "gain", "above", "below", "open") == {"below": ["Behind"]}

@@ -9,6 +9,7 @@ from benchmarks.evidence.statistics import holm, mean_interval, paired_differenc
 from benchmarks.evidence.words import (
     after_correction,
     against,
+    in_epochs,
     interval_columns,
     readable_interval,
     readable_p,
@@ -102,8 +103,8 @@ def measure(study: Ablation) -> Measured:
         caption=(
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
             f"{result['images']:,} {result['split']} images. The reference is {ablation.reference} "
-            f"with pair {ablation.pair}, recipe {ablation.recipe}, {ablation.epochs} epochs; each "
-            f"variant changes one thing. n = {len(experiment.seeds)} paired seeds, "
+            f"with pair {ablation.pair}, recipe {ablation.recipe}, {in_epochs(ablation.epochs)}; "
+            f"each variant changes one thing. n = {len(experiment.seeds)} paired seeds, "
             f"{100 * confidence:g} % t intervals. Change: seed-by-seed difference of top-1 to the "
             "reference, p after Holm over all variants. Gain: seed-by-seed difference to "
             f"{ablation.baseline} under the variant's own pair and recipe."

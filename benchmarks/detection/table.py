@@ -12,6 +12,7 @@ from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
     MISSING,
     against,
+    in_epochs,
     interval_columns,
     readable_interval,
     readable_p,
@@ -223,7 +224,7 @@ def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
 def _caption(study: Detection, epochs: dict[str, int]) -> str:
     experiment = study.experiment
     detection, record = experiment.detection, read_record(experiment)
-    budgets = ", ".join(f"{detector} {count} epochs" for detector, count in epochs.items())
+    budgets = ", ".join(f"{detector} {in_epochs(count)}" for detector, count in epochs.items())
     train, evaluated = (record["splits"][split] for split in ("train", study.evaluated))
     images = (
         "scenes composed of the students' data on photographs"
@@ -233,7 +234,7 @@ def _caption(study: Detection, epochs: dict[str, int]) -> str:
     boxes = "" if detection.data.masks else " Boxes alone: Mask R-CNN has no mask branch."
     return (
         f"Scale {experiment.name}: detectors of mmdet on the students of pair {detection.pair} "
-        f"(recipe {detection.recipe}, {detection.epochs} epochs) as backbones; {images}: "
+        f"(recipe {detection.recipe}, {in_epochs(detection.epochs)}) as backbones; {images}: "
         f"{train['images']:,} training and {evaluated['images']:,} {study.evaluated} images, "
         f"{evaluated['annotations']:,} objects in the latter; {budgets}. AP "
         "(%, COCO, IoU 0.5 to 0.95) of the last epoch. "

@@ -7,6 +7,7 @@ gives plain text alone; only here is it escaped.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # not needed to plan
@@ -31,6 +32,8 @@ LATEX = str.maketrans(
         **{"←": r"$\leftarrow$", "×": r"$\times$", "—": "---", "·": r"$\cdot$"},
     }
 )
+# Within what TeX would set as one sign: a dash, a quotation mark, a Spanish one.
+LIGATURES = re.compile(r"(?<=([-`',]))(?=\1)|(?<=[?!])(?=`)")
 # Latin letters with their accents, and punctuation: what pdflatex knows without a package.
 PDFLATEX = re.compile(r"[\u0000-\u017F\u2010-\u201F\u2026]*")
 NUMBER = re.compile(r"[-+]?[\d,]+(\.\d+)?")
@@ -73,7 +76,10 @@ def _markdown_table(rows: pd.DataFrame) -> str:
 
 
 def latex_text(text: object) -> str:
-    escaped = one_line(text).translate(LATEX)
+    shown = one_line(text)
+    pairs = [found.start() for found in LIGATURES.finditer(shown)]
+    parts = [shown[a:b].translate(LATEX) for a, b in pairwise([0, *pairs, len(shown)])]
+    escaped = "{}".join(parts)
     # At the beginning of a row these would belong to the command that ended the one above.
     return re.sub(r"^[\[*]", lambda found: f"{{{found[0]}}}", escaped)
 

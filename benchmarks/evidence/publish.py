@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks.evidence.records import finished, keys, write_records
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.times import TIMES, times_table
-from benchmarks.evidence.words import MISSING, readable_interval
+from benchmarks.evidence.words import MISSING, in_epochs, readable_interval
 from benchmarks.table1 import TEACHER
 from manifold.errors import UserError
 from manifold.files import write_atomic, write_text
@@ -147,8 +147,9 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
     )
     first = methods.iloc[0]
     return (
-        f"{experiment.description}; recipe {first['recipe']}, {first['epochs']:.0f} epochs, "
-        f"{first['n']} seeds, {100 * experiment.statistics.confidence:g} % intervals."
+        f"{experiment.description}; recipe {first['recipe']}, "
+        f"{in_epochs(int(first['epochs']))}, {first['n']} seeds, "
+        f"{100 * experiment.statistics.confidence:g} % intervals."
         f"{teacher}\n\n{shown.to_markdown(index=False)}"
     )
 

@@ -265,11 +265,12 @@ class Study:
             UserError: a cell is missing, damaged, or of another configuration.
         """
         from benchmarks.evidence.cells import collect
+        from benchmarks.evidence.words import in_epochs
 
         records = collect(self.experiment, pair, recipe, epochs, methods, self.seeds)
         for method, runs in records.items():
             for seed, record in runs.items():
-                row = f"{method}, recipe {recipe}, {epochs} epochs"
+                row = f"{method}, recipe {recipe}, {in_epochs(epochs)}"
                 self.sources.add(row, method, seed, record)
         return records
 

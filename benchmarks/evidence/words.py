@@ -81,6 +81,11 @@ def readable_p(p: float | None) -> str:
     return readable_number(p, ".2g")
 
 
+def in_epochs(epochs: int | str) -> str:
+    """A budget in words; also of several: ``1, 2``."""
+    return f"{epochs} epoch{'' if str(epochs) == '1' else 's'}"
+
+
 def verdicts(
     rows: pd.DataFrame, key: str, above: str, below: str, undecided: str, names: str = "title"
 ) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from benchmarks.evidence.statistics import (
     mean_interval,
     paired_difference,
 )
-from benchmarks.evidence.words import interval_columns
+from benchmarks.evidence.words import in_epochs, interval_columns
 from benchmarks.recipes import Arm, Budgets
 from manifold.settings import Experiment, find
 from manifold.settings.recorded import Key
@@ -101,7 +101,7 @@ def measure(study: Budgets) -> Measured:
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
             f"{first['images']:,} {first['split']} images; pair "
             f"{settings.pair}, {_arms_in_words(study)}, budgets of "
-            f"{', '.join(map(str, settings.epochs))} epochs, each with its own full schedule. "
+            f"{in_epochs(', '.join(map(str, settings.epochs)))}, each with its own full schedule. "
             f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
             "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
@@ -191,11 +191,11 @@ def _changes(whole: Budgets, seeds: pd.DataFrame) -> pd.DataFrame:
         return arm.recipe, epochs * arm.epochs_factor
 
     questions = [
-        (f"{arm.label}: {budget(longest[1])} against {shortest[1]}", longest, shortest)
+        (f"{arm.label}: {in_epochs(longest[1])} against {shortest[1]}", longest, shortest)
         for arm in whole.arms
         for longest, shortest in [(at(arm, long), at(arm, short))]
     ] + [
-        (f"{budget(each)}: {_at_budget(arm, each)} against {first.label}", at(arm, each), own)
+        (f"{in_epochs(each)}: {_at_budget(arm, each)} against {first.label}", at(arm, each), own)
         for each in study.epochs
         for own in [at(first, each)]
         for arm in others
@@ -232,12 +232,7 @@ def _changes(whole: Budgets, seeds: pd.DataFrame) -> pd.DataFrame:
 def _at_budget(arm: Arm, epochs: int) -> str:
     """A factor, with its epochs where they are others than the budget's."""
     own = epochs * arm.epochs_factor
-    return arm.label if own == epochs else f"{arm.label} ({budget(own)})"
-
-
-def budget(epochs: int) -> str:
-    """A budget in words."""
-    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+    return arm.label if own == epochs else f"{arm.label} ({in_epochs(own)})"
 
 
 def _movement(change: Interval) -> str:

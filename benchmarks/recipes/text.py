@@ -5,6 +5,7 @@ import pandas as pd
 from benchmarks.evidence.words import (
     after_correction,
     capital,
+    in_epochs,
     readable_interval,
     readable_number,
     readable_p,
@@ -12,7 +13,7 @@ from benchmarks.evidence.words import (
     verdicts,
 )
 from benchmarks.recipes import Budgets, RecipeStudy
-from benchmarks.recipes.measure import Measured, budget
+from benchmarks.recipes.measure import Measured
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
@@ -130,7 +131,7 @@ def _in_words(study: Measured, whole: Budgets) -> list[str]:
     for (recipe, epochs), own in gains.groupby(["recipe", "epochs"], sort=False):
         said = verdicts(own, "gain", f"ahead of {baseline}", f"behind {baseline}", "undecided")
         corrected = after_correction(own, baseline, experiment.statistics.confidence, "title")
-        lines.append(f"{labels[recipe]}, {budget(epochs)}. {sentence(said)}. {corrected}")
+        lines.append(f"{labels[recipe]}, {in_epochs(epochs)}. {sentence(said)}. {corrected}")
     for question, own in study.changes.groupby("question", sort=False):
         said = verdicts(own, "change", "larger gain", "smaller gain", "undecided")
         told = own.loc[own["p_holm"] < level, "title"]

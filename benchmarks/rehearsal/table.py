@@ -3,7 +3,7 @@
 import pandas as pd
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.words import readable_number
+from benchmarks.evidence.words import in_epochs, readable_number
 from benchmarks.rehearsal import Rehearsal
 from benchmarks.rehearsal.networks import check_published, networks
 from benchmarks.rehearsal.training import GIB
@@ -156,8 +156,9 @@ def _projection(study: Rehearsal, weighed: pd.DataFrame) -> str:
     experiment, small = study.experiment, study.settings
     machine = experiment.machine
     hardware = ", ".join(weighed["published_hardware"].dropna().unique())
+    budget = in_epochs(experiment.table1.epochs)
     return (
-        f"Projection: {experiment.table1.epochs} epochs of {small.training_images:,} images, one "
+        f"Projection: {budget} of {small.training_images:,} images, one "
         "teacher pass and one training step of every method's student an image, at the throughput "
         f"that timm publishes for {hardware or 'no hardware'}; losses, data loading and evaluation "
         f"are not in it. Sources: {experiment.networks}. Memory: the scale's own batch on "

@@ -99,7 +99,7 @@ class Table1(Study):
         experiment.check_known(f"{section}.recipe", table.recipe, experiment.recipes)
         for pair in table.pairs:
             methods = experiment.methods_of(pair, self.methods)
-            if table.baseline not in methods:
+            if experiment.methods and table.baseline not in methods:
                 raise UserError(
                     f"{section}.baseline {table.baseline!r} is not among the methods that run for "
                     f"pair {pair!r} ({', '.join(methods)}); gains are taken over it, so add it"

@@ -20,7 +20,7 @@ from benchmarks.evidence.statistics import (
     seeds_to_detect,
     spread_of,
 )
-from benchmarks.evidence.words import interval_columns
+from benchmarks.evidence.words import in_epochs, interval_columns
 from benchmarks.table1 import TEACHER, Table1
 from manifold.settings import Experiment
 from manifold.training.records import read_teacher, teacher_in_words
@@ -350,7 +350,7 @@ def _caption(
         f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
         f"{result['images']:,} {result['split']} images; pair {', '.join(table.pairs)}, recipe "
         f"{table.recipe}, "
-        f"{table.epochs} epochs = {run['images_seen']:,} images seen. "
+        f"{in_epochs(table.epochs)} = {run['images_seen']:,} images seen. "
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
         f"{_on_blocks(pooled)}{seen}"

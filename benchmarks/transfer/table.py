@@ -9,6 +9,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
     against,
+    in_epochs,
     interval_columns,
     readable_interval,
     sentence,
@@ -239,7 +240,7 @@ def _caption(study: Transfer) -> str:
     weighs = "The mean weighs every data set alike, whatever the number of its test images. "
     return (
         f"Scale {experiment.name}: {experiment.description}. Students of pair {transfer.pair}, "
-        f"recipe {transfer.recipe}, {transfer.epochs} epochs, on other data sets: top-1 (%) on "
+        f"recipe {transfer.recipe}, {in_epochs(transfer.epochs)}, on other data sets: top-1 (%) on "
         f"{experiment.evaluation_split} images. n = {len(experiment.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {transfer.baseline}, p after Holm within each data set, protocol and "

@@ -127,7 +127,7 @@ class Experiment(Section):
 
     def _check_names(self) -> None:
         if not self.methods:
-            raise UserError("methods must list at least one method")
+            raise UserError("methods is empty; name at least one method, as methods: [soft_kd]")
         self.check_methods("methods", self.methods)
         check_seeds("seeds", self.seeds)
         for name in (self.name, *self.pairs, *self.recipes, *self.method_definitions):

@@ -124,7 +124,10 @@ def _of_one(error: Any, model: type[BaseModel], origin: Origin) -> str:
     path, words = _expected(error, model)
     if kind.startswith(("greater_than", "less_than")):
         return f"{path} {words}, got {value}"
-    return f"{origin.of(path)}: {path} {words}, got {value!r} ({type(value).__name__})"
+    cure = ""
+    if kind == "string_type" and isinstance(value, bool | float | int):
+        cure = f"; put it in quotes, after --config as in {path.rpartition('.')[2]}='\"v1\"'"
+    return f"{origin.of(path)}: {path} {words}, got {value!r} ({type(value).__name__}){cure}"
 
 
 def _expected(error: Any, model: type[BaseModel]) -> tuple[str, str]:

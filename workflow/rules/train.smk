@@ -135,7 +135,7 @@ for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
                 fingerprint=identity_of(pair, recipe, epochs, methods),
             message:
                 "Training seed {wildcards.seed} of {params.methods} ({params.pair}, recipe"
-                " {params.recipe}, {params.epochs} epochs); log: {log}"
+                " {params.recipe}, {params.epochs} epoch(s)); log: {log}"
             shell:
                 "python -m manifold start --experiment {params.experiment:q} -- -m manifold train --experiment {params.experiment:q}"
                 " --pair {params.pair:q} --recipe {params.recipe:q}"

@@ -11,7 +11,7 @@ from benchmarks.detection.rehearsal.published import (
     published_row,
 )
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.words import readable_number
+from benchmarks.evidence.words import in_epochs, readable_number
 from manifold.settings import Experiment, find
 from manifold.training.records import read_run
 
@@ -95,7 +95,7 @@ def _readable_runs(rows: pd.DataFrame) -> pd.DataFrame:
                 "Loss": f"{row['loss']:.3f}",
                 "Frozen": row["frozen"],
                 "Predictions": row["predictions"],
-                "Schedule": f"{row['epochs']} epochs, {row['schedule_steps']:,} steps of "
+                "Schedule": f"{in_epochs(row['epochs'])}, {row['schedule_steps']:,} steps of "
                 f"{row['batch']}",
                 "GPU-hours, projected": readable_number(row["gpu_hours"], ",.0f"),
             }
