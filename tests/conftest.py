@@ -12,6 +12,10 @@ import warm_python as warm
 
 from manifold import settings
 
+# Of what is imported below and of every process that a test starts: more threads than cores wait for
+# each other, and spend several times the work on that.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A worker takes a file at a time: the longest first, so that none is alone with one at the end.
 LONGEST = ("test_workflow.py", "test_paper_scale.py", "test_distributed.py", "test_resume.py")
 
@@ -32,8 +36,13 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
+def pytest_configure():
+    gc.disable()  # while all is imported, which stays to the end
+
+
 def pytest_collection_finish():
-    gc.freeze()  # what is imported stays to the end: the collector need not walk it again and again
+    gc.freeze()  # the collector need not walk it again and again
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -352,7 +351,7 @@ def test_a_killed_detector_goes_on_to_the_same_weights(trained, on_path):
     words = ["-m", "benchmarks", "detection", "train"]
     words += ["detector=retinanet", "method=none", "seed=0"]
     words += ["--experiment", str(write_experiment(trained.experiment))]
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, start_new_session=True)
+    process = subprocess.Popen(["python", *words], cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(trained.state.glob("*/last_checkpoint")):  # written after the first epoch's
         assert process.poll() is None and time.monotonic() < deadline

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -294,7 +293,7 @@ def test_a_checkpoint_that_is_gone_is_not_gone_on_from(experiment):
     assert not latest.exists()
 
 
-def test_two_processes_train_one_detector(experiment):
+def test_two_processes_train_one_detector(experiment, on_path):
     small = rehearsed(experiment, PAIR, "retinanet")
     overrides = {
         "name": "processes",
@@ -303,7 +302,7 @@ def test_two_processes_train_one_detector(experiment):
     }
     shared = derived(experiment, overrides)
     prepare(shared)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*launch, "-m", "benchmarks", "detection", "train"]
     command += ["detector=retinanet", "method=random", "seed=0"]
     command += ["--experiment", str(write_experiment(shared))]

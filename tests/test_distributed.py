@@ -635,7 +635,7 @@ ABSENT, COMPLETE = ([], False), (sorted(CELL_FILES), True)
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, torchrun, weights):
+def killed(tmp_path_factory, torchrun, weights, warm_python):
     """A two-rank run that is killed three times: (exit status, words said, cells' files) of each.
 
     Rank 1 dies in the first epoch; then every process at once, from outside; then rank 0, between
@@ -660,7 +660,8 @@ def killed(tmp_path_factory, torchrun, weights):
         stages.append((process.wait(), process.said(), files_of(chosen)))
 
     stages.append((*torchrun("die-after-file", "run.json", *words(chosen)), files_of(chosen)))
-    with started(command(chosen)) as process:
+    _, *options = command(chosen)
+    with started(["python", *options], PATH=warm_python) as process:
         stages.append((process.wait(DEADLINE_SECONDS), process.said(), files_of(chosen)))
     return chosen, stages
 

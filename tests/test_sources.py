@@ -48,13 +48,56 @@ def hashes_in(folder, methods=METHODS, working=None, path=None, seed="0"):
     return json.loads(done.stdout)
 
 
+def copy_to(folder):
+    for package in ("manifold", "baselines", "benchmarks"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, folder / package, ignore=ignored)
+    return folder
+
+
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the sources, to be edited."""
-    for package in ("manifold", "baselines", "benchmarks"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, tmp_path / "copy" / package, ignore=ignored)
-    return tmp_path / "copy"
+    return copy_to(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def kept_copy(tmp_path_factory):
+    """A copy of the sources, whose edits are taken back."""
+    return copy_to(tmp_path_factory.mktemp("sources") / "copy")
+
+
+@pytest.fixture(scope="module")
+def hashes_here():
+    """``hashes_in``, taken in this process, which parses and digests each text once."""
+    parse, digest, trees, digests = sources._parse, sources._digest, {}, {}
+
+    def parse_once(path):
+        text = path.read_bytes()
+        if text not in trees:
+            trees[text] = parse(path)
+        return trees[text]
+
+    def digest_once(tree):
+        if tree not in digests:
+            digests[tree] = digest(tree)
+        return digests[tree]
+
+    def forget():
+        sources._shared_modules.cache_clear()
+        source_hash.cache_clear()
+
+    def hashes(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sources, "ROOT", folder)
+            patch.setattr(sources, "_parse", parse_once)
+            patch.setattr(sources, "_digest", digest_once)
+            forget()
+            found = {name: source_hash(distiller) for name, distiller in METHODS.items()}
+        forget()
+        return found
+
+    return hashes
 
 
 @pytest.fixture(scope="module")
@@ -356,9 +399,14 @@ def test_a_method_is_own_unless_it_is_installed(distiller, expected, write):
         ("benchmarks/table1/measure.py", set()),
     ],
 )
-def test_an_edit_changes_the_hash_of_the_methods_that_it_may_change(file, expected, unedited, copy):
-    append(copy / file, "\nEDITED = True\n")
-    assert changed(unedited, hashes_in(copy)) == expected
+def test_an_edit_changes_the_hash_of_the_methods_that_it_may_change(
+    file, expected, unedited, kept_copy, hashes_here
+):
+    before = (kept_copy / file).read_text(encoding="utf-8")
+    append(kept_copy / file, "\nEDITED = True\n")
+    found = hashes_here(kept_copy)
+    (kept_copy / file).write_text(before, encoding="utf-8")
+    assert changed(unedited, found) == expected
 
 
 def test_comments_change_the_hash_of_no_method(unedited, copy):

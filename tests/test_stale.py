@@ -17,7 +17,8 @@ WORDS = [
     "scale=smoke",
     "methods=[soft_kd, sp]",
     "table1={epochs: 1, claims: {deit-cait: {none: no-distillation}}}",
-    "recipes={A: {batch_size: 512}}",
+    "data={dataset: faces, validation: 30}",
+    "recipes={A: {batch_size: 64}}",
     "pairs={deit-cait: {teacher: {epochs: 1}}}",
     "name=s",
 ]

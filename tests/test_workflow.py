@@ -19,10 +19,24 @@ from benchmarks.evidence.times import TIMES, read_runs
 from benchmarks.recipes.figure import draw as draw_recipes
 from benchmarks.recipes.measure import public_leads
 from benchmarks.table1.figure import draw as draw_table1
+from manifold.models import create_model, save_weights
 from manifold.settings import ROOT, read_yaml, resolve, to_words
 
 pytestmark = pytest.mark.slow
 
+# Smoke with fewer images, in the folder of smoke: what is looked at here is no accuracy.
+SMALL = {
+    "scale": "smoke",
+    "name": "smoke",
+    "data": {"dataset": "faces", "validation": 30},
+    "recipes": {
+        "A": {"batch_size": 32},
+        "B": {"batch_size": 64},
+        "A-drop-path": {"batch_size": 32},
+    },
+    "detection": {"methods": ["soft_kd", "manifold"]},
+}
+WORDS = ("--config", *to_words(SMALL))
 TARGETS = [f"table1.{suffix}" for suffix in ("md", "csv", "tex", "png", "pdf", "svg")]
 
 
@@ -51,7 +65,7 @@ def clone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(clone):
     """The clone with Table 1 in it."""
-    done = snakemake(clone, "reproduce_table1", "--config", "scale=smoke")
+    done = snakemake(clone, "reproduce_table1", *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return clone
 
@@ -60,7 +74,7 @@ def test_table1_is_made_with_every_method_and_seed(finished):
     folder = finished / "results/smoke"
     assert all((folder / name).stat().st_size for name in TARGETS)
     rows = pd.read_csv(folder / "table1.csv")
-    experiment = resolve({"scale": "smoke"})
+    experiment = resolve(SMALL)
     assert list(rows["method"]) == [*experiment.methods, "teacher"]
     assert (rows["n"][:-1] == len(experiment.seeds)).all()
     teacher = json.loads((folder / "teachers/deit-cait/run.json").read_text(encoding="utf-8"))
@@ -75,7 +89,7 @@ def test_what_the_run_took_is_kept_with_its_jobs(finished):
 
 
 def test_running_it_again_does_nothing(finished):
-    done = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_table1", *WORDS)
     assert done.returncode == 0 and "Nothing to be done" in done.stderr + done.stdout
 
 
@@ -91,7 +105,7 @@ def test_a_deleted_student_is_trained_again_and_no_other(finished):
     table = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
     deleted = cells / "manifold" / "seed-1" / "student.safetensors"
     deleted.unlink()
-    done = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_table1", *WORDS)
     assert done.returncode == 0, done.stderr
     output = done.stdout + done.stderr
     assert "cells/deit-cait/A/2-epochs/sp/seed-1 is complete" in output
@@ -99,17 +113,17 @@ def test_a_deleted_student_is_trained_again_and_no_other(finished):
     assert "Training seed 0" not in output
     assert {path: path.read_bytes() for path in before} == before
     assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns > table
-    again = snakemake(finished, "reproduce_table1", "--config", "scale=smoke")
+    again = snakemake(finished, "reproduce_table1", *WORDS)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_the_recipe_study_trains_what_table_1_has_not(finished):
     """One of its budgets is Table 1's, and the other is not."""
     before = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
-    done = snakemake(finished, "reproduce_recipes", "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_recipes", *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = pd.read_csv(finished / "results/smoke/recipes.csv")
-    study = resolve({"scale": "smoke"}).recipe_study
+    study = resolve(SMALL).recipe_study
     assert len(rows) == 2 * (1 + len(study.factors)) * len(study.methods)
     assert (finished / "results/smoke/recipes.pdf").stat().st_size
     top1 = rows.set_index(["recipe", "epochs", "method"]).loc[("A", 2), "top1_mean"]
@@ -129,11 +143,11 @@ def records_of_cells(folder):
 def test_transfer_takes_the_students_that_are_there(finished):
     before = (finished / "results/smoke/table1.csv").stat().st_mtime_ns
     runs = records_of_cells(finished)
-    done = snakemake(finished, "reproduce_transfer", "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_transfer", *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert records_of_cells(finished) == runs
     rows = pd.read_csv(finished / "results/smoke/transfer.csv")
-    experiment = resolve({"scale": "smoke"})
+    experiment = resolve(SMALL)
     assert list(rows["method"].unique()) == ["untrained", *experiment.transfer.methods]
     assert set(rows["data"]) == {"mean", *experiment.transfer.data}
     unchosen = {"linear-probe-fixed", "k-nn-fixed"}
@@ -141,7 +155,7 @@ def test_transfer_takes_the_students_that_are_there(finished):
     for suffix in ("md", "tex", "png", "pdf"):
         assert (finished / f"results/smoke/transfer.{suffix}").stat().st_size
     assert (finished / "results/smoke/table1.csv").stat().st_mtime_ns == before
-    again = snakemake(finished, "reproduce_transfer", "--config", "scale=smoke")
+    again = snakemake(finished, "reproduce_transfer", *WORDS)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
@@ -165,9 +179,9 @@ def test_maps_and_curves_are_made_of_the_students_that_are_there(finished):
 def test_detection_trains_detectors_on_the_students_that_are_there(finished):
     pytest.importorskip("mmdet")
     runs = records_of_cells(finished)
-    done = snakemake(finished, "reproduce_detection", "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_detection", *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
-    folder, experiment = finished / "results/smoke", resolve({"scale": "smoke"})
+    folder, experiment = finished / "results/smoke", resolve(SMALL)
     rows = pd.read_csv(folder / "detection.csv")
     backbones = experiment.studies["detection"].backbones
     for detector, kinds in (("mask_rcnn", {"bbox", "segm"}), ("retinanet", {"bbox"})):
@@ -178,13 +192,13 @@ def test_detection_trains_detectors_on_the_students_that_are_there(finished):
     for name in ("detection.md", "detection.tex", "detection.png", "detection_pictures.pdf"):
         assert (folder / name).stat().st_size
     assert records_of_cells(finished) == runs
-    again = snakemake(finished, "reproduce_detection", "--config", "scale=smoke")
+    again = snakemake(finished, "reproduce_detection", *WORDS)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
 def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
     entry = "transfer={data: {mine: {dataset: folder, folder: /nowhere, validation: 5}}}"
-    words = ["--config", "scale=smoke", entry]
+    words = [*WORDS, entry]
     done = snakemake(finished, "reproduce_table1", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     done = snakemake(finished, "reproduce_transfer", *words)
@@ -196,11 +210,13 @@ def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
 
 
 @pytest.mark.parametrize("recipe", ["A", "B"])
-def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
-    weights = finished / "results/smoke/teachers/deit-cait/student.safetensors"
+def test_every_method_trains_under_either_recipe(recipe, tmp_path):
+    weights, networks = tmp_path / "teacher.safetensors", resolve({"scale": "smoke"}).pairs
+    save_weights(create_model(networks["deit-cait"].teacher.model, (1, 8, 8), 3), weights)
     pairs = {"deit-cait": {"teacher": {"weights": str(weights)}}}
-    few = {"validation": 1000}  # and 437 images to train on: some steps of each
-    own = {"results": str(tmp_path), "name": "all", "pairs": pairs, "data": few}
+    few = {"dataset": "textures", "validation": 320}  # and 64 images to train on: two steps
+    steps = {"recipes": {recipe: {"batch_size": 32}}}
+    own = {"results": str(tmp_path), "name": "all", "pairs": pairs, "data": few, **steps}
     overrides = {"scale": "smoke", **own}
     experiment = resolve(overrides)
     methods = list(experiment.method_definitions)
@@ -223,9 +239,9 @@ def test_every_method_trains_under_either_recipe(finished, recipe, tmp_path):
 
 
 def test_students_are_evaluated_again_and_held_to_their_records(finished, tmp_path, monkeypatch):
-    made = resolve({"scale": "smoke", "results": str(tmp_path)})
+    made = resolve({**SMALL, "results": str(tmp_path)})
     cells = [("deit-cait", "A", 2, method, 0) for method in ("hard_kd_token", "sp")]
-    own = resolve({"scale": "smoke", "results": str(finished / "results")})
+    own = resolve({**SMALL, "results": str(finished / "results")})
     for key in cells:
         shutil.copytree(own.cell_directory(*key), made.cell_directory(*key))
     monkeypatch.setattr(verify, "keys", lambda _: cells)
@@ -247,11 +263,11 @@ def test_students_are_evaluated_again_and_held_to_their_records(finished, tmp_pa
 
 
 def test_the_report_is_one_page_of_what_is_there(finished):
-    done = snakemake(finished, "report", "--config", "scale=smoke")
+    done = snakemake(finished, "report", *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (finished / "results/smoke/report.html").read_text(encoding="utf-8")
     assert 'id="table1"' in text and "data:image/svg+xml" in text
-    again = snakemake(finished, "report", "--config", "scale=smoke")
+    again = snakemake(finished, "report", *WORDS)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
@@ -270,13 +286,14 @@ def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeyp
     done = snakemake(
         finished,
         *(f"reproduce_{name}" for name in tables),
-        *("--configfile", "mine.yaml", "--config", "scale=smoke"),
+        *("--configfile", "mine.yaml", *WORDS),
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
     monkeypatch.chdir(finished)
-    experiment = resolve({"scale": "smoke", **read_yaml(finished / "mine.yaml")})
-    assert experiment.name == "smoke"  # a new method shapes no cell but its own
+    own = read_yaml(finished / "mine.yaml")
+    assert resolve({"scale": "smoke", **own}).name == "smoke"  # a new method shapes no other's cell
+    experiment = resolve({**SMALL, **own})
     seeds = len(experiment.seeds)
     rows = {name: pd.read_csv(experiment.directory / f"{name}.csv") for name in tables}
     runs = {name: pd.read_csv(experiment.directory / f"{name}_seeds.csv") for name in tables}
@@ -302,7 +319,7 @@ def test_a_method_of_ones_own_stands_in_every_table_and_figure(finished, monkeyp
 
 def test_ones_own_method_is_trained_again_after_an_edit_and_no_other(finished):
     """The loop of the page's ten minutes: edit, and run the same command again."""
-    command = ("reproduce_table1", "--configfile", "mine.yaml", "--config", "scale=smoke")
+    command = ("reproduce_table1", "--configfile", "mine.yaml", *WORDS)
     done = snakemake(finished, *command)
     assert done.returncode == 0 and "Nothing to be done" in done.stdout + done.stderr
     before = records_of_cells(finished)
@@ -331,14 +348,14 @@ def test_a_study_of_ones_own_is_made_in_all_formats_and_published(finished, tmp_
         (block,) = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
         (finished / name).write_text(block, encoding="utf-8")
     before = records_of_cells(finished)
-    words = ("--configfile", "spread.yaml", "--config", "scale=smoke")
+    words = ("--configfile", "spread.yaml", *WORDS)
     done = snakemake(finished, "reproduce_spread", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert records_of_cells(finished) == before  # Table 1 has its cells
     monkeypatch.chdir(finished)
     monkeypatch.syspath_prepend(str(finished))
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path)
-    experiment = resolve({"scale": "smoke", **read_yaml(finished / "spread.yaml")})
+    experiment = resolve({**SMALL, **read_yaml(finished / "spread.yaml")})
     study = experiment.studies["spread"]
     suffixes = {".md", ".csv", ".tex", ".png", ".pdf", ".svg"}
     assert {path.suffix for path in study.files() if path.stat().st_size} == suffixes
@@ -350,11 +367,11 @@ def test_a_study_of_ones_own_is_made_in_all_formats_and_published(finished, tmp_
 
 def test_the_report_shows_every_table_and_figure(finished):
     report = finished / "report.zip"
-    done = snakemake(finished, "reproduce_table1", "--report", report, "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_table1", "--report", report, *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
     with zipfile.ZipFile(report) as archive:
         names = {Path(name).name for name in archive.namelist()}
-    assert {path.name for path in resolve({"scale": "smoke"}).studies["table1"].files()} <= names
+    assert {path.name for path in resolve(SMALL).studies["table1"].files()} <= names
 
 
 def test_another_data_set_stands_apart(finished):

@@ -28,7 +28,8 @@ from pathlib import Path
 OWN = ("manifold", "baselines", "benchmarks")
 WARM = (*OWN, "snakemake", "torch", "distributed_worker")
 PRELOADED = (
-    *("snakemake.cli", "matplotlib.pyplot", "sklearn.linear_model"),
+    *("snakemake.cli", "snakemake.report.html_reporter", "smart_open", "yte"),
+    *("matplotlib.pyplot", "sklearn.linear_model", "benchmarks.evidence.times"),
     *("manifold.training.train", "benchmarks.evidence.preflight", "benchmarks.table1.text"),
     *("torch.distributed.run", "benchmarks.rehearsal.training"),
 )
@@ -127,12 +128,14 @@ def hash_own_sources():
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
+    gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
     with contextlib.suppress(ValueError):  # a UserError: what it needs is missing
         importlib.import_module(EXTRA)
     hash_own_sources()
     gc.freeze()
+    gc.enable()
     sys.executable = str(Path(sys.argv[1]).parent / "python")  # what they start is warm too
     with Server(sys.argv[1], Request) as listening:
         print("listening", flush=True)

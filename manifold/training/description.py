@@ -1,5 +1,6 @@
 """What a run was, read from the live objects and not from the flags; kept in its run.json."""
 
+import functools
 import platform
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +12,7 @@ from manifold.training import host
 from manifold.training.cohort import Member
 from manifold.training.data import Mixer
 
+installed = functools.cache(version)  # reads a file, and each member of a cohort asks
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pandas", "safetensors")
 
 
@@ -68,7 +70,7 @@ def describe_environment(device: torch.device, further: tuple[str, ...] = ()) ->
     cuda = device.type == "cuda"
     return {
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in (*PACKAGES, *further)},
+        "packages": {name: installed(name) for name in (*PACKAGES, *further)},
         "git_commit": host.commit(),
         "git_dirty": host.is_changed(),
         "platform": platform.platform(),
