@@ -12,8 +12,8 @@ import warm_python as warm
 
 from manifold import settings
 
-# Of what is imported below and of every process that a test starts: more threads than cores wait for
-# each other, and spend several times the work on that.
+# Also of every process that a test starts: threads of two tests on the same cores wait for each
+# other, and spend several times the work on that.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A worker takes a file at a time: the longest first, so that none is alone with one at the end.
@@ -73,8 +73,7 @@ def cold_path():
 @pytest.fixture(scope="session")
 def warm_python(cold_path):
     """PATH whose ``python`` has imported everything."""
-    with warm.started() as folder:
-        yield os.pathsep.join([str(folder), cold_path])
+    return os.pathsep.join([str(warm.started()), cold_path])
 
 
 @pytest.fixture(scope="module")

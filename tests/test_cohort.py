@@ -23,10 +23,14 @@ from manifold.training.data import load_splits
 
 pytestmark = pytest.mark.slow
 
-PAIR, RECIPE, CLASSES = "deit-cait", "A", 3
+PAIR, RECIPE, CLASSES = "deit-cait", "A", 2
 METHODS = resolve({"scale": "smoke"}).methods
-STEPS = 5  # in an epoch of the 336 images that this leaves to train on
-DATA = {"dataset": "textures", "validation": 48}
+STEPS = 5  # in an epoch of the 94 images that this leaves to train on
+SMALL = {
+    "scale": "smoke",
+    "data": {"dataset": "faces", "validation": 6},
+    "recipes": {RECIPE: {"batch_size": 16}},
+}
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +38,7 @@ def teacher(tmp_path_factory):
     """The weights of a smoke teacher after one short epoch."""
     results = str(tmp_path_factory.mktemp("teacher"))
     pairs = {PAIR: {"teacher": {"epochs": 1}}}
-    made = resolve({"scale": "smoke", "results": results, "data": DATA, "pairs": pairs})
+    made = resolve({**SMALL, "results": results, "pairs": pairs})
     train.train(*train.teacher_setting(made, PAIR))
     return made.teacher_weights(PAIR)
 
@@ -46,11 +50,9 @@ def build(teacher, tmp_path_factory):
     def make(*methods, seed=0, epochs=1, weights=teacher, **overrides):
         made = resolve(
             {
-                "scale": "smoke",
+                **SMALL,
                 "results": str(tmp_path_factory.mktemp("results")),
-                "data": DATA,
                 "pairs": {PAIR: {"teacher": {"weights": str(weights)}}},
-                "recipes": {RECIPE: {"batch_size": 64}},
                 **overrides,
             }
         )
@@ -143,7 +145,7 @@ def test_another_seed_differs_in_its_batches(stream, build, monkeypatch):
         "manifold.training.data.batches.derive",
         lambda seed, *names: derive(seed if names[0] == stream else 0, *names),
     )
-    mixing = {RECIPE: {"mixing": {"probability": 1.0}}}
+    mixing = {RECIPE: {"batch_size": 16, "mixing": {"probability": 1.0}}}
     first, again, other = (first_batch(*build("none", seed=s, recipes=mixing)) for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -7,21 +7,27 @@ environment, working folder and standard streams; anything else it leaves to the
 as the forked process does, and that process is killed when it is. Where the working folder or
 PYTHONPATH holds other sources of the suite, it runs those.
 
-``python warm_python.py SOCKET`` is the server.
+The workers of one run of the tests share a server. ``python warm_python.py FOLDER OWNER`` is it:
+its socket stands in the folder, and both are gone when the process OWNER is.
 """
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
 import multiprocessing
 import os
 import runpy
+import select
+import shutil
 import socket
 import socketserver
 import subprocess
 import sys
 import tempfile
+import threading
+import uuid
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -50,30 +56,40 @@ if status < 0:
     os.kill(os.getpid(), -status)
 sys.exit(status)
 """
+SOCKET = "socket"
+SERVERS = []  # the one that this process has started
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ROOT / OWN[0]
 FORKS = multiprocessing.get_context("fork")
 
 
-@contextlib.contextmanager
 def started():
-    """A server as long as the block lasts; gives the folder that holds its ``python``."""
-    with tempfile.TemporaryDirectory() as folder:
-        address = f"{folder}/socket"
-        client = Path(folder, "python")
-        client.write_text(
-            CLIENT.format(python=sys.executable, address=address, warm=WARM), encoding="utf-8"
-        )
-        client.chmod(0o755)
-        command = [sys.executable, __file__, address]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        ) as server:
-            try:
-                assert server.stdout.readline() == "listening\n"
-                yield Path(folder)
-            finally:
-                server.kill()
+    """Start this run's server, if no other worker has; return the folder that holds ``python``."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")  # of a worker, which its controller started
+    owner = os.getppid() if run else os.getpid()
+    folder = Path(tempfile.gettempdir(), f"warm-python-{run or uuid.uuid4().hex}")
+    folder.mkdir(exist_ok=True)
+    address, client = folder / SOCKET, folder / "python"
+    with open(folder / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not address.exists():
+            text = CLIENT.format(python=sys.executable, address=str(address), warm=WARM)
+            client.write_text(text, encoding="utf-8")
+            client.chmod(0o755)
+            command = [sys.executable, __file__, str(folder), str(owner)]
+            words = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
+            SERVERS.append(subprocess.Popen(command, **words))
+            assert SERVERS[0].stdout.readline() == "listening\n"
+    return folder
+
+
+def end_with(owner, folder):
+    """Look out for a process's end, and end then."""
+    end = select.poll()
+    end.register(os.pidfd_open(owner), select.POLLIN)
+    end.poll()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(0)
 
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
@@ -136,7 +152,9 @@ if __name__ == "__main__":
     hash_own_sources()
     gc.freeze()
     gc.enable()
-    sys.executable = str(Path(sys.argv[1]).parent / "python")  # what they start is warm too
-    with Server(sys.argv[1], Request) as listening:
+    folder, owner = Path(sys.argv[1]), int(sys.argv[2])
+    sys.executable = str(folder / "python")  # what they start is warm too
+    threading.Thread(target=end_with, args=(owner, folder), daemon=True).start()
+    with Server(str(folder / SOCKET), Request) as listening:
         print("listening", flush=True)
         listening.serve_forever()
