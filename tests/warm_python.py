@@ -39,7 +39,8 @@ PRELOADED = (
     *("manifold.training.train", "benchmarks.evidence.preflight", "benchmarks.table1.text"),
     *("torch.distributed.run", "benchmarks.rehearsal.training"),
 )
-EXTRA = "benchmarks.detection.train"  # where what it needs is installed
+# Where what they need is installed; else an ImportError, or a UserError, which is a ValueError.
+EXTRA = ("skimage.util", "skimage.exposure", "benchmarks.detection.train")
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
 
@@ -57,7 +58,6 @@ if status < 0:
 sys.exit(status)
 """
 SOCKET = "socket"
-SERVERS = []  # the one that this process has started
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ROOT / OWN[0]
 FORKS = multiprocessing.get_context("fork")
@@ -77,9 +77,9 @@ def started():
             client.write_text(text, encoding="utf-8")
             client.chmod(0o755)
             command = [sys.executable, __file__, str(folder), str(owner)]
-            words = {"stdout": subprocess.PIPE, "text": True, "encoding": "utf-8"}
-            SERVERS.append(subprocess.Popen(command, **words))
-            assert SERVERS[0].stdout.readline() == "listening\n"
+            # Ends when there is a server. That one's stdout, which its children have with another
+            # file behind it, must not be a file: it would be one in which they could seek.
+            subprocess.run(command, check=True, stdout=subprocess.PIPE)
     return folder
 
 
@@ -147,14 +147,18 @@ if __name__ == "__main__":
     gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
-    with contextlib.suppress(ValueError):  # a UserError: what it needs is missing
-        importlib.import_module(EXTRA)
+    for module in EXTRA:
+        with contextlib.suppress(ImportError, ValueError):
+            importlib.import_module(module)
+    sys.modules["snakemake.cli"].get_argument_parser()  # looks for plugins in every folder
     hash_own_sources()
     gc.freeze()
     gc.enable()
     folder, owner = Path(sys.argv[1]), int(sys.argv[2])
     sys.executable = str(folder / "python")  # what they start is warm too
-    threading.Thread(target=end_with, args=(owner, folder), daemon=True).start()
     with Server(str(folder / SOCKET), Request) as listening:
-        print("listening", flush=True)
+        if os.fork():
+            os._exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        threading.Thread(target=end_with, args=(owner, folder), daemon=True).start()
         listening.serve_forever()
