@@ -8,7 +8,13 @@ from benchmarks.curves import Curves
 from benchmarks.evidence.cells import loss_terms, metrics_of
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import HIGHEST, mean_interval, paired_difference
-from benchmarks.evidence.words import interval_columns, readable_interval, sentence, verdicts
+from benchmarks.evidence.words import (
+    in_epochs,
+    interval_columns,
+    readable_interval,
+    sentence,
+    verdicts,
+)
 from manifold.training.records import SHARE
 
 ACCURACY, LOSS, GRADIENT = "validation top-1", "loss", "gradient share"
@@ -141,7 +147,7 @@ def _caption(study: Curves, seeds: pd.DataFrame) -> str:
     has_shares = (seeds["quantity"] == GRADIENT).any()
     return (
         f"Scale {experiment.name}: {experiment.description}. Pair {curves.pair}, recipe "
-        f"{curves.recipe}, {curves.epochs} epochs of {steps:,} steps. Means over "
+        f"{curves.recipe}, {in_epochs(curves.epochs)} of {steps:,} steps. Means over "
         f"n = {len(study.seeds)} seeds with {100 * experiment.statistics.confidence:g} % t "
         "intervals. Top-1 is on held-out training images, after each epoch; losses are weighted, "
         "as they are added up, and means over an epoch's steps."
