@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from benchmarks.evidence import report
@@ -72,6 +73,27 @@ def test_the_published_page_shows_every_number_of_its_tables():
         cells = {cell.strip() for row in rows for cell in row.strip("|").split("|")}
         shown = [cell for cell in cells if re.search(r"\d\.\d", cell) and "\\" not in cell]
         assert shown and [cell for cell in shown if cell not in text] == []
+
+
+def in_short(folder):
+    text = re.search(r'<section class="answer".*?</section>', page(folder), re.DOTALL)[0]
+    return html.unescape(re.sub(r"<[^>]+>", "", text))
+
+
+def test_the_published_page_has_no_fault_but_what_was_not_run():
+    faults = re.findall(r'<p class="missing">([^<]*)', page(PUBLISHED))
+    assert [fault for fault in faults if "not run (reproduce_" not in fault] == []
+
+
+def test_the_verdicts_are_in_short_and_those_on_this_run_by_name(folder):
+    claims = pd.read_csv(folder / "table1_claims.csv")
+    short = in_short(folder)
+    assert f"{len(claims)} claims, held to these runs: {len(claims)} not comparable" in short
+    assert "neither confirmed nor refuted" in short
+    claims.loc[claims["id"] == "headline", "verdict"] = "contradicted"
+    claims.to_csv(folder / "table1_claims.csv", index=False)
+    short = in_short(folder)
+    assert "1 contradicted" in short and "headline: contradicted" in short
 
 
 def test_what_was_not_run_is_said_by_its_target(folder):

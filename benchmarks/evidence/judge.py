@@ -11,6 +11,7 @@ from benchmarks.evidence.statistics import (
     prediction_interval,
 )
 
+NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
 Verdict = Literal[
     "supported", "consistent", "contradicted", "inconclusive", "not comparable", "not run"
 ]
@@ -34,7 +35,7 @@ def judge(
         The verdict, and what the runs predict of one more; None where there is no number to hold.
     """
     if claim.printed is None:
-        return "not run", None
+        return NOT_RUN, None
     claimed = float(claim.value)
     if len(runs) == 1:
         low, high = prediction_interval(list(runs[0].values()), confidence)

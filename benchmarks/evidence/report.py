@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from benchmarks.evidence import behind
 from benchmarks.evidence.behind import deviations
+from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN
 from benchmarks.evidence.publish import block, in_short
 from benchmarks.evidence.runs import Runs, hold_to_experiment, read_runs
 from benchmarks.evidence.study import Study
@@ -169,10 +170,30 @@ def _answer(experiment: Experiment, folder: Path, faults: list[str]) -> Markup |
     if IN_SHORT not in experiment.studies or not path.is_file():
         return None
     try:
-        return html(in_short(pd.read_csv(path), experiment))
+        words = in_short(pd.read_csv(path), experiment)
+        claims = folder / f"{IN_SHORT}_claims.csv"
+        if claims.is_file():
+            words += f"\n\n{_on_claims(pd.read_csv(claims), experiment)}"
+        return html(words)
     except (KeyError, ValueError) as error:
         faults.append(f"{path.name}: left out of what is in short, since {error}")
         return None
+
+
+def _on_claims(claims: pd.DataFrame, experiment: Experiment) -> str:
+    """What these runs say of what others report, verdict by verdict."""
+    counts = claims["verdict"].value_counts()
+    listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    words = f"What others report, {len(claims)} claims, held to these runs: **{listed}**."
+    if NOT_COMPARABLE in counts:
+        words += (
+            " A claim that is not comparable is of other data, networks, recipe or budget than "
+            f"these, which are of {experiment.description}: here it is neither confirmed nor "
+            "refuted."
+        )
+    judged = claims[~claims["verdict"].isin([NOT_COMPARABLE, NOT_RUN])]
+    lines = (f"- {row['id']}: {row['verdict']}" for _, row in judged.iterrows())
+    return "\n\n".join([words, *(["\n".join(lines)] if len(judged) else [])])
 
 
 def _provenance(experiment: Experiment, folder: Path, runs: Runs) -> Markup:

@@ -159,6 +159,8 @@ def listed_runs(
         faults: what is left out is added here.
     """
     found: dict[tuple[str, ...], dict[int, Listed]] = defaultdict(dict)
+    if study.measured is None:
+        return {}
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except (OSError, ValueError, csv.Error) as error:

@@ -64,6 +64,7 @@ class Maps(Study):
     title = "Relation maps and agreement"
     question = "Are the teacher's relation maps in the students, and do both agree more for it?"
     Settings = MapsSettings
+    measured = "agreement"
     suffixes = (
         *FORMATS,
         *(f"{figure}{suffix}" for figure in (BATCH, BEFORE_AFTER) for suffix in FIGURES),

@@ -8,7 +8,7 @@ import pandas as pd
 from benchmarks.evidence.blocks import Blocks, blocks
 from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
 from benchmarks.evidence.claims import Claim, Side, is_of_pair
-from benchmarks.evidence.judge import direction, judge
+from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN, direction, judge
 from benchmarks.evidence.registered import Primary
 from benchmarks.evidence.statistics import (
     Interval,
@@ -218,7 +218,7 @@ def _claim_row(study: Table1, claim: Claim, top1: dict[str, dict[str, dict[int, 
     experiment = study.experiment
     confidence = experiment.statistics.confidence
     own = [_runs_of(study, claim, side, top1) for side in claim.sides]
-    verdict, measured, predicted, here, seeds = "not run", None, None, None, None
+    verdict, measured, predicted, here, seeds = NOT_RUN, None, None, None, None
     if all(own):
         verdict, predicted = judge(claim, own, confidence, experiment.statistics.margin)
         measured = (
@@ -227,7 +227,7 @@ def _claim_row(study: Table1, claim: Claim, top1: dict[str, dict[str, dict[int, 
             else mean_interval(list(own[0].values()), confidence)
         )
     elif claim.dataset != experiment.reported_dataset:
-        verdict = "not comparable"
+        verdict = NOT_COMPARABLE
     first_pair = top1[study.table.pairs[0]]
     if not all(own) and _is_of_one_kind(study, claim, first_pair):
         own = [first_pair[side.method] for side in claim.sides]
