@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.evidence.document import Document, write_figure
 from benchmarks.evidence.markup import latex_table, latex_text, markdown_block, markdown_text
-from benchmarks.evidence.style import STYLE
+from benchmarks.evidence.style import STYLE, families
 from manifold.errors import UserError
 
 ODD = r"A & B | C $x$ _y_ <b> a_b # 5 % {z} \ ~ ^ *w* [t](u) `c` 方法 é"
@@ -80,10 +80,16 @@ def test_a_name_in_a_figure_is_no_formula(name, tmp_path, capsys):
     assert (tmp_path / "figure.pdf").stat().st_size and not capsys.readouterr().err
 
 
+def test_an_installed_font_is_taken_for_letters_that_the_first_one_lacks():
+    installed = ["Cantarell", "Noto Sans CJK SC", "DejaVu Sans"]
+    assert families(installed) == [*plt.rcParams["font.family"], "Noto Sans CJK SC"]
+    assert families([]) == plt.rcParams["font.family"]
+
+
 def test_letters_that_the_font_lacks_are_told_once(tmp_path, capsys):
-    write_figure(figure_of("方法方法 \U00020000"), tmp_path, "figure")
+    write_figure(figure_of("\ue000\ue001\ue000"), tmp_path, "figure")  # of nobody's alphabet
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has no 方 法 \U00020000, and boxes" in line and "font.family" in line
+    assert "has no \ue000 \ue001, and boxes" in line and "font.family" in line
     assert (tmp_path / "figure.png").stat().st_size
 
 

@@ -108,7 +108,7 @@ def write_figure(figure: Figure, directory: Path, name: str) -> None:
     if unknown:
         print(
             f"{directory / name}.*: the figures' font has no {' '.join(dict.fromkeys(unknown))}, "
-            "and boxes stand there; name an installed font that has them in a matplotlibrc, as "
-            "font.family",
+            "and boxes stand there; install one that has them (Debian's fonts-noto-cjk) and remove "
+            f"{matplotlib.get_cachedir()}, or name one in a matplotlibrc, as font.family",
             file=sys.stderr,
         )

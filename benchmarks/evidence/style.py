@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import pandas as pd
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from benchmarks.evidence.words import cut_ends, readable_interval
@@ -15,7 +16,21 @@ from benchmarks.evidence.words import cut_ends, readable_interval
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6F6F6F"
 SERIES = (BLUE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("s", "^", "v", "P", "X", "o")
+# Fonts with Chinese, Japanese and Korean letters, of Debian, macOS and Windows.
+CJK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Micro Hei"),
+    *("WenQuanYi Zen Hei", "IPAexGothic", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic"),
+)
+
+
+def families(installed: list[str]) -> list[str]:
+    """The fonts of figures: those of the user's matplotlibrc, then those for letters they lack."""
+    return [*matplotlib.rcParams["font.family"], *(f for f in CJK_FONTS if f in installed)]
+
+
 STYLE = {
+    "font.family": families(font_manager.get_font_names()),
     "font.size": 9,
     "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.spines.top": False,
