@@ -22,11 +22,14 @@ from benchmarks.evidence.statistics import (
     detectable_difference,
     holm,
     mean_interval,
+    order_agreement,
     paired_difference,
     power_of,
     predicted_difference,
     prediction_interval,
+    rank_agreement,
     seeds_to_detect,
+    share_ahead,
 )
 from benchmarks.table1 import measure as table1
 from benchmarks.table1.text import readable
@@ -720,3 +723,28 @@ def test_a_teacher_that_has_changed_since_it_was_measured_is_refused(finished):
     finished.teacher_weights("deit-cait").write_bytes(b"other weights")
     with pytest.raises(UserError, match=r"(of other weights|another configuration)"):
         table1.measure(finished.studies["table1"])
+
+
+# ---- one run beside another, one order beside another --------------------------------------------
+
+
+def test_runs_ahead_are_counted_over_all_pairs_of_any_seeds():
+    first, second = {0: 3.0, 1: 1.0}, {0: 1.0, 1: 2.0, 2: 0.0}
+    assert share_ahead(first, second) == pytest.approx(100 * (3 + 0.5 + 1) / 6)
+    rng = np.random.default_rng(0)
+    own, other = (dict(enumerate(rng.integers(0, 5, n).astype(float))) for n in (7, 9))
+    u = stats.mannwhitneyu(list(own.values()), list(other.values())).statistic
+    assert share_ahead(own, other) == pytest.approx(100 * u / 63)
+    assert share_ahead(own, other) + share_ahead(other, own) == pytest.approx(100)
+
+
+def test_two_orders_agree_seed_by_seed():
+    first = {"a": {0: 1.0, 1: 1.0}, "b": {0: 2.0, 1: 2.0}, "c": {0: 3.0, 1: 3.0}}
+    turned = {"a": {0: 9.0, 1: 7.0}, "b": {0: 8.0, 1: 8.0}, "c": {0: 7.0, 1: 9.0}}
+    found = rank_agreement(first, turned, 0.95)  # turned round under seed 0, the same under 1
+    assert (found.mean, found.low, found.high, found.n) == (0.0, -1.0, 1.0, 2)
+    assert rank_agreement(first, first, 0.95).low == 1.0
+    assert order_agreement([1, 2, 3, 4], [1, 2, 4, 3]) == pytest.approx(4 / 6)
+    assert order_agreement([1, 1, 1], [1, 2, 3]) == 0.0
+    with pytest.raises(ValueError, match="unpaired seeds"):
+        rank_agreement(first, {**turned, "c": {0: 7.0, 2: 9.0}}, 0.95)

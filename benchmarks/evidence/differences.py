@@ -12,6 +12,7 @@ from benchmarks.evidence.statistics import (
     Interval,
     holm,
     mean_interval,
+    order_agreement,
     paired_difference,
     unpaired_difference,
 )
@@ -141,7 +142,7 @@ def _test(row: pd.Series) -> str:
 
 
 def lines(part: Part, rows: pd.DataFrame, names: tuple[str, str], confidence: float) -> list[str]:
-    """What the intervals carry, without a number but counts of runs."""
+    """What the intervals carry, without a number but counts of runs and the order's agreement."""
     named = rows.assign(
         title=[
             f"{r.method} [{r.row}]" if rows["row"].nunique() > 1 else r.method
@@ -172,6 +173,12 @@ def lines(part: Part, rows: pd.DataFrame, names: tuple[str, str], confidence: fl
             f"told apart after Holm's correction over all {int(rows['p'].notna().sum())} "
             f"differences of this table: {'; '.join(told['title']) or 'none'}"
         ]
+    if len(both) > 2:
+        tau = order_agreement(both["first_mean"], both["second_mean"])
+        said.append(
+            f"the order of the {len(both)} rows that both have, by their means: Kendall's tau "
+            f"{tau:.2f} (1: the same order, -1: turned round)"
+        )
     said += _named(f"only in {names[0]}", named[named["second_n"] == 0])
     said += _named(f"only in {names[1]}", named[named["first_n"] == 0])
     for words, own in both[both["differs_in"] != ""].groupby("differs_in", sort=False):

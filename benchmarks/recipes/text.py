@@ -2,10 +2,12 @@
 
 import pandas as pd
 
+from benchmarks.evidence.statistics import rank_agreement
 from benchmarks.evidence.words import (
     after_correction,
     capital,
     in_epochs,
+    interval_columns,
     readable_interval,
     readable_number,
     readable_p,
@@ -139,7 +141,28 @@ def _in_words(study: Measured, whole: Budgets) -> list[str]:
             f"{capital(question)}. {sentence(said)}. After Holm's correction over "
             f"all {len(own)} methods, at p < {level:.2g}: {'; '.join(told) or 'none'}"
         )
-    return [*lines, *_on_untouched(study, whole), *_on_largest(study)]
+    return [*lines, *_on_order(study, whole), *_on_untouched(study, whole), *_on_largest(study)]
+
+
+def _on_order(study: Measured, whole: Budgets) -> list[str]:
+    """How far the order of the methods at the longest budget is that of the shortest."""
+    first, short, long = whole.arms[0], min(whole.settings.epochs), max(whole.settings.epochs)
+    if short == long:
+        return []
+    own = study.seeds[study.seeds["recipe"] == first.recipe]
+    orders = [
+        {
+            method: dict(zip(runs["seed"], runs["top1"], strict=True))
+            for method, runs in own[own["budget"] == budget].groupby("method", sort=False)
+        }
+        for budget in (short, long)
+    ]
+    found = rank_agreement(*orders, whole.experiment.statistics.confidence)
+    said = readable_interval(pd.Series(interval_columns("tau", found)), "tau", "+")
+    return [
+        f"{capital(first.label)}: the order of the {len(orders[0])} methods at {in_epochs(long)} "
+        f"beside that at {in_epochs(short)}, Kendall's tau (1: the same, -1: turned round): {said}"
+    ]
 
 
 def _on_untouched(study: Measured, whole: Budgets) -> list[str]:

@@ -18,6 +18,7 @@ from benchmarks.evidence.statistics import (
     mean_interval,
     paired_difference,
     seeds_to_detect,
+    share_ahead,
     spread_of,
 )
 from benchmarks.evidence.words import in_epochs, interval_columns
@@ -95,7 +96,7 @@ def _pair_rows(
     """One row a method of the pair; gains are over the pair's own baseline."""
     table, beside = study.table, study.beside.get(pair, {})
     confidence = study.experiment.statistics.confidence
-    gains = gains_over(table.baseline, top1, confidence)
+    gains, own = gains_over(table.baseline, top1, confidence), top1[table.baseline]
     adjusted = holm({method: gain.p for method, gain in gains.items()})
     return [
         _method_row(
@@ -107,9 +108,10 @@ def _pair_rows(
             gains.get(method),
             adjusted.get(method),
             pooled,
-            _detectable(study, top1[method], top1[table.baseline], method),
+            _detectable(study, top1[method], own, method),
             claims.get(beside.get(method, "")),
         )
+        | {"runs_ahead": None if method == table.baseline else share_ahead(top1[method], own)}
         for method in records
     ]
 
@@ -354,6 +356,8 @@ def _caption(
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
         f"{_on_blocks(pooled)}{seen}"
+        f"Runs ahead: of all pairs of one run each and any seeds, those in which the method is "
+        f"ahead of {table.baseline}. "
         f"{' '.join(teachers)} Images/s: training, the "
         f"method alone with its teacher's pass, on {environment['device']} "
         f"({environment['processor']}, {environment['threads']} thread(s))."

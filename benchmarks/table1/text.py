@@ -37,6 +37,7 @@ def readable(rows: pd.DataFrame, study: Table1) -> pd.DataFrame:
             "p (Holm)": readable_p(values["p_holm"]),
             "Gain, pooled": _pooled(values),
             "p (Dunnett)": readable_p(values["p_dunnett"]),
+            "Runs ahead (%)": shown(values["runs_ahead"], ".0f"),
             **({REPORTED: reported(values)} if study.judges else {}),
             "EMA": shown(values["ema_top1_mean"], ".2f"),
             "Best epoch": shown(values["best_top1_mean"], ".2f"),
