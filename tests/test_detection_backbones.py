@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 pytest.importorskip("mmdet")
 
-from benchmarks.detection.backbones import SimpleFeaturePyramid, describe, evenly_spaced
+from benchmarks.backbones import SimpleFeaturePyramid, evenly_spaced
+from benchmarks.detection.backbones import describe
 from manifold.errors import UserError
 from manifold.models import create_model, load_weights, save_weights
 from manifold.settings import Model

@@ -22,8 +22,9 @@ from benchmarks.detection.annotations import read_folder
 from benchmarks.detection.average_precision import average_precision
 from benchmarks.detection.coco_files import OVERHANG_PIXELS, SHOWN_FAULTS
 from benchmarks.detection.prepare import prepare
-from benchmarks.detection.scenes import Composer, find_photographs, tight_box
+from benchmarks.detection.scenes import tight_box
 from benchmarks.detection.settings import CocoFolder, DetectionData, Ignored
+from benchmarks.scenes.compose import Composer, find_photographs
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import fingerprint, to_plain, to_words
@@ -47,7 +48,14 @@ def composer(experiment):
             }
         )
         images = getattr(load_splits(made.data), split)
-        return Composer(made.detection.data, split, images, made.data.interpolation)
+        return Composer(
+            made.detection.data.scenes,
+            split,
+            images,
+            channels=channels,
+            interpolation=made.data.interpolation,
+            where="detection.data.scenes",
+        )
 
     return make
 
@@ -127,7 +135,7 @@ def test_scenes_without_room_end_with_an_error(composer):
 
 def test_an_unknown_photograph_is_named():
     with pytest.raises(UserError, match=r"'mon.png'.*Did you mean 'moon.png'.*china.jpg"):
-        find_photographs(["astronaut.png", "mon.png"])
+        find_photographs(["astronaut.png", "mon.png"], "scenes")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +178,7 @@ def test_the_record_counts_and_names_the_sources(data):
         assert counted["annotations"] == len(content["annotations"])
         assert sum(counted["annotations_per_class"].values()) == counted["annotations"]
         for name, digest in record["sources_sha256"][split]["photographs"].items():
-            assert sha256(find_photographs([name])[name]) == digest
+            assert sha256(find_photographs([name], "scenes")[name]) == digest
     assert record["categories"] == [str(digit) for digit in range(10)]
 
 

@@ -1,13 +1,8 @@
-"""Students as backbones of mmdet's detectors, and the pyramids that they are put through.
-
-A backbone gives the maps that timm's own ``forward_intermediates`` gives: every stage of a
-hierarchical network (Swin, ConvNeXt); the last block of a plain one (DeiT), or several blocks.
-"""
+"""Students as backbones of mmdet's detectors, and the pyramids that they are put through."""
 
 from benchmarks.detection import mmdetection  # noqa: F401 (before mmdet)
 
 # isort: split
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +10,13 @@ import torch
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
-from timm.layers import LayerNorm2d, PatchEmbed
-from timm.models import SwinTransformer, VisionTransformer
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from manifold.errors import UserError
-from manifold.models import classes_of, create_model, load_weights, read_weights
+from benchmarks.backbones import SimpleFeaturePyramid, maps_of, open_network
 from manifold.settings import Model
 
-# What lets a network of timm read images of any size; convolutional networks need nothing.
-ANY_SIZE = {
-    VisionTransformer: {"dynamic_img_size": True, "dynamic_img_pad": True},
-    SwinTransformer: {
-        "strict_img_size": False,
-        "embed_layer": partial(PatchEmbed, dynamic_img_pad=True),
-    },
-}
+MODELS.register_module(module=SimpleFeaturePyramid)
 
 
 @MODELS.register_module()
@@ -70,28 +56,18 @@ class Student(BaseModule):
         patch_embedding_alone: bool = False,
     ):
         super().__init__()
-        model, shape = Model(name=name, arguments=dict(arguments)), tuple(image_shape)
-        drawn = create_model(model, shape, 0)
-        _check(drawn, name)
-        state, first = drawn.state_dict(), drawn.pretrained_cfg["first_conv"]
-        if weights:
-            trained = _weights_of(model, shape, Path(weights))
-            taken = [key for key in state if key.startswith(f"{first}.")]
-            state |= {key: trained[key] for key in (taken if patch_embedding_alone else state)}
-        sizes = next((own for kind, own in ANY_SIZE.items() if isinstance(drawn, kind)), {})
-        self.network = create_model(
-            Model(name=name, arguments={**model.arguments, **sizes}),
-            (channels, *image_shape[1:]),
-            0,
+        student = Path(weights) if weights else None
+        self.network = open_network(
+            Model(name=name, arguments=dict(arguments)),
+            tuple(image_shape),
+            None if patch_embedding_alone else student,
+            channels,
             drop_path,
+            student if patch_embedding_alone else None,
         )
-        self.network.load_state_dict(_with_channels(state, first, channels))
-        strides = [stage["reduction"] for stage in drawn.feature_info]
-        layers = list(range(len(strides)))
-        if len(set(strides)) == 1:  # a plain network
-            layers = evenly_spaced(blocks, len(strides), name)
-        self.strides = [strides[layer] for layer in layers]
-        self.widths = [drawn.feature_info[layer]["num_chs"] for layer in layers]
+        layers, self.strides, self.widths = maps_of(
+            self.network, name, blocks, "model.backbone.blocks"
+        )
         # The final norm and the head see no gradient of a detector.
         self.layers = self.network.prune_intermediate_layers(
             layers, prune_norm=True, prune_head=True
@@ -105,55 +81,6 @@ class Student(BaseModule):
         return self.network.forward_intermediates(
             images, indices=self.layers, output_fmt="NCHW", intermediates_only=True
         )
-
-
-def evenly_spaced(count: int, depth: int, name: str) -> list[int]:
-    """The positions of so many of a network's blocks: every depth/count-th, down to the last.
-
-    Of 12 blocks 4 are 2, 5, 8, 11, counted from 0.
-
-    Raises:
-        UserError: there are fewer blocks.
-
-    Source: Ranftl et al. 2021, Vision Transformers for Dense Prediction, arXiv 2103.13413, section
-    3, where ViT-Base has these; BEiT's and XCiT's dense heads have 3, 5, 7, 11.
-    """
-    if type(count) is not int or not 1 <= count <= depth:
-        raise UserError(
-            f"model.backbone.blocks must be a whole number from 1 to {depth}, which are the blocks "
-            f"of {name}; got {count!r}"
-        )
-    return [place * depth // count - 1 for place in range(1, count + 1)]
-
-
-def _weights_of(
-    model: Model, image_shape: tuple[int, int, int], weights: Path
-) -> dict[str, Tensor]:
-    """A student's weights, its head's too, held to its network."""
-    what = f"the student {model.name!r}"
-    trained = create_model(model, image_shape, classes_of(read_weights(weights, what)) or 0)
-    load_weights(trained, weights, what)
-    return trained.state_dict()
-
-
-def _check(network: nn.Module, name: str) -> None:
-    if not hasattr(network, "forward_intermediates") or not hasattr(network, "feature_info"):
-        raise UserError(f"{name} cannot be a backbone: timm's network gives no maps of features")
-    fixed = network.pretrained_cfg.get("fixed_input_size", False)
-    if fixed and not isinstance(network, tuple(ANY_SIZE)):
-        raise UserError(
-            f"{name} cannot be a backbone: timm's {type(network).__name__} reads images of one "
-            "size only; choose a DeiT, ViT, Swin or convolutional student"
-        )
-
-
-def _with_channels(state: dict[str, Tensor], first: str, channels: int) -> dict[str, Tensor]:
-    """Spread the first convolution of a grey network over three channels, or add three up."""
-    weight = state[f"{first}.weight"]
-    if weight.shape[1] == channels:
-        return state
-    summed = weight.sum(dim=1, keepdim=True)
-    return {**state, f"{first}.weight": summed.repeat(1, channels, 1, 1) / channels}
 
 
 @MODELS.register_module()
@@ -175,69 +102,6 @@ class NormalisedFPN(FPN):
         return super().forward(
             [norm(values) for norm, values in zip(self.norms, maps, strict=True)]
         )
-
-
-@MODELS.register_module()
-class SimpleFeaturePyramid(BaseModule):
-    """A pyramid from the maps of a plain ViT, which are of one size.
-
-    The maps are normalised one by one, since the backbone's final norm is cut off. Several are
-    concatenated, and a 1×1 convolution brings them to the width of one. Each level is made from
-    the result alone.
-
-    A level of scale 2ⁿ goes through n transposed 2×2 convolutions of stride 2 (LayerNorm and GELU
-    between two of them; the width is halved by each), one of scale 1/2 through 2×2 max-pooling;
-    then a 1×1 and a 3×3 convolution, each with LayerNorm. Further levels halve the last one by
-    subsampling.
-
-    Args:
-        in_channels: widths of the maps.
-        out_channels: of every level.
-        scales: of the levels, largest first: powers of 2.
-        num_outs: levels in all.
-
-    Source: Li et al. 2022, Exploring Plain Vision Transformer Backbones for Object Detection, arXiv
-    2203.16527, section 3, which has the last block's map alone; the concatenation of several
-    blocks' maps before a head is that of Oquab et al. 2023, DINOv2, arXiv 2304.07193, section 7.4.
-    """
-
-    def __init__(
-        self, in_channels: list[int], out_channels: int, scales: list[float], num_outs: int
-    ):
-        super().__init__()
-        width = in_channels[-1]
-        self.norms = nn.ModuleList(LayerNorm2d(own) for own in in_channels)
-        several = len(in_channels) > 1
-        self.join = nn.Conv2d(sum(in_channels), width, 1) if several else nn.Identity()
-        self.levels = nn.ModuleList(_level(width, out_channels, scale) for scale in scales)
-        self.further = num_outs - len(scales)
-
-    def forward(self, maps: list[Tensor]) -> tuple[Tensor, ...]:
-        normalised = [norm(values) for norm, values in zip(self.norms, maps, strict=True)]
-        joined = self.join(torch.cat(normalised, dim=1))
-        levels = [level(joined) for level in self.levels]
-        for _ in range(self.further):
-            levels.append(nn.functional.max_pool2d(levels[-1], kernel_size=1, stride=2))
-        return tuple(levels)
-
-
-def _level(width: int, out_channels: int, scale: float) -> nn.Sequential:
-    steps: list[nn.Module] = []
-    while scale > 1:
-        if steps:
-            steps += [LayerNorm2d(width), nn.GELU()]
-        steps.append(nn.ConvTranspose2d(width, width // 2, kernel_size=2, stride=2))
-        width, scale = width // 2, scale / 2
-    while scale < 1:
-        steps.append(nn.MaxPool2d(kernel_size=2, stride=2))
-        scale *= 2
-    for kernel in (1, 3):
-        steps += [
-            nn.Conv2d(width, out_channels, kernel, padding=kernel // 2, bias=False),
-            LayerNorm2d(out_channels),
-        ]
-        width = out_channels
-    return nn.Sequential(*steps)
 
 
 @torch.no_grad()

@@ -31,8 +31,9 @@ from benchmarks.detection.configuration import (
 )
 from benchmarks.detection.data import FOLDER_SPLITS
 from benchmarks.detection.prepare import count, prepare, read_folder, tell, write
-from benchmarks.detection.scenes import find_photographs
+from benchmarks.detection.scenes import WHERE
 from benchmarks.detection.train import build_runner
+from benchmarks.scenes.compose import find_photographs
 from manifold.errors import UserError
 from manifold.settings import Experiment
 
@@ -55,7 +56,7 @@ def check(study: Detection) -> None:
     else:
         counted = {"images": data.scenes.train, "images_without_annotations": 0}
         for split in study.splits:
-            find_photographs(getattr(data.scenes.photographs, split))
+            find_photographs(getattr(data.scenes.photographs, split), WHERE)
     for detector, settings in read.items():
         _check_batch(experiment, detector, settings, images_trained_on(settings, counted))
     with tempfile.TemporaryDirectory() as folder:

@@ -20,6 +20,7 @@ from benchmarks.detection.data import (
     names_and_sizes,
 )
 from benchmarks.detection.settings import DetectionData
+from benchmarks.scenes.compose import find_photographs
 from manifold.files import sha256, write_directory, write_text
 from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.alone import alone_on
@@ -51,7 +52,7 @@ def _make_scenes(experiment: Experiment, partial: Path) -> None:
         )
         notes = coco_files.Notes(partial / f"{split}.json")
         coco_files.check(contents[split], notes, partial / split, split, data.masks)
-        photographs = scenes.find_photographs(getattr(data.scenes.photographs, split))
+        photographs = find_photographs(getattr(data.scenes.photographs, split), scenes.WHERE)
         sources[split] = {
             "photographs": {name: sha256(path) for name, path in photographs.items()},
             "items": items,
