@@ -70,13 +70,12 @@ def open_network(
 
 
 def maps_of(
-    network: nn.Module, name: str, blocks: int = 1, where: str = "blocks"
+    network: nn.Module, blocks: int = 1, where: str = "blocks"
 ) -> tuple[list[int], list[int], list[int]]:
     """The positions, the strides in pixels, and the widths of the maps that a backbone gives.
 
     Args:
         network: as ``open_network`` gives it.
-        name: of it, for messages.
         blocks: how many blocks of a plain network give a map, see ``evenly_spaced``. Of a
             hierarchical network all stages do, whatever is said here.
         where: the key of ``blocks``, for messages.
@@ -87,15 +86,18 @@ def maps_of(
     strides = [stage["reduction"] for stage in network.feature_info]
     layers = list(range(len(strides)))
     if len(set(strides)) == 1:  # a plain network
-        layers = evenly_spaced(blocks, len(strides), name, where)
+        layers = evenly_spaced(blocks, len(strides), where)
     widths = [network.feature_info[layer]["num_chs"] for layer in layers]
     return layers, [strides[layer] for layer in layers], widths
 
 
-def evenly_spaced(count: int, depth: int, name: str, where: str = "blocks") -> list[int]:
+def evenly_spaced(count: int, depth: int, where: str) -> list[int]:
     """The positions of so many of a network's blocks: every depth/count-th, down to the last.
 
     Of 12 blocks 4 are 2, 5, 8, 11, counted from 0.
+
+    Args:
+        where: the key of the count, for messages.
 
     Raises:
         UserError: there are fewer blocks.
@@ -105,7 +107,7 @@ def evenly_spaced(count: int, depth: int, name: str, where: str = "blocks") -> l
     """
     if type(count) is not int or not 1 <= count <= depth:
         raise UserError(
-            f"{where} must be a whole number from 1 to {depth}, which are the blocks of {name}; "
+            f"{where} must be a whole number from 1 to {depth}, which are the student's blocks; "
             f"got {count!r}"
         )
     return [place * depth // count - 1 for place in range(1, count + 1)]

@@ -22,6 +22,7 @@ CONTENTS = {
     "What is known": ["docs/findings", "docs/results", "docs/evidence", "docs/methods"],
     "Using it": [
         *("docs/running", "docs/inputs", "docs/own-method", "docs/studies", "docs/detection"),
+        "docs/segmentation",
         *("docs/cost", "docs/paper-scale", "profiles/README", "config/README"),
     ],
     "Behind it": [

@@ -129,7 +129,7 @@ def make(tmp_path):
                 "pairs": {"deit-cait": {"teacher": {"weights": str(teacher)}}},
                 **dict.fromkeys(("recipe_study", "budgets", "ablation", "transfer", "bench")),
                 **dict.fromkeys(("curves", "maps")),
-                **dict.fromkeys(("detection", "detection_rehearsal", "cost")),
+                **dict.fromkeys(("detection", "detection_rehearsal", "segmentation", "cost")),
                 **overrides,
             }
         )

@@ -222,7 +222,7 @@ def test_a_colour_student_sees_a_grey_picture_in_one_channel_as_in_three(weights
     ],
 )
 def test_blocks_are_evenly_spaced_and_end_with_the_last(count, depth, places):
-    assert evenly_spaced(count, depth, "vit") == places
+    assert evenly_spaced(count, depth, "blocks") == places
 
 
 @pytest.mark.parametrize("kind", ["deit", "distilled"])

@@ -42,6 +42,7 @@ def words(tmp_path, **changes):
         "methods": TAUGHT,
         "table1": {"baseline": "none", "epochs": 1},
         **dict.fromkeys(("recipe_study", "budgets", "ablation", "transfer", "detection", "bench")),
+        "segmentation": None,
         **changes,
     }
 

@@ -17,6 +17,7 @@ TABLES = (
     "benchmarks.maps.table",
     "benchmarks.choice",
     "benchmarks.transfer.table",
+    "benchmarks.segmentation.table",
     "benchmarks.evidence.make",
     "benchmarks.evidence.publish",
 )

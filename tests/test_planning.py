@@ -56,8 +56,9 @@ def touched(tmp_path_factory):
             paths += [*study.files(), *study.cells(), *study.results()]
     paths.append(experiment.studies["transfer"].found)
     for seed in experiment.seeds:
-        student = experiment.studies["transfer"].untrained_student(seed)
-        paths += [student, student.with_suffix(".json")]
+        for name in ("transfer", "segmentation"):
+            student = experiment.studies[name].untrained_student(seed)
+            paths += [student, student.with_suffix(".json")]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
@@ -99,6 +100,8 @@ def test_what_is_done_is_not_planned_again(touched):
         ("detection={pictures: 1}", {"detection"}),
         ("detection={options: {train_cfg.max_epochs: 2}}", {"detection", "detection_train"}),
         ("detection={data: {masks: false}}", {"detection", "detection_train"}),
+        ("segmentation={pictures: 1}", {"segmentation"}),
+        ("segmentation={frozen: {epochs: 1}}", {"segmentation", "segmentation_train"}),
         ("rehearsal={steps: 4}", set()),
         ("detection_rehearsal={objects: 7}", set()),
         ("machine={threads: 2, workers: 1}", set()),
@@ -106,7 +109,7 @@ def test_what_is_done_is_not_planned_again(touched):
         (
             "description=others",
             {"table1", "bench", "recipes", "budgets", "ablation", "transfer", "curves", "maps"}
-            | {"detection"},
+            | {"detection", "segmentation"},
         ),
         ("seeds=[0, 1]", set()),
         ("results=results", set()),
@@ -116,7 +119,7 @@ def test_a_change_plans_what_it_touches(touched, word, rules):
     found = set(planned(touched, "all", "--config", SCALE, word)) - {"all"}
     # Of the trainings that a budget of its own asks for, one stands for all; and what a study's
     # data are prepared by is the study's.
-    own = {"transfer_prepare", "detection_prepare"}
+    own = {"transfer_prepare", "detection_prepare", "segmentation_prepare"}
     trainings = {rule for rule in found if rule.startswith("train_")}
     wanted = {rule for rule in rules if rule.startswith("train_")}
     assert found - trainings - own == rules - wanted

@@ -346,6 +346,7 @@ def test_table_1_is_trained_in_cohorts_of_its_own():
             "ablation": None,
             "transfer": None,
             "detection": None,
+            "segmentation": None,
             "bench": None,
             "cohort": {"size": 4},
         }

@@ -218,8 +218,8 @@ def test_a_parameter_that_is_optimised_twice_is_caught(setting, monkeypatch):
         group.append(group[0])
         return optimizer
 
-    create = cohort._create_optimizer
-    monkeypatch.setattr("manifold.training.cohort._create_optimizer", create_with_a_double)
+    create = cohort.create_optimizer
+    monkeypatch.setattr("manifold.training.cohort.create_optimizer", create_with_a_double)
     with pytest.raises(AssertionError, match="not each parameter once"):
         check_everything_trained_is_optimised(setting(**NO_DECAY), FitNet)
 

@@ -196,6 +196,21 @@ def test_detection_trains_detectors_on_the_students_that_are_there(finished):
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
+def test_segmentation_takes_the_students_that_are_there(finished):
+    pytest.importorskip("skimage")
+    runs = records_of_cells(finished)
+    done = snakemake(finished, "reproduce_segmentation", "--config", "scale=smoke")
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder, study = finished / "results/smoke", resolve({"scale": "smoke"}).studies["segmentation"]
+    rows = pd.read_csv(folder / "segmentation.csv")
+    for _, own in rows.groupby("protocol"):
+        assert list(own["method"]) == list(study.backbones)
+    assert all((folder / path.name).stat().st_size for path in study.files())
+    assert records_of_cells(finished) == runs
+    again = snakemake(finished, "reproduce_segmentation", "--config", "scale=smoke")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
 def test_a_missing_transfer_data_set_stops_transfer_alone(finished):
     entry = "transfer={data: {mine: {dataset: folder, folder: /nowhere, validation: 5}}}"
     words = [*WORDS, entry]

@@ -38,6 +38,7 @@ PRELOADED = (
     *("matplotlib.pyplot", "sklearn.linear_model", "benchmarks.evidence.times"),
     *("manifold.training.train", "benchmarks.evidence.preflight", "benchmarks.table1.text"),
     *("torch.distributed.run", "benchmarks.rehearsal.training"),
+    "benchmarks.segmentation.train",
 )
 # Where what they need is installed; else an ImportError, or a UserError, which is a ValueError.
 EXTRA = ("skimage.util", "skimage.exposure", "benchmarks.detection.train")

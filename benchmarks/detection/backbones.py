@@ -65,9 +65,7 @@ class Student(BaseModule):
             drop_path,
             student if patch_embedding_alone else None,
         )
-        layers, self.strides, self.widths = maps_of(
-            self.network, name, blocks, "model.backbone.blocks"
-        )
+        layers, self.strides, self.widths = maps_of(self.network, blocks, "model.backbone.blocks")
         # The final norm and the head see no gradient of a detector.
         self.layers = self.network.prune_intermediate_layers(
             layers, prune_norm=True, prune_head=True

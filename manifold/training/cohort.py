@@ -9,7 +9,7 @@ import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from manifold.distiller import Distiller, FrozenTeacher
@@ -55,13 +55,13 @@ class Member:
         self.precision = PRECISIONS[recipe.precision]
         self.relational_batch = recipe.relational_batch
         self.clip_norm = recipe.optimizer.clip_norm
-        self.optimizer = _create_optimizer(distiller, recipe.optimizer, fused_optimizer)
+        self.optimizer = create_optimizer(distiller, recipe.optimizer, fused_optimizer)
         self.scaler = torch.amp.GradScaler(
             distiller.device.type, enabled=recipe.precision == "float16"
         )
         self.per_step = recipe.schedule.per == "step"
         self.lag = int(recipe.schedule.lags_one_epoch)
-        self.scheduler = _create_scheduler(self.optimizer, recipe.schedule, epochs, steps_per_epoch)
+        self.scheduler = create_scheduler(self.optimizer, recipe.schedule, epochs, steps_per_epoch)
         # Student and auxiliary modules are inside, the teacher is not a submodule; before the EMA,
         # which follows the student on each rank by itself.
         self.network = distiller
@@ -230,10 +230,10 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=precision if enabled else None, enabled=enabled)
 
 
-def _create_optimizer(
-    distiller: Distiller, optimizer: Optimizer, fused: bool
+def create_optimizer(
+    network: nn.Module, optimizer: Optimizer, fused: bool
 ) -> torch.optim.Optimizer:
-    """timm's optimizer over everything that the method trains, 1-D parameters undecayed.
+    """timm's optimizer over everything that a network trains, 1-D parameters undecayed.
 
     Raises:
         UserError: timm does not know it, or refuses the numbers.
@@ -248,7 +248,7 @@ def _create_optimizer(
         if not fused and getattr(kind, "__module__", "").startswith("torch.optim"):
             further["foreach"] = True  # fewer calls; of Adam and SGD the same bits
         return create_optimizer_v2(
-            distiller,
+            network,
             opt=optimizer.name,
             lr=optimizer.learning_rate,
             weight_decay=optimizer.weight_decay,
@@ -279,7 +279,7 @@ def _find_optimizer(optimizer: Optimizer) -> type[torch.optim.Optimizer]:
     return taken.opt_class
 
 
-def _create_scheduler(
+def create_scheduler(
     optimizer: torch.optim.Optimizer, schedule: Schedule, epochs: int, steps_per_epoch: int
 ) -> Scheduler:
     """timm's schedule of a training.

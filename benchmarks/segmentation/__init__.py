@@ -1,0 +1,398 @@
+"""Semantic segmentation on the students' backbones: frozen, and fine-tuned with a small decoder."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from benchmarks.evidence.document import Document
+from benchmarks.evidence.study import FIGURES, FORMATS, Job, Study, StudySettings
+from benchmarks.scenes import Scenes
+from manifold.errors import UserError
+from manifold.image_folders import IMAGE_SUFFIXES
+from manifold.settings import CELL_FILES, UNTRAINED, Students, data_files, fingerprint
+from manifold.settings.experiment import check_seeds
+from manifold.settings.messages import refuse_doubles
+from manifold.settings.recipe import Optimizer, Schedule
+from manifold.settings.section import (
+    AspectRange,
+    Count,
+    Epochs,
+    Location,
+    Rate,
+    Section,
+    Share,
+    Side,
+    Size,
+    WholeNumber,
+)
+from manifold.settings.stale import planned_data, read_record
+
+# In the place of a method: its patch embedding, and all else as initialised.
+PATCH_EMBEDDING = "patch_embedding"
+CONTROLS = {  # what is no method, and what it is called
+    UNTRAINED: "Untrained",
+    PATCH_EMBEDDING: "Patch embedding alone",
+}
+FROZEN, FINE_TUNED = "frozen", "fine-tuned"
+PROTOCOLS = (FROZEN, FINE_TUNED)
+FOLDER_SPLITS = ("train", "test")
+IGNORED = 255  # of a mask: a pixel of no class
+BACKGROUND = "background"  # of scenes, the class 0
+SEGMENTER_FILES = ("segmenter.safetensors", "predictions.zip", "metrics.csv", "run.json")
+MASK_SUFFIXES = (".png",)
+
+Classes = Annotated[int, Field(ge=2, le=IGNORED)]
+ClassNames = Annotated[list[str], Field(min_length=2, max_length=IGNORED)]
+
+
+class Part(Section):
+    """Images of one split, and their masks by the same names."""
+
+    images: Location
+    """Folder of the images."""
+    masks: Location
+    """Folder of PNG files of class indices, one an image: the same path without the ending."""
+
+
+class MaskFolders(Section):
+    """Images with index masks."""
+
+    train: Part
+    """What the segmenters learn."""
+    test: Part
+    """What they are measured on."""
+
+
+class SegmentationData(Section):
+    """The images of the segmenters: composed scenes, or folders."""
+
+    scenes: Scenes | None
+    """Either these, whose classes are those of the items, and the background."""
+    folder: MaskFolders | None
+    """Or those."""
+    classes: Classes | None
+    """Of a folder, how many; null where their names are given, and of scenes."""
+    class_names: ClassNames | None
+    """Of a folder, in the order of the indices; null: these are the names."""
+    ignore_zero: bool
+    """0 in a mask is no class, as 255 is, and k the class k − 1: ADE20K's annotations."""
+    channels: Literal[1, 3]
+    """Of the images; a student of another number is adapted."""
+    size: Size
+    """Width, height in pixels: images are shrunk or enlarged into it, and padded."""
+    verify: bool
+    """Decode every image and mask of a folder before any compute; false: their sizes alone."""
+
+    @model_validator(mode="after")
+    def _is_one_of_both(self) -> Self:
+        if (self.scenes is None) == (self.folder is None):
+            raise UserError(
+                "scenes, folder: give one of the two, and null for the other; got "
+                f"{'neither' if self.scenes is None else 'both'}"
+            )
+        given = [key for key in ("classes", "class_names") if getattr(self, key) is not None]
+        if self.folder is None and (given or self.ignore_zero):
+            raise UserError(
+                "classes, class_names, ignore_zero: scenes have the classes of their items; give "
+                "null, null and false"
+            )
+        if self.folder is not None and len(given) != 1:
+            raise UserError(
+                "classes, class_names: give the number of the folder's classes, or their names in "
+                f"the order of the masks' indices; got {'both' if given else 'neither'}"
+            )
+        refuse_doubles("class_names", self.class_names or [])
+        return self
+
+
+class HeadRecipe(Section):
+    """How the linear head on frozen features is trained."""
+
+    epochs: Epochs
+    """Passes over the training images."""
+    batch_size: Count
+    """Images of one step."""
+    optimizer: Optimizer
+    """timm's."""
+    schedule: Schedule
+    """timm's."""
+
+    @model_validator(mode="after")
+    def _warms_up_in_time(self) -> Self:
+        if self.schedule.warmup_epochs > self.epochs:
+            raise UserError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs:g} is longer than a training "
+                f"of {self.epochs} epoch(s); shorten it, or train longer"
+            )
+        return self
+
+
+Scale = Annotated[float, Field(ge=0.125, le=8)]
+
+
+class Decoder(Section):
+    """UPerNet's decoder, small."""
+
+    channels: Annotated[int, Field(ge=1, le=8192)]
+    """Of every level."""
+    blocks: Count
+    """Of a plain network, how many give a map, evenly spaced down to the last."""
+    scales: Annotated[list[Scale], Field(min_length=1, max_length=7)]
+    """Of a plain network's pyramid, beside its maps: powers of 2, largest first."""
+    pools: Annotated[list[Side], Field(min_length=1, max_length=16)]
+    """Sides of the grids that the coarsest level is pooled to."""
+
+    @model_validator(mode="after")
+    def _is_a_pyramid(self) -> Self:
+        powers = {2.0**power for power in range(-3, 4)}
+        is_ordered = self.scales == sorted(set(self.scales), reverse=True)
+        if not is_ordered or not set(self.scales) <= powers:
+            raise UserError(f"scales must be powers of 2, largest first; got {self.scales}")
+        return self
+
+
+class FineTuningRecipe(HeadRecipe):
+    """How backbone and decoder are trained together."""
+
+    drop_path: Rate
+    """Rate of stochastic depth of the backbone."""
+    horizontal_flip: Share
+    """Probability of a flip."""
+    resize: AspectRange
+    """Smallest, largest factor of an image in `data.size`, which is then cut or padded to it."""
+    decoder: Decoder
+    """What stands on the backbone."""
+
+
+class SegmentationSettings(StudySettings):
+    """Semantic segmentation on the students as backbones."""
+
+    pair: str
+    """Of the students."""
+    recipe: str
+    """Of the students."""
+    epochs: Epochs
+    """The students' budget."""
+    methods: list[str]
+    """Whose students are backbones; the two controls are always there."""
+    baseline: str
+    """Gains are over this method's backbone, whose patch embedding the control has."""
+    seeds: list[WholeNumber] | None
+    """Of the segmenters and of the students below them; null: the experiment's."""
+    data: SegmentationData
+    """What is learnt."""
+    frozen: HeadRecipe
+    """The backbone as it is, with batch norm and a linear layer on its last tokens."""
+    fine_tuned: FineTuningRecipe
+    """The backbone trained on, with a decoder on its pyramid."""
+    pictures: WholeNumber
+    """Test images that are drawn."""
+
+
+class Segmentation(Study):
+    """Do a method's students make better backbones of segmentation?"""
+
+    name = "segmentation"
+    title = "Segmentation"
+    question = "Is a method's student ahead of soft KD's as the backbone of segmentation?"
+    Settings = SegmentationSettings
+    suffixes = (*FORMATS, "_seeds.csv", "_classes.csv")
+
+    # ---- what it needs -----------------------------------------------------------------------
+
+    def check(self) -> None:
+        experiment, own = self.experiment, self.settings
+        experiment.check_known("segmentation.pair", own.pair, experiment.pairs)
+        experiment.check_known("segmentation.recipe", own.recipe, experiment.recipes)
+        experiment.check_methods("segmentation.methods", own.methods)
+        experiment.check_known("segmentation.baseline", own.baseline, own.methods)
+        for control in CONTROLS:
+            if control in own.methods:
+                raise UserError(
+                    f"segmentation.methods: {control!r} stands for a control, which is always "
+                    "there; rename the method"
+                )
+        if own.seeds is not None:
+            check_seeds("segmentation.seeds", own.seeds)
+        if own.data.folder is not None and experiment.evaluation_split == "validation":
+            raise UserError(
+                "segmentation.data.folder: nothing is held out from a folder; name the images that "
+                "choices are made on as its test, and set evaluation_split: test"
+            )
+        if self.evaluated == "validation":
+            self._check_validation()
+
+    def _check_validation(self) -> None:
+        if not self.experiment.data.validation:
+            raise UserError(
+                "evaluation_split 'validation': data.validation is 0, and the validation scenes of "
+                "segmentation are of the images that it holds out; raise it, or set segmentation "
+                "to null"
+            )
+        if self.settings.data.scenes.validation is None:
+            raise UserError(
+                "evaluation_split 'validation': segmentation has no such images; give "
+                "segmentation.data.scenes.validation a number, or set segmentation to null"
+            )
+
+    def preflight(self) -> dict[str, Any]:
+        from benchmarks.segmentation.check import check
+
+        return check(self)
+
+    def students(self) -> Students:
+        own = self.settings
+        return {(own.pair, own.recipe, own.epochs): own.methods}
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.settings.seeds or self.experiment.seeds
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """The rows of the table, and their titles: the controls, and the students of methods."""
+        definitions = self.experiment.method_definitions
+        return CONTROLS | {method: definitions[method].title for method in self.settings.methods}
+
+    @property
+    def evaluated(self) -> str:
+        """The split whose mIoU stands in the table."""
+        return self.experiment.evaluation_split
+
+    @property
+    def splits(self) -> tuple[str, str]:
+        """Of the images: those to train on, and those to measure on."""
+        return "train", self.evaluated
+
+    def recipe_of(self, protocol: str) -> HeadRecipe:
+        return self.settings.frozen if protocol == FROZEN else self.settings.fine_tuned
+
+    # ---- folders -----------------------------------------------------------------------------
+
+    @property
+    def data_folder(self) -> Path:
+        return self.experiment.directory / "segmentation" / "data"
+
+    @property
+    def found(self) -> Path:
+        """What was found of the data, or made, before anything was trained."""
+        return self.data_folder / "data.json"
+
+    def directory(self, protocol: str, method: str, seed: int) -> Path:
+        of = self.settings
+        students = self.experiment.directory / "segmentation" / of.pair / of.recipe
+        return students / f"{of.epochs}-epochs" / protocol / method / f"seed-{seed}"
+
+    def untrained_student(self, seed: int) -> Path:
+        """The student as it was before a seed's first step."""
+        folder = self.experiment.directory / "segmentation" / f"seed-{seed}"
+        return folder / f"{UNTRAINED}.safetensors"
+
+    def weights(self, method: str, seed: int) -> tuple[Path, Path | None]:
+        """The weights that a backbone starts from, and those whose patch embedding it takes."""
+        of = self.settings
+        trained = of.baseline if method in CONTROLS else method
+        key = (of.pair, of.recipe, of.epochs, trained, seed)
+        student = self.experiment.cell_directory(*key) / CELL_FILES[0]
+        if method in CONTROLS:
+            return self.untrained_student(seed), student if method == PATCH_EMBEDDING else None
+        return student, None
+
+    # ---- jobs --------------------------------------------------------------------------------
+
+    def jobs(self) -> list[Job]:
+        """A backbone and a seed is a job: its frozen features are computed once."""
+        of = self.settings
+        cells = [
+            f"segmentation/{of.pair}/{of.recipe}/{of.epochs}-epochs/{protocol}/{{method}}"
+            for protocol in PROTOCOLS
+        ]
+        return [
+            Job(
+                "prepare",
+                run="benchmarks.segmentation.prepare:prepare",
+                message="Preparing the images of the segmenters",
+                outputs=(
+                    "segmentation/data/data.json",
+                    *(
+                        f"segmentation/seed-{seed}/{UNTRAINED}.{suffix}"
+                        for seed in self.seeds
+                        for suffix in ("safetensors", "json")
+                    ),
+                ),
+                identity=self._prepared,
+                is_local=True,
+                priority=100,  # errors in the data come before the training of students
+            ),
+            Job(
+                "train",
+                run="benchmarks.segmentation.train:run",
+                message="Segmenting with {wildcards.method}, seed {wildcards.seed}",
+                outputs=tuple(
+                    f"{cell}/seed-{{seed}}/{file}" for cell in cells for file in SEGMENTER_FILES
+                ),
+                inputs=lambda method, seed: [
+                    self.found,
+                    *(path for path in self.weights(method, seed) if path is not None),
+                ],
+                identity=lambda method, seed: [self.shaping(protocol) for protocol in PROTOCOLS],
+                processes="one",
+            ),
+        ]
+
+    def shaping(self, protocol: str) -> dict[str, Any]:
+        """What of the settings shapes a segmenter."""
+        data, own = self.settings.data, self.experiment.data
+        return {
+            "protocol": protocol,
+            "recipe": self.recipe_of(protocol),
+            "size": data.size,
+            "channels": data.channels,
+            "mean": own.mean,
+            "std": own.std,
+        }
+
+    def folder_digest(self) -> str | None:
+        """The digest of a folder's images and masks; None where one is not there, or of scenes."""
+        folder, found = self.settings.data.folder, []
+        for part in () if folder is None else (folder.train, folder.test):
+            for path in (part.images, part.masks):
+                root = Path(path).resolve()
+                below, results = (root.name,), self.experiment.results
+                digest = data_files.digest_of_folders(root.parent, below, IMAGE_SUFFIXES, results)
+                found.append(digest)
+        return None if None in found or not found else fingerprint(found)
+
+    def _prepared(self) -> Any:
+        """What shapes the prepared data: the files too, of a folder as far as that is quick."""
+        data, experiment = self.settings.data, self.experiment
+        record = read_record(self.found)
+        student = experiment.pairs[self.settings.pair].student
+        files = planned_data(record, data_files.files_digest(experiment.data, experiment.results))
+        shaping = [data, experiment.data, student, experiment.evaluation_split, self.seeds]
+        return [*shaping, self.folder_digest(), *([] if files is None else [files])]
+
+    def results(self) -> list[Path]:
+        return [
+            self.found,
+            *(
+                self.directory(protocol, method, seed) / file
+                for protocol in PROTOCOLS
+                for method in self.backbones
+                for seed in self.seeds
+                for file in SEGMENTER_FILES
+            ),
+        ]
+
+    def files(self) -> list[Path]:
+        folder = self.experiment.directory
+        pictures = [folder / f"segmentation_pictures{suffix}" for suffix in FIGURES]
+        return super().files() + (pictures if self.settings.pictures else [])
+
+    # ---- what it gives -----------------------------------------------------------------------
+
+    def build(self) -> Document:
+        from benchmarks.segmentation.table import build
+
+        return build(self)
