@@ -199,7 +199,9 @@ def test_detection_trains_detectors_on_the_students_that_are_there(finished):
 def test_segmentation_takes_the_students_that_are_there(finished):
     pytest.importorskip("skimage")
     runs = records_of_cells(finished)
-    done = snakemake(finished, "reproduce_segmentation", "--config", "scale=smoke")
+    of_table1 = "segmentation={pair: deit-cait, epochs: 2}"
+    words = ["reproduce_segmentation", "--config", "scale=smoke", of_table1]
+    done = snakemake(finished, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     folder, study = finished / "results/smoke", resolve({"scale": "smoke"}).studies["segmentation"]
     rows = pd.read_csv(folder / "segmentation.csv")
@@ -207,7 +209,7 @@ def test_segmentation_takes_the_students_that_are_there(finished):
         assert list(own["method"]) == list(study.backbones)
     assert all((folder / path.name).stat().st_size for path in study.files())
     assert records_of_cells(finished) == runs
-    again = snakemake(finished, "reproduce_segmentation", "--config", "scale=smoke")
+    again = snakemake(finished, *words)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
