@@ -23,7 +23,6 @@ CONTENTS = {
     "Using it": [
         *("docs/running", "docs/inputs", "docs/own-method", "docs/studies", "docs/detection"),
         "docs/segmentation",
-        "docs/segmentation",
         *("docs/cost", "docs/paper-scale", "profiles/README", "config/README"),
     ],
     "Behind it": [

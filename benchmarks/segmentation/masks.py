@@ -23,7 +23,6 @@ from manifold.counted import Counted
 from manifold.errors import Faults, UserError
 from manifold.image_files import ImageCheck, mode_of, size_as_shown
 from manifold.image_folders import IMAGE_SUFFIXES, walk
-from manifold.training.data.copies import copies_in_words, same_bytes
 from manifold.training.progress import progress
 
 SCALED = {"L;2": 85, "L;4": 17}  # by what PIL multiplies grey values of so few bits
@@ -152,6 +151,8 @@ def read_folder(data: SegmentationData) -> tuple[dict[str, list[Example]], list[
     Raises:
         UserError: says all that is wrong, file by file.
     """
+    from manifold.training.data.copies import copies_in_words, same_bytes  # slow to import
+
     faults, check = Faults(), ImageCheck()
     examples, said = match(data.folder, faults)
     table = lookup(len(class_names(data)), data.ignore_zero)
