@@ -199,11 +199,11 @@ def test_detection_trains_detectors_on_the_students_that_are_there(finished):
 def test_segmentation_takes_the_students_that_are_there(finished):
     pytest.importorskip("skimage")
     runs = records_of_cells(finished)
-    of_table1 = "segmentation={pair: deit-cait, epochs: 2}"
-    words = ["reproduce_segmentation", "--config", "scale=smoke", of_table1]
+    of_table1 = {"segmentation": {"pair": "deit-cait", "epochs": 2}}
+    words = ["reproduce_segmentation", *WORDS, *to_words(of_table1)]
     done = snakemake(finished, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    folder, study = finished / "results/smoke", resolve({"scale": "smoke"}).studies["segmentation"]
+    folder, study = finished / "results/smoke", resolve({**SMALL, **of_table1}).studies["segmentation"]
     rows = pd.read_csv(folder / "segmentation.csv")
     for _, own in rows.groupby("protocol"):
         assert list(own["method"]) == list(study.backbones)
