@@ -33,7 +33,7 @@ def write_cell(experiment, method, seed, teacher, processor):
     folder = experiment.cell_directory(*key)
     folder.mkdir(parents=True)
     term = "kl" if method != "none" else "cross_entropy"
-    metrics = f"epoch,{term},gradient_share_{term},validation_top1\n1,0.5,1.0,70\n"
+    metrics = f"epoch,step,{term},gradient_share_{term},validation_top1\n1,100,0.5,1.0,70\n"
     (folder / "metrics.csv").write_text(metrics, encoding="utf-8")
     (folder / "student.safetensors").write_bytes(f"{method} {seed}".encode())
     identity = {**experiment.cell_identity(*key), "teacher_sha256": teacher}

@@ -1,6 +1,7 @@
 """What runs, how far, how long still: from the files of a folder of results alone."""
 
 import os
+import sys
 import time
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from made_cells import SEEDS, train
 
 from benchmarks.evidence import watch
+from benchmarks.evidence.cells import metrics_of
+from benchmarks.evidence.events import Events
 from manifold.errors import MARK, UserError
 
 LINE = "seed 3, none +2 [epoch 1/2]: 430/859 steps, 12.3 step/s, 35 s left"
@@ -58,6 +61,34 @@ def test_before_the_first_checkpoint_and_with_a_damaged_one_its_log_speaks(folde
     state.unlink()
     (job,) = watch.running(folder.directory)
     assert (job.name, job.said) == ("cohort-0-deit-cait-A-2-seed-3", LINE)
+
+
+def test_tensorboard_gets_every_epoch_of_every_student_once(folder, tmp_path):
+    events, name = Events(tmp_path / "events"), "deit-cait/A/2-epochs/none"
+    for _ in range(2):  # nothing is new the second time
+        watch.look(folder, events)
+    running, done = (points(tmp_path / "events" / name / seed) for seed in ("seed-3", "seed-0"))
+    assert running == {"validation_top1": [(100, 71.5)]}
+    (row,) = metrics_of(folder, ("deit-cait", "A", 2, "none", 0))
+    step = int(row.pop("step"))
+    del row["epoch"]
+    assert done == {tag: [(step, float(value))] for tag, value in row.items()} and len(row) == 3
+    with pytest.raises(UserError, match="something is there"):
+        Events(tmp_path / "events")
+
+
+def points(run):
+    """The scalars of a run by their tag, as (step, value), from TensorBoard's own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(run)).Reload()
+    return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in read.Tags()["scalars"]}
+
+
+def test_without_tensorboard_its_option_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        Events(tmp_path / "events")
 
 
 def test_a_folder_that_is_not_there_is_refused(make):

@@ -203,7 +203,10 @@ def test_segmentation_takes_the_students_that_are_there(finished):
     words = ["reproduce_segmentation", *WORDS, *to_words(of_table1)]
     done = snakemake(finished, *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    folder, study = finished / "results/smoke", resolve({**SMALL, **of_table1}).studies["segmentation"]
+    folder, study = (
+        finished / "results/smoke",
+        resolve({**SMALL, **of_table1}).studies["segmentation"],
+    )
     rows = pd.read_csv(folder / "segmentation.csv")
     for _, own in rows.groupby("protocol"):
         assert list(own["method"]) == list(study.backbones)

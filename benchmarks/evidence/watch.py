@@ -2,17 +2,19 @@
 
 It reads the files of the results' folder alone (records, checkpoints, logs), so it may stand on any
 machine that sees them, also while a cluster does the work. ``--every 10`` shows it anew every ten
-seconds, until it is interrupted. Nothing is written, and no training notices.
+seconds, until it is interrupted. No training notices, and nothing is written, but with
+``--tensorboard FOLDER`` the curves, for ``tensorboard --logdir FOLDER``.
 """
 
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.evidence.events import Curves, Events, finished, of_checkpoint
 from benchmarks.evidence.records import keys
 from benchmarks.evidence.runs import Runs, read_runs
 from benchmarks.evidence.words import MISSING
@@ -35,6 +37,7 @@ class Job:
         top1: of each member the last validation accuracy in percent.
         said: the last line of its log.
         silent: seconds since the log, or the checkpoint, was written.
+        curves: a row of metrics an epoch, by the run's name.
     """
 
     name: str
@@ -44,10 +47,14 @@ class Job:
     top1: dict[str, float]
     said: str
     silent: float
+    curves: Curves = field(default_factory=dict)
 
 
-def look(experiment: Experiment) -> str:
+def look(experiment: Experiment, events: Events | None = None) -> str:
     """What the files say now.
+
+    Args:
+        events: the curves are added there.
 
     Raises:
         UserError: the folder is not there.
@@ -55,8 +62,11 @@ def look(experiment: Experiment) -> str:
     folder = experiment.directory
     if not folder.is_dir():
         raise UserError(f"{folder}: nothing has been started there; give the --config of the run")
-    found = read_runs(folder)
-    parts = [_done(experiment, found), *map(_in_words, running(folder))]
+    found, jobs = read_runs(folder), running(folder)
+    if events is not None:
+        for curves in (finished(experiment, found), *(job.curves for job in jobs)):
+            events.add(curves)
+    parts = [_done(experiment, found), *map(_in_words, jobs)]
     parts += [f"FAILED {name}: {error}" for name, error in _errors(folder)]
     return "\n".join([*parts, *(f"left out: {fault}" for fault in found.faults)])
 
@@ -88,7 +98,8 @@ def _end_of_log(folder: Path, state: Path) -> str:
 def _of_checkpoint(folder: Path, path: Path, log: Path | None) -> Job:
     import torch
 
-    name = str(path.relative_to(folder / "state").with_suffix(""))
+    place = path.relative_to(folder / "state").with_suffix("")
+    name = str(place)
     said, silent = ("", _age(path)) if log is None else (_last_line(log), _age(log))
     try:  # mapped: of its tensors nothing is read
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -102,7 +113,7 @@ def _of_checkpoint(folder: Path, path: Path, log: Path | None) -> Job:
         row = next(iter(last.values()))
         steps = row["step"] // row["epoch"] * int(path.parent.name.removesuffix("-epochs"))
         left = seconds / step * (steps - step)
-    return Job(name, step, steps, left, top1, said, silent)
+    return Job(name, step, steps, left, top1, said, silent, of_checkpoint(place, rows))
 
 
 def _done(experiment: Experiment, found: Runs) -> str:
@@ -163,14 +174,17 @@ def _age(path: Path) -> float:
 def main() -> None:
     parser = command.parser("benchmarks watch", __doc__)
     parser.add_argument("--every", type=float, metavar="SECONDS", help="show it again and again")
+    parser.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write curves there")
     options = parser.parse_args()
     if options.every is not None and not options.every > 0:
         raise UserError(f"--every must be a number of seconds above 0, got {options.every}")
     experiment = command.experiment(options)
-    print(look(experiment))
+    events = options.tensorboard and Events(options.tensorboard)
+    print(look(experiment, events))
     try:
         while options.every:
             time.sleep(options.every)
-            print(CLEAR if sys.stdout.isatty() else "", look(experiment), sep="\n", flush=True)
+            shown = look(experiment, events)
+            print(CLEAR if sys.stdout.isatty() else "", shown, sep="\n", flush=True)
     except KeyboardInterrupt:
         pass

@@ -1,0 +1,81 @@
+"""The curves of trainings as TensorBoard shows them: ``benchmarks watch --tensorboard FOLDER``.
+
+One run a student, named as its cell; a scalar for each column of metrics.csv, an epoch at a time.
+Finished students are read from their cells or records, the others from their checkpoints, so no
+training knows of it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evidence.cells import metrics_of
+from benchmarks.evidence.runs import Runs
+from manifold.errors import UserError
+from manifold.settings import Experiment
+
+NO_CURVES = ("epoch", "step")
+Curves = dict[str, list[Mapping[str, Any]]]  # by the run's name, a row an epoch
+
+
+class Events:
+    """Event files in a folder of their own, to which every epoch is added once.
+
+    Raises:
+        UserError: the package tensorboard is missing, or the folder holds something.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                f"--tensorboard needs a package that is not installed ({error}): pip install "
+                "tensorboard"
+            ) from error
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"--tensorboard {folder}: something is there, and every point would stand twice; "
+                "give a folder that is new"
+            )
+        self._writer, self._folder = SummaryWriter, folder
+        self._written: dict[str, int] = {}
+
+    def add(self, curves: Curves) -> None:
+        """Write the epochs that are new since the last call."""
+        for name, rows in curves.items():
+            new = rows[self._written.get(name, 0) :]
+            if not new:
+                continue
+            with self._writer(str(self._folder / name)) as writer:
+                for row in new:
+                    for column, value in row.items():
+                        if column not in NO_CURVES and value not in (None, ""):
+                            writer.add_scalar(column, float(value), int(row["step"]))
+            self._written[name] = len(rows)
+
+
+def finished(experiment: Experiment, found: Runs) -> Curves:
+    """The curves of the students that are done, of this configuration."""
+    return {
+        _name(*run.key): metrics_of(experiment, run.key)
+        for run in found
+        if run.record["method"] in experiment.method_definitions
+    }
+
+
+def of_checkpoint(place: Path, rows: Mapping[str, list[Mapping[str, Any]]]) -> Curves:
+    """The curves of the members of a cohort that is being trained.
+
+    Args:
+        place: of the checkpoint below the folder of states: PAIR/RECIPE/N-epochs/seed-SEED-HASH.
+    """
+    if len(place.parts) != 4:  # a teacher's
+        return {}
+    pair, recipe, epochs, file = place.parts
+    seed, count = int(file.split("-")[1]), int(epochs.removesuffix("-epochs"))
+    return {_name(pair, recipe, count, method, seed): own for method, own in rows.items()}
+
+
+def _name(pair: str, recipe: str, epochs: int, method: str, seed: int) -> str:
+    return f"{pair}/{recipe}/{epochs}-epochs/{method}/seed-{seed}"
