@@ -449,11 +449,11 @@ AP = [(4, 10.0), (8, 14.0), (16, 14.9), (32, 15.2)]
 @pytest.mark.parametrize(
     ("ap", "least_rise", "epochs"),
     [
-        (AP, 1.0, 8),
-        (AP, 0.5, 16),
+        (AP, 2.0, 8),
+        (AP, 1.0, 16),  # two small rises are a large one
         (AP, 0.2, None),
-        (AP, 5.0, 4),
-        ([(4, 10.0), (8, 9.0), (16, 14.0)], 1.0, 4),  # a fall is no rise
+        (AP, 6.0, 4),
+        ([(4, 10.0), (8, 9.0), (16, 14.0)], 1.0, None),  # nor does a fall end it
     ],
 )
 def test_the_first_schedule_is_chosen_that_a_longer_one_hardly_betters(ap, least_rise, epochs):
@@ -494,6 +494,33 @@ def test_the_grid_of_schedules_differs_in_epochs_alone():
 def test_a_grid_of_schedules_that_chooses_nothing_is_refused(change, words):
     with pytest.raises(UserError, match=words):
         settings.resolve({"scale": "mini-detection-choice", **change})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"train_cfg.max_epochs": 3}, r"mask_rcnn-8 has .*max_epochs 3, as mask_rcnn-4 has"),
+        ({}, r"retinanet-10 differs from retinanet-5 in .*optim_wrapper"),
+    ],
+)
+def test_a_grid_that_changes_something_else_is_refused_before_it_runs(options, words, tmp_path):
+    grid = tmp_path / "retinanet-10.py"
+    base = (ROOT / "config/detection/mini/schedules/retinanet-10.py").resolve()
+    grid.write_text(
+        f'_base_ = ["{base}"]\noptim_wrapper = dict(optimizer=dict(lr=0.5))\n', encoding="utf-8"
+    )
+    made = settings.resolve(
+        {
+            "scale": "mini-detection-choice",
+            "detection": {"options": options, "detectors": {"retinanet-10": str(grid)}},
+            "detection_schedule": {"schedules": {"retinanet": GRID}},
+        }
+    )
+    with pytest.raises(UserError, match=words):
+        made.studies["detection_schedule"].preflight()
+
+
+GRID = ["retinanet-5", "retinanet-10"]
 
 
 def test_the_outcome_of_the_grid_is_written_from_its_records(tmp_path, monkeypatch):

@@ -748,3 +748,36 @@ def test_two_orders_agree_seed_by_seed():
     assert order_agreement([1, 1, 1], [1, 2, 3]) == 0.0
     with pytest.raises(ValueError, match="unpaired seeds"):
         rank_agreement(first, {**turned, "c": {0: 7.0, 2: 9.0}}, 0.95)
+
+
+def test_two_methods_are_contrasted_where_both_are_there(finished):
+    listed = [("manifold", "none"), ("none", "manifold"), ("manifold", "rkd")]
+    made = finished.replaced(table1=finished.table1.replaced(contrasts=listed))
+    study = made.studies["table1"]
+    assert [path.name for path in study.files() if "contrasts" in path.name] == [
+        "table1_contrasts.csv"
+    ]
+    found = table1.measure(study)
+    top1 = found.seeds.pivot(index="seed", columns="method", values="top1")
+    mean = (top1["manifold"] - top1["none"]).mean()
+    assert found.contrasts["difference_mean"].tolist() == pytest.approx([mean, -mean])
+    p = stats.ttest_rel(top1["manifold"], top1["none"]).pvalue
+    assert found.contrasts["p"].tolist() == pytest.approx([p, p])
+    assert found.contrasts["p_holm"].tolist() == pytest.approx([min(1, 2 * p)] * 2)
+    study.write()
+    text = (made.directory / "table1.md").read_text(encoding="utf-8")
+    assert "## Between two methods" in text and "| Manifold, decoupled − No distillation " in text
+    assert not any("contrasts" in path.name for path in finished.studies["table1"].files())
+
+
+@pytest.mark.parametrize(
+    ("contrast", "words"),
+    [
+        (["manifold", "fitnett"], r"table1\.contrasts: unknown 'fitnett'.*fitnet"),
+        (["manifold", "manifold"], r"table1\.contrasts: manifold minus itself"),
+        (["manifold"], r"table1\.contrasts"),
+    ],
+)
+def test_a_contrast_that_cannot_be_is_refused(contrast, words):
+    with pytest.raises(UserError, match=words):
+        resolve({"scale": "smoke", "table1": {"contrasts": [contrast]}})

@@ -209,6 +209,10 @@ def test_blocks_that_are_not_there_stop_this_study_alone(experiment):
     with pytest.raises(UserError, match=r"maps\.shown_layers must be below 4"):
         made.studies["maps"].preflight()
     experiment().studies["maps"].preflight()
+    layers = {"layers": {"other": {"student": [0], "teacher": [99]}}}
+    made = experiment(maps={"layers": "other", "shown_layers": 0}, pairs={"deit-cait": layers})
+    with pytest.raises(UserError, match="99"):
+        made.studies["maps"].preflight()
 
 
 def test_only_what_shapes_the_numbers_measures_again(experiment):

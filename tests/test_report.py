@@ -193,10 +193,10 @@ def test_missing_and_foreign_records_are_named(with_records):
     shutil.copy(PUBLISHED / "experiment.yaml", with_records)
     kept = with_records / "records/deit-cait/A/2-epochs/manifold"
     (kept / "seed-9.json").unlink()
-    foreign = with_records / "records/deit-cait/A/2-epochs/manifold/seed-0.json"
+    foreign = with_records / "records/deit-cait/A/2-epochs/manifold/seed-8.json"
     text = (with_records / "experiment.yaml").read_text(encoding="utf-8")
-    assert "\nseeds:\n- 0\n" in text
-    text = text.replace("\nseeds:\n- 0\n", "\nseeds:\n", 1)
+    assert text.count("\n- 7\n- 8\n- 9\n") == 1
+    text = text.replace("\n- 7\n- 8\n- 9\n", "\n- 7\n- 9\n")
     (with_records / "experiment.yaml").write_text(text, encoding="utf-8")
     shown = text_of(with_records)
     assert "deit-cait/A/2/manifold is without seed 9" in shown

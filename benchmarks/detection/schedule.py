@@ -66,6 +66,33 @@ class Schedule(Study):
                 "evaluation_split: validation"
             )
 
+    def preflight(self) -> None:
+        """Read the detectors of each schedule.
+
+        Raises:
+            UserError: two of them are trained for as long, or differ in more than that.
+        """
+        from benchmarks.detection.configuration import read_settings
+
+        for name, entries in self.settings.schedules.items():
+            where, first, lengths = f"detection_schedule.schedules.{name}", None, {}
+            for entry in entries:
+                settings = read_settings(self.experiment, entry).to_dict()
+                epochs = settings["train_cfg"].pop("max_epochs", None)
+                if epochs is None or epochs in lengths:
+                    raise UserError(
+                        f"{where}: {entry} has train_cfg.max_epochs {epochs}"
+                        + (f", as {lengths[epochs]} has" if epochs in lengths else "")
+                        + "; give each its own number of epochs"
+                    )
+                lengths[epochs], first = entry, first or settings
+                others = [key for key in first | settings if first.get(key) != settings.get(key)]
+                if others:
+                    raise UserError(
+                        f"{where}: {entry} differs from {entries[0]} in {', '.join(others)} too; "
+                        "a schedule's detectors may differ in train_cfg.max_epochs alone"
+                    )
+
     def students(self) -> Students:
         return self.detection.students()
 
@@ -102,7 +129,7 @@ class Schedule(Study):
             title=f"{self.title}, {self.experiment.name}",
             caption="AP on the validation scenes (%) after schedules of several lengths, mean over "
             f"seeds {', '.join(map(str, self.detection.seeds))}; the test scenes were not looked "
-            "at. The rule: the first length after which the next one brings less than "
+            "at. The rule: the first length that no longer one is ahead of by "
             f"{self.settings.least_rise:g} points of AP, in the mean over backbones and seeds, of "
             "boxes and of masks.",
             parts=[
@@ -121,7 +148,7 @@ def _by_name(means: pd.Series) -> Iterator[tuple[str, pd.DataFrame]]:
 
 
 def chosen(ap: pd.DataFrame, least_rise: float) -> int | None:
-    """The first number of epochs after which the next brings less, of every kind of AP.
+    """The first number of epochs that no larger one leads by as much, of every kind of AP.
 
     Args:
         ap: mean AP, indexed by epochs, the fewest first; a column a kind.
@@ -129,7 +156,8 @@ def chosen(ap: pd.DataFrame, least_rise: float) -> int | None:
     Returns:
         None where AP rises still from the last number but one to the last.
     """
-    rises = ap.diff().shift(-1).iloc[:-1]
+    best_of_longer = ap.iloc[::-1].cummax().iloc[::-1].shift(-1)
+    rises = (best_of_longer - ap).iloc[:-1]
     ended = rises.index[(rises < least_rise).all(axis="columns")]
     return None if ended.empty else int(ended[0])
 

@@ -4,7 +4,7 @@ No student is trained for it: the students are those of other studies' cells, wi
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FIGURES, FORMATS, Job, Study, StudySettings
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.settings import CELL_FILES, UNTRAINED, Students, to_plain
+from manifold.settings import CELL_FILES, UNTRAINED, StudentKey, Students, to_plain
 from manifold.settings.data_files import files_digest
 from manifold.settings.section import Count, Epochs, WholeNumber
 
@@ -103,6 +103,9 @@ class Maps(Study):
                 f"maps.pair: the teacher of {maps.pair!r} has no classifier (num_classes 0) to "
                 "agree with; take another pair, or maps: null"
             )
+        from benchmarks.maps.measure import check_networks
+
+        check_networks(self)
 
     @property
     def methods(self) -> list[str]:
@@ -166,8 +169,7 @@ class Maps(Study):
             "settings": {k: v for k, v in vars(maps).items() if k not in drawn_by_the_figures},
             "methods": self.methods,
             "data": experiment.data,
-            "student": pair.student,
-            "distilled_student": pair.distilled_student,
+            "students": {key: getattr(pair, key) for key in get_args(StudentKey)},
             "teacher": pair.teacher,
             "layers": pair.layers[maps.layers],
             "most_tokens": pair.most_tokens,

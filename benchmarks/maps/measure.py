@@ -289,6 +289,19 @@ def _run(study: Maps, seed: int, device: torch.device) -> None:
     records.write_run(directory / RECORD, record)
 
 
+def check_networks(study: Maps) -> None:
+    """Refuse, before anything is trained, networks whose tokens cannot be compared.
+
+    Raises:
+        UserError: the layer map names a block that is not there, or the grids do not match.
+    """
+    experiment, maps = study.experiment, study.settings
+    pair, shape = experiment.pairs[maps.pair], experiment.data.image_shape
+    student, teacher = (create_model(m, shape, 2) for m in (pair.student, pair.teacher.model))
+    frozen = FrozenTeacher(teacher, pair.most_tokens)
+    _check_grids(frozen, {UNTRAINED: student}, pair.layers[maps.layers], shape)
+
+
 def _check_grids(
     teacher: FrozenTeacher,
     networks: dict[str, nn.Module],

@@ -51,13 +51,11 @@ class Measured:
         rows: one a network, columns as in ``maps.csv``; the untrained student comes first.
         seeds: one a network and seed.
         layers: one a network, seed and pair of blocks.
-        teacher: the teacher's own numbers.
     """
 
     rows: pd.DataFrame
     seeds: pd.DataFrame
     layers: pd.DataFrame
-    teacher: dict
     caption: str
 
 
@@ -143,8 +141,10 @@ def measure(study: Maps) -> Measured:
     for seed in study.seeds:
         record = read(study, seed)
         study.sources.add_job("maps", "maps", seed, record)
-        made = {key: record[key] for key in ("fingerprint",)}
-        made["git_commit"] = record["environment"]["git_commit"]
+        made = {
+            "fingerprint": record["fingerprint"],
+            "git_commit": record["environment"]["git_commit"],
+        }
         for method in titles(study):
             own = record["networks"][method]
             blocks = pd.DataFrame(own["layers"])
@@ -152,12 +152,11 @@ def measure(study: Maps) -> Measured:
             parts = blocks[list(PARTS)].mean().to_dict()
             seeds.append({"method": method, "seed": seed, **parts, **numbers, **made})
             layers.append(blocks.assign(method=method, seed=seed))
-    found, teacher = pd.DataFrame(seeds), record["networks"][TEACHER]
+    found = pd.DataFrame(seeds)
     return Measured(
         rows := summarise(found, study),
         found,
         pd.concat(layers, ignore_index=True),
-        teacher,
         _caption(study, record, rows),
     )
 

@@ -53,11 +53,12 @@ def find_photographs(names: list[str], where: str) -> dict[str, Path]:
     Raises:
         UserError: neither scikit-image nor scikit-learn carries a file of that name.
     """
-    if find_spec("skimage") is None:
-        raise UserError(
-            f"{where}: scikit-image, which carries photographs, is not installed; install it with: "
-            "pip install '.[segmentation]'"
-        )
+    for module, package in (("skimage", "scikit-image"), ("sklearn", "scikit-learn")):
+        if find_spec(module) is None:
+            raise UserError(
+                f"{where}: {package}, which carries photographs, is not installed; install it "
+                f"with: pip install '.[{where.partition('.')[0]}]'"
+            )
     folders = [Path(str(files("skimage.data"))), Path(str(files("sklearn.datasets"))) / "images"]
     known = {
         path.name: path

@@ -6,6 +6,8 @@ The full bench is the same table of more methods, the hierarchical pair the same
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pydantic import Field
+
 from benchmarks.evidence.claims import Claim, claims_of, is_of_pair
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
@@ -14,6 +16,7 @@ from manifold.settings import Students, find
 from manifold.settings.section import Epochs
 
 CLAIMS = "_claims.csv"  # the file of the verdicts
+CONTRASTS = "_contrasts.csv"  # of differences between two methods
 TEACHER = "teacher"  # in the place of a method: the teacher's own row
 
 
@@ -28,6 +31,8 @@ class TableSettings(StudySettings):
     """The budget of all its students."""
     baseline: str
     """Gains are over this method."""
+    contrasts: list[tuple[str, str]] = Field(default_factory=list)
+    """Differences to show beside the gains, first method minus second, where both are there."""
 
 
 class Table1Settings(TableSettings):
@@ -44,7 +49,7 @@ class Table1(Study):
     title = "Table 1"
     question = "Is a method's student ahead of soft KD's, under one recipe and budget?"
     Settings = Table1Settings
-    suffixes = (*FORMATS, CLAIMS, "_seeds.csv")
+    suffixes = (*FORMATS, CLAIMS, CONTRASTS, "_seeds.csv")
     shown = None
     section: ClassVar[str] = "table1"
 
@@ -97,6 +102,15 @@ class Table1(Study):
                 key = f"{section}.claims.{pair}"
                 experiment.check_known(key, method, experiment.method_definitions)
         experiment.check_known(f"{section}.recipe", table.recipe, experiment.recipes)
+        for contrast in table.contrasts:
+            for method in contrast:
+                experiment.check_known(
+                    f"{section}.contrasts", method, experiment.method_definitions
+                )
+            if contrast[0] == contrast[1]:
+                raise UserError(
+                    f"{section}.contrasts: {contrast[0]} minus itself; name two methods"
+                )
         for pair in table.pairs:
             methods = experiment.methods_of(pair, self.methods)
             if experiment.methods and table.baseline not in methods:
@@ -135,8 +149,15 @@ class Table1(Study):
         return [find(self.experiment.claims)] if self.judges else []
 
     def files(self) -> list[Path]:
-        judged = self.experiment.directory / f"{self.name}{CLAIMS}"
-        return [path for path in super().files() if self.judges or path != judged]
+        absent = set() if self.judges else {CLAIMS}
+        absent |= set() if self.contrasted else {CONTRASTS}
+        names = {f"{self.name}{suffix}" for suffix in absent}
+        return [path for path in super().files() if path.name not in names]
+
+    @property
+    def contrasted(self) -> list[tuple[str, str]]:
+        """The contrasts of which both methods are in the table."""
+        return [each for each in self.table.contrasts if set(each) <= set(self.methods)]
 
     def identity(self):
         return [super().identity(), self.table]
@@ -149,11 +170,12 @@ class Table1(Study):
         found = measure(self)
         baseline = self.table.baseline
         judged = {} if found.claims is None else {CLAIMS.removesuffix(".csv"): found.claims}
+        contrasted = {CONTRASTS.removesuffix(".csv"): found.contrasts} if self.contrasted else {}
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
             parts=parts(found, self),
-            csv={"": found.rows, **judged, "_seeds": found.seeds},
+            csv={"": found.rows, **judged, **contrasted, "_seeds": found.seeds},
             latex=[(readable(found.rows, self), "")],
             figures={"": lambda caption: draw(found.rows, found.seeds, baseline, caption)},
         )

@@ -23,6 +23,7 @@ from benchmarks.evidence.statistics import (
 )
 from benchmarks.evidence.words import in_epochs, interval_columns
 from benchmarks.table1 import TEACHER, Table1
+from benchmarks.table1.contrasts import contrasts
 from manifold.settings import Experiment
 from manifold.training.records import read_teacher, teacher_in_words
 
@@ -43,6 +44,7 @@ class Measured:
         rows: one a method and one for the teacher, columns as in ``table1.csv``.
         claims: one a claim of claims.csv, with this scale's verdict; None where it judges none.
         seeds: one a method and seed.
+        contrasts: one a difference between two methods.
         pooled: what the block model says, by pair; none of a baseline alone.
         primary: the test that decides.
     """
@@ -50,6 +52,7 @@ class Measured:
     rows: pd.DataFrame
     claims: pd.DataFrame | None
     seeds: pd.DataFrame
+    contrasts: pd.DataFrame
     pooled: dict[str, Blocks]
     primary: Primary
     caption: str
@@ -79,6 +82,7 @@ def measure(study: Table1) -> Measured:
         if not study.judges
         else pd.DataFrame([_claim_row(study, claim, top1) for claim in claims.values()]),
         seeds=pd.DataFrame(seeds),
+        contrasts=contrasts(study, top1),
         pooled=pooled,
         primary=study.primary,
         caption=_caption(study, records, captions, rows, pooled),

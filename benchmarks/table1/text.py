@@ -11,6 +11,7 @@ from benchmarks.evidence.words import (
     verdicts,
 )
 from benchmarks.table1 import Table1
+from benchmarks.table1.contrasts import parts as on_contrasts
 from benchmarks.table1.measure import Measured
 from manifold.settings import Experiment
 
@@ -77,13 +78,15 @@ def _gradient(shares: object) -> str:
 def parts(table: Measured, study: Table1) -> list[str | list[str] | pd.DataFrame]:
     """What stands below the caption."""
     whole, words = readable(table.rows, study), _in_words(table, study)
+    between = on_contrasts(table.contrasts, study.experiment)
     if table.claims is None:
-        return [whole, "## In words", words]
+        return [whole, "## In words", words, *between]
     return [
         whole,
         _words_on_reported(study.experiment),
         "## In words",
         words,
+        *between,
         *_parts_on_claims(table.claims, study.experiment),
     ]
 
