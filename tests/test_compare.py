@@ -249,6 +249,33 @@ def test_a_study_without_records_is_compared_by_its_table_of_runs(two):
     assert any("Transfer learning: not compared: only" in fault for fault in again.faults)
 
 
+def test_a_folder_with_its_table_alone_is_compared_with_records_of_the_same_runs(two):
+    """As what was published, of which the table is here, with one's own results."""
+    mine, theirs = two
+    for experiment in two:
+        rows = [
+            {
+                **dict(zip(("pair", "recipe", "epochs"), TRAINING, strict=True)),
+                **{"method": method, "seed": seed, "top1": top1_of(method, seed)},
+                "git_commit": "c0ffee",
+                "fingerprint": json.loads(cell(mine, method, seed).read_text("utf-8"))[
+                    "fingerprint"
+                ],
+            }
+            for method in (METHODS if experiment is mine else METHODS[:2])
+            for seed in SEEDS
+        ]
+        pd.DataFrame(rows).to_csv(experiment.directory / "table1_seeds.csv", index=False)
+    assert [part.source for part in compared(*two).parts] == ["from the records of the runs"]
+    shutil.rmtree(theirs.directory / "cells")
+    found = compared(*two)
+    (part,) = found.parts
+    assert part.source.startswith("from table1_seeds.csv")
+    row = row_of(found, "Soft KD")
+    assert (row["first_n"], row["second_n"], row["paired_seeds"]) == (4, 4, 4)
+    assert row_of(found, "Manifold, decoupled")["first_n"] == 4  # that they have not
+
+
 def test_folders_that_hold_nothing_or_are_one_are_refused(two, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="have nothing to compare"):

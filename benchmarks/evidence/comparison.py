@@ -150,23 +150,28 @@ def _of_students(
 def _of_tables(
     experiments: list[Experiment], folders: tuple[Path, Path], runs: list[Runs], faults: list[str]
 ) -> list[Part]:
-    """The runs of studies of which there are no records on one of the sides."""
+    """The runs of studies of which a folder has some in its table alone, without their records."""
     titles, parts = _titles(experiments), []
-    recorded = {run.record["fingerprint"] for found in runs for run in found}
+    recorded = [{run.record["fingerprint"] for run in found} for found in runs]
     studies = {s.name: s for e in reversed(experiments) for s in e.studies.values()}
     for study in studies.values():
         paths = [each / f"{study.name}_seeds.csv" for each in folders]
         there = [path for path in paths if path.is_file()]
         tables = [listed_runs(path, study, faults) if path in there else {} for path in paths]
         part = Part(study.title, f"from {paths[0].name}, since not all of its runs have a record")
+        is_recorded = True
         for row in dict.fromkeys([*tables[0], *tables[1]]):
             sides = tuple(table.get(row, {}) for table in tables)
-            marks = {run.identity[UNSAID] for side in sides for run in side.values()}
-            if not marks <= recorded:
+            marks = [{run.identity[UNSAID] for run in side.values()} for side in sides]
+            has_records = all(own <= of for own, of in zip(marks, recorded, strict=True))
+            is_recorded &= has_records
+            if not (has_records and all(sides)):  # what one side alone has is told here too
                 *names, method = row
                 part.rows[", ".join(names), titles.get(method, method)] = sides
-        if part.rows and len(there) == 1:
+        if is_recorded:
+            continue
+        if len(there) == 1:
             faults.append(f"{study.title}: not compared: only {there[0]} is here")
-        elif part.rows:
+        else:
             parts.append(part)
     return parts
