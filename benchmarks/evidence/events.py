@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.cells import metrics_of
-from benchmarks.evidence.runs import Runs
+from benchmarks.evidence.runs import Run, Runs
 from manifold.errors import UserError
 from manifold.settings import Experiment
+from manifold.settings.recorded import Key, expected_fingerprint
 
 NO_CURVES = ("epoch", "step")
 Curves = dict[str, list[Mapping[str, Any]]]  # by the run's name, a row an epoch
@@ -40,6 +41,15 @@ class Events:
             )
         self._writer, self._folder = SummaryWriter, folder
         self._written: dict[str, int] = {}
+        self._finished: set[Key] = set()
+
+    def add_finished(self, experiment: Experiment, found: Runs) -> None:
+        """Write the students that are done, of this configuration; each is read once."""
+        for run in found:
+            if run.key in self._finished or not _is_of(experiment, run):
+                continue
+            self.add({_name(*run.key): metrics_of(experiment, run.key)})
+            self._finished.add(run.key)
 
     def add(self, curves: Curves) -> None:
         """Write the epochs that are new since the last call."""
@@ -55,13 +65,15 @@ class Events:
             self._written[name] = len(rows)
 
 
-def finished(experiment: Experiment, found: Runs) -> Curves:
-    """The curves of the students that are done, of this configuration."""
-    return {
-        _name(*run.key): metrics_of(experiment, run.key)
-        for run in found
-        if run.record["method"] in experiment.method_definitions
-    }
+def _is_of(experiment: Experiment, run: Run) -> bool:
+    """Whether a run is of this configuration: others may lie in the folder, from another day."""
+    pair, recipe, _, method, _ = run.key
+    is_known = (
+        pair in experiment.pairs
+        and recipe in experiment.recipes
+        and method in experiment.method_definitions
+    )
+    return is_known and run.record["fingerprint"] == expected_fingerprint(experiment, run.key)
 
 
 def of_checkpoint(place: Path, rows: Mapping[str, list[Mapping[str, Any]]]) -> Curves:
@@ -70,7 +82,7 @@ def of_checkpoint(place: Path, rows: Mapping[str, list[Mapping[str, Any]]]) -> C
     Args:
         place: of the checkpoint below the folder of states: PAIR/RECIPE/N-epochs/seed-SEED-HASH.
     """
-    if len(place.parts) != 4:  # a teacher's
+    if len(place.parts) != 4:  # a teacher's, or of a study's own training
         return {}
     pair, recipe, epochs, file = place.parts
     seed, count = int(file.split("-")[1]), int(epochs.removesuffix("-epochs"))

@@ -6,15 +6,17 @@ seconds, until it is interrupted. No training notices, and nothing is written, b
 ``--tensorboard FOLDER`` the curves, for ``tensorboard --logdir FOLDER``.
 """
 
+import re
 import sys
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.evidence.events import Curves, Events, finished, of_checkpoint
+from benchmarks.evidence.events import Curves, Events, of_checkpoint
 from benchmarks.evidence.records import keys
 from benchmarks.evidence.runs import Runs, read_runs
 from benchmarks.evidence.words import MISSING
@@ -24,6 +26,7 @@ from manifold.training import command
 from manifold.training.progress import SECONDS_BETWEEN_LINES, duration
 
 SILENT = 8 * SECONDS_BETWEEN_LINES  # of a log: after that its job has stopped, or waits
+SEGMENTER = re.compile(r"(frozen|fine-tuned)-(?P<method>.+)-seed-(?P<seed>\d+)")  # a checkpoint's
 CLEAR = "\x1b[2J\x1b[H"  # of a terminal
 
 
@@ -64,8 +67,9 @@ def look(experiment: Experiment, events: Events | None = None) -> str:
         raise UserError(f"{folder}: nothing has been started there; give the --config of the run")
     found, jobs = read_runs(folder), running(folder)
     if events is not None:
-        for curves in (finished(experiment, found), *(job.curves for job in jobs)):
-            events.add(curves)
+        events.add_finished(experiment, found)
+        for job in jobs:
+            events.add(job.curves)
     parts = [_done(experiment, found), *map(_in_words, jobs)]
     parts += [f"FAILED {name}: {error}" for name, error in _errors(folder)]
     return "\n".join([*parts, *(f"left out: {fault}" for fault in found.faults)])
@@ -73,11 +77,12 @@ def look(experiment: Experiment, events: Events | None = None) -> str:
 
 def running(folder: Path) -> list[Job]:
     """Trainings that have begun and not ended: those with a checkpoint, and what logs tell of."""
-    logs = sorted((folder / "logs").glob("*.txt"), key=lambda path: path.stat().st_mtime)
+    logs = _logs(folder)
     states = sorted((folder / "state").rglob("*.pt"))
     jobs, told = [], set()
     for state in states:
-        own = [log for log in logs if log.stem.endswith(_end_of_log(folder, state))]
+        name = _name_of_log(state.relative_to(folder / "state"))
+        own = [log for log in logs if re.fullmatch(name, log.stem)]
         told |= set(own)
         jobs.append(_of_checkpoint(folder, state, own[-1] if own else None))
     for log in logs:  # the first minute of a training, and jobs that keep no checkpoint
@@ -86,13 +91,23 @@ def running(folder: Path) -> list[Job]:
     return jobs
 
 
-def _end_of_log(folder: Path, state: Path) -> str:
-    """How the name of a checkpoint's log ends, by the places of both."""
-    pair, *of = state.relative_to(folder / "state").parts
-    if len(of) == 1:  # a teacher's
-        return f"teacher-{pair}"
-    recipe, epochs, file = of
-    return f"-{pair}-{recipe}-{epochs.removesuffix('-epochs')}-{file.rpartition('-')[0]}"
+def _name_of_log(state: Path) -> str:
+    """A pattern of the name of a checkpoint's log, as the workflow gives it.
+
+    Args:
+        state: below the folder of states.
+    """
+    match state.with_suffix("").parts:
+        case pair, "teacher":
+            return re.escape(f"teacher-{pair}")
+        case "segmentation", file if found := SEGMENTER.fullmatch(file):
+            return re.escape(f"segmentation-train-{found['method']}-{found['seed']}")
+        case "transfer", data, file:  # seed-SEED-HASH
+            return re.escape(f"transfer-fine-tuning-{data}-{file.split('-')[1]}")
+        case pair, recipe, epochs, file:  # the same
+            of = f"{pair}-{recipe}-{epochs.removesuffix('-epochs')}-{file.rpartition('-')[0]}"
+            return rf"cohort-\d+-{re.escape(of)}"
+    return re.escape(state.stem)
 
 
 def _of_checkpoint(folder: Path, path: Path, log: Path | None) -> Job:
@@ -106,10 +121,12 @@ def _of_checkpoint(folder: Path, path: Path, log: Path | None) -> Job:
         step, rows, seconds = state["step"], state["rows"], state["wall_seconds"]
     except Exception as error:  # it has just ended, or is damaged in one of many ways
         return Job(name, 0, None, None, {}, f"{said or type(error).__name__}", silent)
+    if not isinstance(rows, dict):  # of a segmenter: rows of its own kind, and no cohort
+        return Job(name, step, None, None, {}, said, silent)
     last = {method: own[-1] for method, own in rows.items() if own}
     top1 = {m: row["validation_top1"] for m, row in last.items() if row["validation_top1"]}
     steps = left = None
-    if last and len(path.relative_to(folder / "state").parts) > 2:
+    if last and len(place.parts) == 4:  # of a cohort
         row = next(iter(last.values()))
         steps = row["step"] // row["epoch"] * int(path.parent.name.removesuffix("-epochs"))
         left = seconds / step * (steps - step)
@@ -157,18 +174,40 @@ def _in_words(job: Job) -> str:
 def _errors(folder: Path) -> list[tuple[str, str]]:
     found = []
     for log in sorted((folder / "logs").glob("*.txt")):
-        if error := last_error(log.read_text(encoding="utf-8", errors="replace")):
+        if error := last_error(_text(log)):
             found.append((log.name, error.splitlines()[0]))
     return found
 
 
 def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "")
+    return next((line for line in reversed(_text(log).split("\n")) if line.strip()), "")
+
+
+# A job may take a file away between our listing it and reading it.
+
+
+def _logs(folder: Path) -> list[Path]:
+    """The logs, the newest last."""
+    times = {}
+    for path in sorted((folder / "logs").glob("*.txt")):
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime
+    return sorted(times, key=times.__getitem__)
+
+
+def _text(log: Path) -> str:
+    try:
+        return log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def _age(path: Path) -> float:
-    return max(0.0, time.time() - path.stat().st_mtime)
+    """Seconds since a file was written; 0 of one that is gone."""
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def main() -> None:
