@@ -83,8 +83,8 @@ def page(experiment: Experiment, folder: Path) -> str:
     names = {study.name for study in shown}
     return render(
         title=f"Distilling vision transformers: {folder.name}",
-        lead=f"{experiment.description}. Written from the files of {folder.name}; what is not on "
-        "this page was not run.",
+        lead=f"{experiment.description}. Written from the files of {folder.name}; a study that "
+        "is not on this page was not run there.",
         answer=_answer(experiment, folder, faults),
         studies=shown,
         faults=[fault.replace(str(folder), folder.name) for fault in faults],
