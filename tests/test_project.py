@@ -369,3 +369,13 @@ def test_the_teacher_that_ships_is_the_one_of_its_record():
     table = pd.read_csv(ROOT / "results/published/mini/table1.csv").set_index("method")
     assert table.loc["teacher", "top1_mean"] == pytest.approx(record["result"]["top1"])
     assert table.loc["teacher", "top1_mean"] > table["top1_mean"].drop("teacher").max() + 3
+
+
+def test_published_runs_are_compared_by_a_column_of_theirs():
+    found = 0
+    for study in resolve({"scale": "mini"}).studies.values():
+        for path in (ROOT / "results/published").glob(f"*/{study.name}_seeds.csv"):
+            if study.measured is not None:
+                assert study.measured in pd.read_csv(path, nrows=0).columns, path
+                found += 1
+    assert found

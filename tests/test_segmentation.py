@@ -1,11 +1,13 @@
 """Segmentation: masks and their faults, mIoU against other computations, the study end to end."""
 
 import ast
+import errno
 import io
 import json
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,29 +18,33 @@ from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
 from benchmarks.backbones import open_network
+from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.scenes.compose import Composer
 from benchmarks.segmentation import (
     CONTROLS,
     FROZEN,
-    IGNORED,
-    PATCH_EMBEDDING,
     PROTOCOLS,
     UNTRAINED,
-    Decoder,
     table,
 )
+from benchmarks.segmentation import check as check_module
+from benchmarks.segmentation import masks as masks_module
+from benchmarks.segmentation import train as train_module
 from benchmarks.segmentation import training as training_module
 from benchmarks.segmentation.cells import SegmenterCell
 from benchmarks.segmentation.data import Examples, fit, open_split, read_found
 from benchmarks.segmentation.masks import lookup, read_folder, read_mask
+from benchmarks.segmentation.measure import measure
 from benchmarks.segmentation.networks import LinearHead, Segmenter, UPerDecoder, enlarge
 from benchmarks.segmentation.pictures import MUTED, colours, painted
-from benchmarks.segmentation.prepare import prepare
+from benchmarks.segmentation.prepare import prepare, take_folder
 from benchmarks.segmentation.scores import confusion, scores
+from benchmarks.segmentation.settings import IGNORED, Decoder
 from benchmarks.segmentation.train import run
 from manifold.errors import UserError
-from manifold.files import sha256
-from manifold.settings import ROOT, Model, resolve
+from manifold.files import sha256, write_text
+from manifold.models import create_model, save_weights
+from manifold.settings import ROOT, Model, resolve, to_plain
 from manifold.training.data import load_splits
 from manifold.training.runs import student_setting
 from manifold.training.train import train as train_students
@@ -183,7 +189,8 @@ def test_all_that_is_broken_is_told_at_once(folder):
         assert all(word in str(error.value) for word in BROKEN[kind][1]), kind
 
 
-def test_a_mask_of_another_size_is_found_without_decoding(folder):
+def test_a_mask_of_another_size_is_found_without_decoding(folder, monkeypatch):
+    monkeypatch.setattr(masks_module, "READ_FIRST", 1)
     root, read = folder
     BROKEN["other size"][0](root)
     BROKEN["unknown index"][0](root)  # which only decoding finds
@@ -192,12 +199,32 @@ def test_a_mask_of_another_size_is_found_without_decoding(folder):
     assert "2.png" not in str(error.value)
 
 
-def test_a_split_without_a_class_is_refused(folder):
+def test_the_first_masks_are_read_even_where_not_all_are(folder):
+    root, read = folder
+    BROKEN["unknown index"][0](root)
+    with pytest.raises(UserError, match=r"test/masks/2.png holds 3"):
+        read(verify=False)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_split_without_a_class_is_refused(folder, verify, monkeypatch):
+    monkeypatch.setattr(masks_module, "READ_FIRST", 1)
     root, read = folder
     for name, (width, height) in zip(("0", "sub/1", "2", "3"), SIZES, strict=True):
         overwrite(root, f"test/masks/{name}.png", np.full((height, width), IGNORED))
     with pytest.raises(UserError, match=r"folder.test: no mask has a pixel of a class"):
-        read()
+        read(verify=verify)
+
+
+def test_masks_are_read_until_one_has_a_class(folder, monkeypatch):
+    monkeypatch.setattr(masks_module, "READ_FIRST", 1)
+    root, read = folder
+    overwrite(root, "test/masks/0.png", np.full((30, 40), IGNORED))
+    BROKEN["unknown index"][0](root)
+    with pytest.raises(UserError, match=r"test/masks/2.png holds 3"):
+        read(verify=False)
+    overwrite(root, "test/masks/2.png", np.zeros((32, 32)))
+    assert len(read(verify=False)[0]["test"]) == len(SIZES)
 
 
 def test_copies_between_the_splits_are_told(folder):
@@ -220,6 +247,13 @@ def test_zero_is_ignored_where_it_is_no_class(tmp_path):
     assert found.tolist() == [[IGNORED, 0, 149, IGNORED]]
     with pytest.raises(UserError, match=r"holds 150, .*classes are 0 to 149"):
         read_mask(tmp_path / "mask.png", lookup(150, ignore_zero=False))
+
+
+@pytest.mark.parametrize(("classes", "ignore_zero"), [(255, False), (254, True)])
+def test_255_is_no_class_of_as_many_as_there_can_be(classes, ignore_zero):
+    table = lookup(classes, ignore_zero)
+    assert table[IGNORED] == IGNORED
+    assert set(table.tolist()) == {*range(classes), IGNORED}
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -254,6 +288,14 @@ def test_few_bits_are_read_as_the_indices_that_they_are(tmp_path, bits, has_pale
         ({"data": of_folder(FOLDERS, ["a", "a"])}, ["segmentation.data", "class_names"]),
         ({"data": of_folder({"train": PART})}, ["segmentation.data.folder", "test"]),
         ({"data": {"classes": 300}}, ["segmentation.data.classes must lie in [2, 255]"]),
+        (
+            {"data": of_folder(FOLDERS, None, classes=255, ignore_zero=True)},
+            ["segmentation.data", "with ignore_zero", "got 255 classes, give at most 254"],
+        ),
+        (
+            {"pair": "deit-cait", "methods": ["soft_kd", "lift"], "baseline": "lift"},
+            ["segmentation.baseline", "'lift' trains the pair's lifted_student"],
+        ),
         ({"fine_tuned": {"decoder": {"scales": [1, 2]}}}, ["scales must be powers of 2"]),
         ({"fine_tuned": {"decoder": {"scales": [3, 1]}}}, ["scales must be powers of 2"]),
         ({"fine_tuned": {"decoder": {"pools": []}}}, ["segmentation.fine_tuned.decoder.pools"]),
@@ -437,7 +479,7 @@ def test_nothing_of_detection_is_needed():
     """Whose packages may not be installed."""
     found = {
         name
-        for folder in ("segmentation", "scenes", "backbones.py")
+        for folder in ("segmentation", "scenes", "backbones.py", "dense.py")
         for path in (ROOT / "benchmarks").glob(f"{folder}/*.py" if "." not in folder else folder)
         for node in ast.walk(ast.parse(path.read_bytes()))
         for name in (
@@ -459,6 +501,109 @@ def test_nothing_of_detection_is_needed():
 def study_in(folder, **changes):
     own = {"pair": "untrained-teacher", "epochs": 1, "methods": METHODS, **changes}
     return resolve({"scale": "smoke", "results": str(folder), "segmentation": own})
+
+
+def test_every_backbone_is_the_student_that_its_method_trains(tmp_path):
+    """Whose weights, as training leaves them, go into it."""
+    methods = ["soft_kd", "hard_kd_token", "lift", "wide_last"]
+    made = study_in(tmp_path, pair="deit-cait", methods=methods)
+    own = made.studies["segmentation"]
+    pair = made.pairs["deit-cait"]
+    networks = {
+        **dict.fromkeys((UNTRAINED, PATCH_EMBEDDING, "soft_kd"), pair.student),
+        "hard_kd_token": pair.distilled_student,
+        "lift": pair.lifted_student,
+        "wide_last": pair.widened_student,
+    }
+    assert set(networks) == set(own.backbones)
+    for method, model in networks.items():
+        network = create_model(model, made.data.image_shape, 10)
+        save_weights(network, own.weights(method, 0)[0])
+        cell = SegmenterCell(made, FROZEN, method, 0)
+        assert cell.model == model
+        if method != PATCH_EMBEDDING:  # of which one part is another's
+            frozen, _ = training_module.build(cell, 3, torch.device("cpu"))
+            state = network.state_dict()
+            assert all(torch.equal(v, state[name]) for name, v in frozen.state_dict().items())
+            assert cell.identity("data")["student"] == to_plain(model)
+
+
+def test_every_network_is_tried_before_compute(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(check_module, "_try", lambda *given: tried.append(given[1:3]))
+    study_in(tmp_path, pair="deit-cait", methods=["soft_kd", "fitnet", "lift"]).studies[
+        "segmentation"
+    ].preflight()
+    assert tried == [(protocol, own) for protocol in PROTOCOLS for own in (UNTRAINED, "lift")]
+
+
+def trained_on(made, protocol, count):
+    """The training of a segmenter on so many images of noise."""
+    cell = SegmenterCell(made, protocol, UNTRAINED, 0)
+    (made.directory / "noise").mkdir(parents=True)
+    examples = check_module._noise(cell, 3, made.directory / "noise")
+    examples.examples = [
+        replace(example, name=f"{number}.png")
+        for number, example in enumerate(examples.examples * count)
+    ]
+    model, channels = cell.model, cell.study.settings.data.channels
+    network = open_network(model, made.data.image_shape, None, channels)
+    frozen, trained = training_module.with_head(cell, network, 3, torch.device("cpu"))
+    digest, device = "digest", torch.device("cpu")
+    return training_module.Training(cell, frozen, trained, examples, digest, device)
+
+
+def test_frozen_tokens_that_the_disk_has_no_room_for_are_said(tiny_disk):
+    """A page of a sparse file that finds no room kills the process by SIGBUS."""
+    made = study_in(tiny_disk)
+    made = made.replaced(machine=made.machine.replaced(workers=0))
+    training = trained_on(made, FROZEN, 50)
+    with pytest.raises(UserError, match=r"\.npy: No space left on the disk"):
+        training._frozen_tokens()
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_is_said(tmp_path, monkeypatch):
+    made = study_in(tmp_path)
+    monkeypatch.setattr(train_module, "read_found", lambda study: {})
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr(train_module, "train", full)
+    with pytest.raises(UserError, match=rf"{UNTRAINED}-seed-0.pt: No space left on the disk"):
+        run(made, UNTRAINED, 0)
+
+
+def test_a_test_set_without_a_class_is_refused(tmp_path):
+    made = study_in(tmp_path)
+    made = made.replaced(machine=made.machine.replaced(workers=0))
+    training = trained_on(made, FROZEN, 2)
+    training.examples.classes = lambda _: np.full((32, 32), IGNORED, dtype=np.uint8)
+    given = (training.cell, training.frozen, training.trained, training.examples, 3)
+    with pytest.raises(UserError, match="no mask of the test images has a pixel of a class"):
+        measure(*given, tmp_path / "predictions.zip")
+
+
+def test_a_folder_that_has_changed_since_it_was_prepared_is_refused(tmp_path, looks_each_time):
+    folders = write_folder(tmp_path / "data")
+    own = study_in(tmp_path / "results", data=of_folder(folders)).studies["segmentation"]
+    write_text(own.found, json.dumps(take_folder(own)))
+    assert read_found(own)["classes"] == NAMES
+    overwrite(tmp_path / "data", "train/masks/2.png", np.ones((32, 32)))
+    with pytest.raises(UserError, match=r"data.json is of other images .* prepare makes it anew"):
+        read_found(own)
+
+
+def test_runs_are_compared_by_a_column_of_theirs(tmp_path):
+    own = study_in(tmp_path).studies["segmentation"]
+    run_record = {
+        "result": {"miou": 1.0, "pixel_accuracy": 2.0},
+        "configuration": {"student_sha256": ""},
+        "environment": {"git_commit": ""},
+        **{"wall_seconds": 0.0, "fingerprint": ""},
+    }
+    rows = table._seed_rows(own, FROZEN, {own.settings.baseline: {0: run_record}})
+    assert own.measured in rows[0] and "protocol" in own.row_names
 
 
 @pytest.fixture(scope="module")

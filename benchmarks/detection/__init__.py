@@ -5,6 +5,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.detection.settings import DetectionSettings
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FIGURES, Job, Study
@@ -17,7 +18,6 @@ from manifold.settings.stale import planned_data, read_record
 
 # In the place of a method: backbones that show what a student's training adds.
 RANDOM = "random"  # none of its weights
-PATCH_EMBEDDING = "patch_embedding"  # the weights of its patch embedding, and no others
 CONTROLS = (RANDOM, PATCH_EMBEDDING)
 DETECTOR_FILES = ("detector.safetensors", "predictions.bbox.json", "metrics.csv", "run.json")
 RECORD = "data.json"  # about the images

@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dense import FOLDER_SPLITS
 from benchmarks.detection.coco_files import LISTS, Notes, check, listed, normalise, read
-from benchmarks.detection.data import FOLDER_SPLITS
 from benchmarks.detection.settings import CocoFolder
 from manifold.errors import Faults, UserError
 from manifold.image_files import ImageCheck

@@ -20,6 +20,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from benchmarks.dense import FOLDER_SPLITS
 from benchmarks.detection import RANDOM, Detection
 from benchmarks.detection.cells import DetectorCell
 from benchmarks.detection.configuration import (
@@ -29,7 +30,6 @@ from benchmarks.detection.configuration import (
     parts_of,
     read_settings,
 )
-from benchmarks.detection.data import FOLDER_SPLITS
 from benchmarks.detection.prepare import count, prepare, read_folder, tell, write
 from benchmarks.detection.scenes import WHERE
 from benchmarks.detection.train import build_runner

@@ -8,7 +8,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from benchmarks.detection import PATCH_EMBEDDING, VALIDATION, Detection
+from benchmarks.dense import PATCH_EMBEDDING
+from benchmarks.detection import VALIDATION, Detection
 from benchmarks.detection.backbones import describe
 from benchmarks.detection.cells import DetectorCell
 from benchmarks.detection.data import annotation_file, categories, image_folder, read_record

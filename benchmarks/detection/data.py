@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.detection import PATCH_EMBEDDING, RANDOM, RECORD
+from benchmarks.dense import FOLDER_SPLITS, PATCH_EMBEDDING
+from benchmarks.detection import RANDOM, RECORD
 from benchmarks.detection.settings import CocoFolder
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import Experiment
-
-FOLDER_SPLITS = ("train", "test")
 
 
 def data_directory(experiment: Experiment) -> Path:

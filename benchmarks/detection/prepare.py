@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.dense import FOLDER_SPLITS
 from benchmarks.detection import RECORD, Detection, annotations, coco_files, scenes
 from benchmarks.detection.data import (
-    FOLDER_SPLITS,
     data_directory,
     image_folder,
     names_and_sizes,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.detection import PATCH_EMBEDDING, VALIDATION, Detection
+from benchmarks.dense import PATCH_EMBEDDING
+from benchmarks.detection import VALIDATION, Detection
 from benchmarks.detection.data import annotation_file, read_record, title_of
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import gains_over, holm, mean_interval

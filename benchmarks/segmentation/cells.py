@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.segmentation import Segmentation
+from benchmarks.segmentation import CONTROLS, Segmentation
 from manifold.errors import UserError
 from manifold.files import sha256
-from manifold.settings import Experiment, fingerprint, to_plain
+from manifold.settings import Experiment, Model, fingerprint, to_plain
+from manifold.training.cells import student_model
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,20 @@ class SegmenterCell:
         name = f"{self.protocol}-{self.method}-seed-{self.seed}.pt"
         return self.experiment.directory / "state" / "segmentation" / name
 
+    @property
+    def model(self) -> Model:
+        """The network of the backbone: that of the pair's students which the method trains.
+
+        Raises:
+            UserError: the pair has none of that kind.
+        """
+        name = self.study.settings.pair
+        pair = self.experiment.pairs[name]
+        if self.method in CONTROLS:
+            return pair.student
+        definition = self.experiment.method_definitions[self.method]
+        return student_model(pair, name, self.method, definition)
+
     def identity(self, data: str) -> dict[str, Any]:
         """What shapes the segmenter: its settings, the backbone's bytes, the data's.
 
@@ -49,7 +64,7 @@ class SegmenterCell:
         student, patch_embedding = (path and sha256(path) for path in weights)
         shaping = {
             **self.study.shaping(self.protocol),
-            "student": self.experiment.pairs[self.study.settings.pair].student,
+            "student": self.model,
             "student_sha256": student,
             "patch_embedding_sha256": patch_embedding,
             "data": data,

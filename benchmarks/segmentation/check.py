@@ -1,7 +1,7 @@
 """What would stop the segmenters after their students were trained, found before.
 
-The user's images and masks as a whole; then each protocol takes a step, and predicts an image, on a
-backbone of random weights.
+The user's images and masks as a whole; then each protocol takes a step, and predicts an image, on
+every network that is a backbone, with random weights.
 """
 
 import tempfile
@@ -13,21 +13,17 @@ from PIL import Image
 
 from benchmarks.backbones import open_network
 from benchmarks.scenes.compose import find_photographs
-from benchmarks.segmentation import (
-    BACKGROUND,
-    PROTOCOLS,
-    UNTRAINED,
-    FineTuningRecipe,
-    Segmentation,
-)
+from benchmarks.segmentation import BACKGROUND, FROZEN, PROTOCOLS, Segmentation
 from benchmarks.segmentation.cells import SegmenterCell
 from benchmarks.segmentation.data import Examples, examples_of
 from benchmarks.segmentation.masks import Example, class_names, read_folder
 from benchmarks.segmentation.measure import predictions
 from benchmarks.segmentation.prepare import WHERE, tell
+from benchmarks.segmentation.settings import FineTuningRecipe
 from benchmarks.segmentation.training import Training, with_head
 from manifold.errors import Faults, UserError
 from manifold.image_files import mode_of
+from manifold.settings import Model
 from manifold.training.data import load_splits
 from manifold.training.runs import CPU
 
@@ -60,8 +56,9 @@ def check(study: Segmentation) -> dict[str, Any]:
     faults.raise_any()
     with tempfile.TemporaryDirectory() as folder:
         for protocol in PROTOCOLS:
-            with faults.collected():
-                _try(study, protocol, len(classes), Path(folder))
+            for method in _of_each_network(study):
+                with faults.collected():
+                    _try(study, protocol, method, len(classes), Path(folder))
     faults.raise_any()
     return {"splits": sizes, "classes": classes}
 
@@ -80,7 +77,19 @@ def _check_batch(study: Segmentation, protocol: str, images: int) -> None:
         )
 
 
-def _try(study: Segmentation, protocol: str, classes: int, folder: Path) -> None:
+def _of_each_network(study: Segmentation) -> list[str]:
+    """A backbone of each network that is one: the first of those that have it."""
+    networks: list[Model] = []
+    chosen = []
+    for method in study.backbones:
+        model = SegmenterCell(study.experiment, FROZEN, method, study.seeds[0]).model
+        if model not in networks:
+            networks.append(model)
+            chosen.append(method)
+    return chosen
+
+
+def _try(study: Segmentation, protocol: str, method: str, classes: int, folder: Path) -> None:
     """Take a step on two images of noise, and predict one, on a backbone of random weights.
 
     Raises:
@@ -93,10 +102,10 @@ def _try(study: Segmentation, protocol: str, classes: int, folder: Path) -> None
     experiment = experiment.replaced(
         segmentation=settings, machine=experiment.machine.replaced(workers=0)
     )
-    cell = SegmenterCell(experiment, protocol, UNTRAINED, study.seeds[0])
+    cell = SegmenterCell(experiment, protocol, method, study.seeds[0])
     examples = _noise(cell, classes, folder)
     network = open_network(
-        experiment.pairs[settings.pair].student,
+        cell.model,
         experiment.data.image_shape,
         None,
         settings.data.channels,
@@ -111,7 +120,7 @@ def _try(study: Segmentation, protocol: str, classes: int, folder: Path) -> None
         raise UserError(f"segmentation.{key}: {error}") from error
     except (RuntimeError, ValueError) as error:  # torch and timm fail in many ways
         raise UserError(
-            f"segmentation.{key}: the student cannot segment images of "
+            f"segmentation.{key}: the student {cell.model.name} cannot segment images of "
             f"{'×'.join(map(str, settings.data.size))} with {recipe}: {error}"
         ) from error
 

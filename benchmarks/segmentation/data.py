@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.segmentation import IGNORED, FineTuningRecipe, Segmentation
+from benchmarks.segmentation import Segmentation
 from benchmarks.segmentation.masks import Example, lookup, read_mask
+from benchmarks.segmentation.settings import IGNORED, FineTuningRecipe
 from manifold.errors import UserError
 from manifold.image_files import mode_of, read_image
 from manifold.seeds import reseed
@@ -122,14 +123,20 @@ def read_found(study: Segmentation) -> dict[str, Any]:
     """What ``prepare`` wrote about the data.
 
     Raises:
-        UserError: it has not run.
+        UserError: it has not run, or the images or masks of a folder are others since.
     """
     try:
-        return json.loads(study.found.read_text(encoding="utf-8"))
+        found = json.loads(study.found.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{study.found} is missing; python -m benchmarks segmentation prepare makes it"
         ) from None
+    if found.get("files") != study.folder_digest():
+        raise UserError(
+            f"{study.found} is of other images or masks than segmentation.data now has; python -m "
+            "benchmarks segmentation prepare makes it anew"
+        )
+    return found
 
 
 def open_split(study: Segmentation, found: dict[str, Any], split: str) -> Examples:

@@ -12,13 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.segmentation import (
-    FOLDER_SPLITS,
-    IGNORED,
-    MASK_SUFFIXES,
-    MaskFolders,
-    SegmentationData,
-)
+from benchmarks.dense import FOLDER_SPLITS
+from benchmarks.segmentation import MASK_SUFFIXES
+from benchmarks.segmentation.settings import IGNORED, MaskFolders, SegmentationData
 from manifold.counted import Counted
 from manifold.errors import Faults, UserError
 from manifold.image_files import ImageCheck, mode_of, size_as_shown
@@ -27,6 +23,7 @@ from manifold.training.progress import progress
 
 SCALED = {"L;2": 85, "L;4": 17}  # by what PIL multiplies grey values of so few bits
 INDEX_MODES = ("P", "L", "1")
+READ_FIRST = 20  # masks of a split that are read where not all are
 SHOWN = 5  # unknown indices in a message
 
 
@@ -49,8 +46,8 @@ def lookup(classes: int, ignore_zero: bool) -> np.ndarray:
     table = np.full(256, -1, dtype=np.int64)
     first = int(ignore_zero)
     table[:first] = IGNORED
-    table[IGNORED] = IGNORED
     table[first : first + classes] = np.arange(classes)
+    table[IGNORED] = IGNORED
     return table
 
 
@@ -159,10 +156,12 @@ def read_folder(data: SegmentationData) -> tuple[dict[str, list[Example]], list[
     for split, own in examples.items():
         check.part = {"train": "training"}.get(split, split)
         labelled = False
-        for example in progress(own, what=f"check {split} masks", unit="mask"):
+        shown = progress(own, what=f"check {split} masks", unit="mask")
+        for number, example in enumerate(shown):
             with faults.collected():
-                labelled |= _check(example, data, table, check)
-        if own and data.verify and not labelled and not faults.found:
+                is_read = data.verify or number < READ_FIRST or not labelled
+                labelled |= _check(example, data, table, check, is_read)
+        if own and not labelled and not faults.found:
             faults.add(
                 f"segmentation.data.folder.{split}: no mask has a pixel of a class; all are "
                 f"{IGNORED}{' or 0' if data.ignore_zero else ''}"
@@ -178,8 +177,13 @@ def read_folder(data: SegmentationData) -> tuple[dict[str, list[Example]], list[
     return examples, said
 
 
-def _check(example: Example, data: SegmentationData, table: np.ndarray, check: ImageCheck) -> bool:
-    """Hold an image and its mask to each other; say whether any pixel has a class.
+def _check(
+    example: Example, data: SegmentationData, table: np.ndarray, check: ImageCheck, is_read: bool
+) -> bool:
+    """Hold an image and its mask to each other; say whether any pixel is known to have a class.
+
+    Args:
+        is_read: the mask's pixels are, and not its size alone.
 
     Raises:
         UserError: one cannot be read, their sizes differ, or the mask holds what is no class.
@@ -188,12 +192,14 @@ def _check(example: Example, data: SegmentationData, table: np.ndarray, check: I
         "mask": lambda: size_as_shown(example.mask),
         "image": lambda: size_as_shown(example.image),
     }
-    labelled = True
-    if data.verify:
+    labelled = False
+    if is_read:
         classes = read_mask(example.mask, table)
         labelled = bool((classes != IGNORED).any())
+        sizes["mask"] = lambda: [*classes.shape[::-1]]
+    if data.verify:
         image = check.read(str(example.image), mode_of(data.channels))
-        sizes = {"mask": lambda: [*classes.shape[::-1]], "image": lambda: [*image.size]}
+        sizes["image"] = lambda: [*image.size]
     mask, shown = sizes["mask"](), sizes["image"]()
     if mask != shown:
         raise UserError(

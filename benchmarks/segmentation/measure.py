@@ -17,6 +17,7 @@ from benchmarks.segmentation.cells import SegmenterCell
 from benchmarks.segmentation.data import Examples, fit
 from benchmarks.segmentation.networks import last_tokens
 from benchmarks.segmentation.scores import confusion, scores
+from manifold.errors import UserError
 
 UNDATED = (1980, 1, 1, 0, 0, 0)  # of files in an archive: the same predictions give the same bytes
 
@@ -68,6 +69,9 @@ def measure(
 
     Args:
         archive: of PNG masks with the names and the indices of the data's masks.
+
+    Raises:
+        UserError: no pixel of the masks has a class.
     """
     matrix = np.zeros((classes, classes), dtype=np.int64)
     own_indices = np.array([int(np.flatnonzero(examples.table == c)[0]) for c in range(classes)])
@@ -78,4 +82,10 @@ def measure(
             Image.fromarray(own_indices[predicted].astype(np.uint8)).save(content, "PNG")
             entry = zipfile.ZipInfo(examples.examples[position].name, UNDATED)
             file.writestr(entry, content.getvalue())
+    if not matrix.sum():
+        raise UserError(
+            f"segmentation: no mask of the {cell.study.evaluated} images has a pixel of a class: "
+            "there is nothing to measure; correct these masks, or segmentation.data.ignore_zero, "
+            "and let snakemake prepare the data anew"
+        )
     return scores(matrix)

@@ -6,7 +6,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from benchmarks.backbones import SimpleFeaturePyramid, maps_of
-from benchmarks.segmentation import Decoder
+from benchmarks.segmentation.settings import Decoder
 
 
 def enlarge(logits: Tensor, cell: float, size: tuple[int, int]) -> Tensor:

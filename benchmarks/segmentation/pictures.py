@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -13,9 +14,10 @@ from matplotlib.patches import Patch
 from PIL import Image
 
 from benchmarks.evidence.style import STYLE
-from benchmarks.segmentation import FINE_TUNED, IGNORED, SEGMENTER_FILES, Segmentation
+from benchmarks.segmentation import FINE_TUNED, SEGMENTER_FILES, Segmentation
 from benchmarks.segmentation.data import open_split
 from benchmarks.segmentation.masks import lookup
+from benchmarks.segmentation.settings import IGNORED
 
 # Paul Tol's muted scheme, distinct for the colour-blind, between a pale grey and black.
 MUTED = (
@@ -89,7 +91,7 @@ def draw_pictures(study: Segmentation) -> Figure:
     return figure
 
 
-def _predicted(archive, name: str, table: np.ndarray) -> np.ndarray:
+def _predicted(archive: Path, name: str, table: np.ndarray) -> np.ndarray:
     """The classes that were predicted for an image."""
     with zipfile.ZipFile(archive) as file:
         values = np.asarray(Image.open(io.BytesIO(file.read(name))))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.segmentation import IGNORED
+from benchmarks.segmentation.settings import IGNORED
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import (
     detectable_difference,
@@ -29,13 +30,12 @@ from benchmarks.segmentation import (
     CONTROLS,
     FINE_TUNED,
     FROZEN,
-    IGNORED,
-    PATCH_EMBEDDING,
     PROTOCOLS,
     SEGMENTER_FILES,
     Segmentation,
 )
 from benchmarks.segmentation.cells import SegmenterCell
+from benchmarks.segmentation.settings import IGNORED
 from manifold.errors import UserError
 from manifold.training.records import read_run
 

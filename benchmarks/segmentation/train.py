@@ -17,6 +17,7 @@ from benchmarks.segmentation.data import open_split, read_found
 from benchmarks.segmentation.measure import measure
 from benchmarks.segmentation.training import Training, build
 from manifold import ranks
+from manifold.errors import telling_of_a_full_disk
 from manifold.files import csv_text, sha256, write_atomic, write_text
 from manifold.models import count_parameters, save_weights
 from manifold.settings import Experiment, fingerprint, to_plain
@@ -92,5 +93,5 @@ def run(experiment: Experiment, method: str, seed: int) -> None:
     found = read_found(study)
     for protocol in PROTOCOLS:
         cell = SegmenterCell(experiment, protocol, method, seed)
-        with alone_on([cell.directory]):
+        with alone_on([cell.directory]), telling_of_a_full_disk(cell.state):
             train(cell, found, device)

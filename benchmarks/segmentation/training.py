@@ -1,8 +1,10 @@
 """A segmenter on its way from the first step to the last, and what must survive a kill."""
 
 import math
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,11 +13,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.backbones import maps_of, open_network
-from benchmarks.segmentation import FROZEN, IGNORED, FineTuningRecipe
+from benchmarks.segmentation import FROZEN
 from benchmarks.segmentation.cells import SegmenterCell
 from benchmarks.segmentation.data import Examples
 from benchmarks.segmentation.measure import batches_of
 from benchmarks.segmentation.networks import LinearHead, Segmenter, last_tokens
+from benchmarks.segmentation.settings import IGNORED, FineTuningRecipe
 from manifold.errors import UserError, telling_of_a_full_disk
 from manifold.models import read_state, save_state
 from manifold.seeds import derive, reseed
@@ -56,7 +59,7 @@ def build(
     study, recipe = cell.study, cell.study.recipe_of(cell.protocol)
     weights, patch_embedding = study.weights(cell.method, cell.seed)
     network = open_network(
-        cell.experiment.pairs[study.settings.pair].student,
+        cell.model,
         cell.experiment.data.image_shape,
         weights,
         study.settings.data.channels,
@@ -78,6 +81,16 @@ def with_head(
         head = LinearHead(widths[-1], classes, strides[-1], size)
         return network.eval().requires_grad_(False).to(device), head.to(device)
     return None, Segmenter(network, classes, study.settings.fine_tuned.decoder).to(device)
+
+
+def _reserve(path: Path) -> None:
+    """Take the disk's space for a whole sparse file: a mapped page without any kills the process.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 class Training:
@@ -131,10 +144,7 @@ class Training:
             for images, classes in self._loader(inputs):
                 self._step(images.to(self.device), classes.to(self.device))
                 shown.update()
-                if (
-                    time.monotonic() - self._clock
-                    >= self.cell.experiment.machine.checkpoint_seconds
-                ):
+                if self._is_save_due():
                     self.save()
         shown.close()
         self._read_clock()
@@ -172,6 +182,7 @@ class Training:
                 if tokens is None:
                     shape = (len(self.examples), *own.shape[1:])
                     tokens = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+                    _reserve(path)
                 tokens[positions] = own
         return Tokens(tokens, self.examples)
 
