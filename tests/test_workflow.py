@@ -161,10 +161,10 @@ def test_transfer_takes_the_students_that_are_there(finished):
 
 def test_maps_and_curves_are_made_of_the_students_that_are_there(finished):
     runs = records_of_cells(finished)
-    done = snakemake(finished, "reproduce_maps", "reproduce_curves", "--config", "scale=smoke")
+    done = snakemake(finished, "reproduce_maps", "reproduce_curves", *WORDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert records_of_cells(finished) == runs
-    folder, experiment = finished / "results/smoke", resolve({"scale": "smoke"})
+    folder, experiment = finished / "results/smoke", resolve(SMALL)
     for name in ("maps", "curves"):
         for path in experiment.studies[name].files():
             assert (folder / path.name).stat().st_size
@@ -172,7 +172,7 @@ def test_maps_and_curves_are_made_of_the_students_that_are_there(finished):
     rows = pd.read_csv(folder / "maps.csv").set_index("method")
     methods = experiment.maps.methods
     assert rows.loc[methods, "top1_mean"].to_dict() == pytest.approx(table[methods].to_dict())
-    again = snakemake(finished, "reproduce_maps", "reproduce_curves", "--config", "scale=smoke")
+    again = snakemake(finished, "reproduce_maps", "reproduce_curves", *WORDS)
     assert "Nothing to be done" in again.stdout + again.stderr
 
 
@@ -239,7 +239,8 @@ def test_every_method_trains_under_either_recipe(recipe, tmp_path):
     own = {"results": str(tmp_path), "name": "all", "pairs": pairs, "data": few, **steps}
     overrides = {"scale": "smoke", **own}
     experiment = resolve(overrides)
-    methods = list(experiment.method_definitions)
+    # The one whose class tokens this teacher lacks is trained in test_wider_students.py.
+    methods = [method for method in experiment.method_definitions if method != "cls_kd"]
     command = ["python", "-m", "manifold", "train", "--config", *to_words(overrides)]
     options = ["--recipe", recipe, "--epochs", "1", "--seed", "1", "--methods", *methods]
     done = subprocess.run(

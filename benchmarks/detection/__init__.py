@@ -72,11 +72,6 @@ class Detection(Study):
             self.configuration_file(detector)
         if detection.seeds is not None:
             check_seeds("detection.seeds", detection.seeds)
-        if VALIDATION in self.splits and not experiment.data.validation:
-            raise UserError(
-                "detection.data.scenes.validation: data.validation is 0, and these scenes are of "
-                "the images that it holds out; raise it, or set this to null"
-            )
         if self.evaluated not in self.splits:
             raise UserError(
                 f"evaluation_split {self.evaluated!r}: detection has no such images; give "
@@ -104,9 +99,10 @@ class Detection(Study):
 
     @property
     def splits(self) -> list[str]:
-        """Of the images."""
+        """Of the images; validation scenes are of the images that the students' data hold out."""
         scenes = self.settings.data.scenes
-        has_validation = scenes is not None and scenes.validation is not None
+        asked = scenes is not None and scenes.validation is not None
+        has_validation = asked and self.experiment.data.validation > 0
         return ["train", *([VALIDATION] if has_validation else []), "test"]
 
     @property
