@@ -506,7 +506,9 @@ def test_a_rehearsal_is_killed_resumed_and_written(rehearsed):
     assert text.startswith("# Rehearsal of smoke")
     for part in ("deit_tiny_patch16_224", "| deit-cait | A", "killed after step 1"):
         assert part in text
-    assert len(pd.read_csv(rehearsed / "rehearsal_networks.csv")) == 3
+    roles = pd.read_csv(rehearsed / "rehearsal_networks.csv")["role"].tolist()
+    kinds = ["distilled", "lifted", "widened"]
+    assert roles == ["student", *(f"{kind} student" for kind in kinds), "teacher"]
 
 
 def test_a_rehearsal_leaves_no_weights_of_its_students(rehearsed):
