@@ -203,10 +203,6 @@ def test_every_scale_resolves(scale):
         (scenes(test=0), ["scenes.test", "at least 1"]),
         (scenes(validation=0), ["scenes.validation", "at least 1"]),
         (
-            {**SMOKE, "data": {"validation": 0}},
-            ["detection.data.scenes.validation", "data.validation is 0", "null"],
-        ),
-        (
             {**scenes(validation=None), "evaluation_split": "validation"},
             ["evaluation_split 'validation'", "detection.data.scenes.validation"],
         ),
@@ -497,6 +493,14 @@ def test_the_parts_of_a_seed_cost_alike():
     methods = ["none", "soft_kd", "manifold", "manifold_full"]  # the two last ones cost most
     _, first, second = made.jobs(("deit-cait", "A", 2), methods)
     assert first == (["none", "manifold"], "2") and second == (["soft_kd", "manifold_full"], "2")
+
+
+def test_without_held_out_images_detection_has_no_validation_scenes():
+    splits = [
+        resolve({**SMOKE, "data": {"validation": held_out}}).studies["detection"].splits
+        for held_out in (0, 200)
+    ]
+    assert splits == [["train", "test"], ["train", "validation", "test"]]
 
 
 def test_detection_trains_only_what_table_1_lacks():
