@@ -41,12 +41,8 @@ class Curves(Study):
     @property
     def methods(self) -> list[str]:
         """The methods whose curves are drawn, the baseline's among them."""
-        experiment, curves = self.experiment, self.settings
-        listed = curves.methods
-        if listed is None:
-            own = experiment.methods
-            listed = own if curves.baseline in own else [curves.baseline, *own]
-        return experiment.methods_of(curves.pair, listed)
+        curves = self.settings
+        return self.listed_or_table1s(curves.methods, curves.pair, curves.baseline)
 
     def students(self) -> Students:
         curves = self.settings

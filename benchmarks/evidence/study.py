@@ -144,6 +144,13 @@ class Study:
         """The test that decides."""
         return "paired" if self.registered is None else self.registered.primary
 
+    def listed_or_table1s(self, listed: list[str] | None, pair: str, baseline: str) -> list[str]:
+        """The methods that a section lists, or Table 1's with the baseline, that a pair is for."""
+        if listed is None:
+            own = self.experiment.methods
+            listed = own if baseline in own else [baseline, *own]
+        return self.experiment.methods_of(pair, listed)
+
     def teachers(self) -> list[str]:
         """The pairs whose teacher's accuracy it shows."""
         return []

@@ -110,12 +110,8 @@ class Maps(Study):
     @property
     def methods(self) -> list[str]:
         """The methods whose students are measured, the baseline's among them."""
-        experiment, maps = self.experiment, self.settings
-        listed = maps.methods
-        if listed is None:
-            own = experiment.methods
-            listed = own if maps.baseline in own else [maps.baseline, *own]
-        return experiment.methods_of(maps.pair, listed)
+        maps = self.settings
+        return self.listed_or_table1s(maps.methods, maps.pair, maps.baseline)
 
     @property
     def drawn(self) -> list[str]:

@@ -210,12 +210,8 @@ class Transfer(Study):
     @property
     def methods(self) -> list[str]:
         """The methods whose students are carried over to other data sets."""
-        experiment, transfer = self.experiment, self.settings
-        listed = transfer.methods
-        if listed is None:
-            own = experiment.methods
-            listed = own if transfer.baseline in own else [transfer.baseline, *own]
-        return experiment.methods_of(transfer.pair, listed)
+        transfer = self.settings
+        return self.listed_or_table1s(transfer.methods, transfer.pair, transfer.baseline)
 
     def students(self) -> Students:
         transfer = self.settings
