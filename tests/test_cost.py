@@ -7,7 +7,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from benchmarks.cost import forms, losses, steps, table
+from benchmarks.cost import forms, losses, steps, table, work
 from benchmarks.cost.figure import draw
 from benchmarks.cost.memory import peak_bytes
 from manifold.errors import UserError
@@ -61,6 +61,10 @@ def measured(study):
                 {"members": 1, "seconds": [2.0, 4.0]},
                 {"members": 2, "seconds": [3.0, 4.0]},
             ],
+            "products": [0.001, 0.001],  # 2·64³ operations each: 0.524 GFLOP/s
+            "operations": {name: 3 * 2 * 64**3 for name in methods},
+            "operations_of_teacher": 2 * 64**3,
+            "operators": {"addmm": 6.0, "mm": 2.0, "copy": 1.0, "add": 0.75, "fill": 0.25},
         },
     }
     for part, value in content.items():
@@ -124,6 +128,31 @@ def test_a_cohort_is_held_to_its_members_apart(measured):
     assert rows.loc[2, "peak_over_heaviest"] == 1.5
 
 
+def test_operations_take_the_time_of_so_many_products(measured):
+    rows = table.measure(measured).rows.set_index(["part", "what", "size"])
+    teacher = rows.loc[("step", f"{table.TEACHER}, float32", 1)]
+    assert teacher["least_milliseconds"] == pytest.approx(1)
+    assert teacher["gigaoperations"] == pytest.approx(2 * 64**3 / 1e9)
+    assert rows.loc[("step", "manifold", 1), "least_milliseconds"] == pytest.approx(3)
+    assert rows.loc[("cohort", "cohort", 2), "least_milliseconds"] == pytest.approx(6)
+    assert rows.loc[("product", "product", 64), "milliseconds_median"] == 1
+
+
+def test_a_pass_that_a_cohort_saves_is_not_counted(measured):
+    path = measured.measured("steps")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["uses_teacher"] = measured.settings.steps.methods
+    path.write_text(json.dumps(content), encoding="utf-8")
+    rows = table.measure(measured).rows.set_index(["part", "what", "size"])
+    assert rows.loc[("cohort", "cohort", 2), "least_milliseconds"] == pytest.approx(3 + 3 - 1)
+
+
+def test_operators_that_are_not_named_are_one_row(measured):
+    rows = table.measure(measured).rows
+    rows = rows[rows["part"] == "operator"].set_index("what")["share"]
+    assert dict(rows) == {"addmm": 0.6, "mm": 0.2, "copy": 0.1, table.OTHERS: 0.1}
+
+
 def test_the_document_has_every_form_method_and_cohort(measured):
     measured.write()
     folder = measured.experiment.directory
@@ -134,8 +163,10 @@ def test_the_document_has_every_form_method_and_cohort(measured):
     rows = pd.read_csv(folder / "cost.csv")
     assert "the teacher's pass, bfloat16, takes 0.60 of it in float32" in text
     assert "1.50 of the memory of its heaviest member alone" in text
-    assert len(rows) == 7 + 2 + len(measured.settings.steps.methods) + 2
-    assert len(pd.read_csv(folder / "cost_rounds.csv")) == 2 * len(rows)
+    assert "at the 1 GFLOP/s of a product of 64³ here, would take 0.00 of that time" in text
+    timed = rows[rows["part"] != table.OPERATORS]
+    assert len(timed) == 7 + 2 + len(measured.settings.steps.methods) + 2 + 1
+    assert len(pd.read_csv(folder / "cost_rounds.csv")) == 2 * len(timed)
     found = table.measure(measured)
     figure = draw(found, "a caption")
     figure.canvas.draw()
@@ -163,6 +194,7 @@ def test_measurements_that_are_missing_or_damaged_are_named(measured, content):
         ({"steps": {"members": [1, 99]}}, "cost.steps.members holds 99"),
         ({"steps": {"methods": ["soft_kd", "manifolt"]}}, "Did you mean 'manifold'"),
         ({"steps": {"pair": "deit-cat"}}, "Did you mean 'deit-cait'"),
+        ({"steps": {"profiled": 99}}, "cost.steps.profiled is 99"),
         ({"losses": {"batches": [8]}}, "cost.losses.batches"),
         ({"losses": {"rounds": 0}}, "cost.losses.rounds"),
     ],
@@ -191,12 +223,17 @@ def test_everything_is_measured_and_written(study):
     steps.run(study.experiment)
     study.write()
     rows = pd.read_csv(study.experiment.directory / "cost.csv")
+    operators = rows[rows["part"] == table.OPERATORS]
+    assert len(operators) == 3 + 1 and operators["share"].sum() == pytest.approx(1)
+    rows = rows.drop(operators.index)
     assert (rows["milliseconds_median"] > 0).all()
+    assert (rows["gigaoperations"] > 0)[rows["part"] != "loss"].all()
     assert set(rows["what"]) == {
         *forms.FORMS,
         *study.settings.steps.methods,
         *(f"{table.TEACHER}, {precision}" for precision in ("float32", "bfloat16")),
         "cohort",
+        "product",
     }
     assert (rows["peak_mebibytes"] > 0)[rows["part"] != "loss"].any()
 
@@ -211,3 +248,12 @@ def test_the_peak_grows_with_the_map_that_is_formed(study):
     }
     # One map of (32·64)² float32 numbers is 16 MiB; its difference and square are formed too.
     assert peaks["pairwise"] > 3 * 16 * 2**20 > 4 * peaks["full"]
+
+
+def test_operations_are_counted_by_hand():
+    """A product, one attention (two products a head), and what its kernel on a CPU would hide."""
+    left, right = torch.ones(3, 5), torch.ones(5, 7)
+    assert work.operations(lambda: left @ right) == 2 * 3 * 5 * 7
+    heads = torch.ones(2, 4, 6, 8)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert work.operations(lambda: attention(heads, heads, heads)) == 2 * (2 * 4 * 6 * 6 * 8) * 2

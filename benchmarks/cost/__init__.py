@@ -57,6 +57,12 @@ class StepShapes(Section):
     """Of weights and images in the teacher's pass alone, each measured beside the first."""
     rounds: Count
     """Times that every method and cohort is measured, one after another."""
+    product: Count
+    """Side of two square matrices whose product says how fast the machine multiplies."""
+    profiled: Count
+    """Size of the cohort whose operators are timed one by one."""
+    operators: Count
+    """Of these, how many are shown, the longest first; the rest is one row."""
 
     @model_validator(mode="after")
     def _can_be_run(self) -> Self:
@@ -65,6 +71,10 @@ class StepShapes(Section):
         if too_many := [size for size in self.members if size > len(self.methods)]:
             raise UserError(
                 f"members holds {too_many[0]}, and there are {len(self.methods)} methods"
+            )
+        if self.profiled > len(self.methods):
+            raise UserError(
+                f"profiled is {self.profiled}, and there are {len(self.methods)} methods"
             )
         return self
 
@@ -137,7 +147,7 @@ class Cost(Study):
         from benchmarks.cost.table import in_words, measure, readable
 
         found = measure(self)
-        losses, steps, cohorts = readable(found)
+        losses, steps, cohorts, operators = readable(found)
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
@@ -148,10 +158,17 @@ class Cost(Study):
                 steps,
                 "## Cohorts",
                 cohorts,
+                f"## Where a step of the cohort of {self.settings.steps.profiled} goes",
+                operators,
                 "## In words",
                 in_words(found),
             ],
             csv={"": found.rows, "_rounds": found.rounds},
-            latex=[(losses, "Losses. "), (steps, "Steps. "), (cohorts, "Cohorts. ")],
+            latex=[
+                (losses, "Losses. "),
+                (steps, "Steps. "),
+                (cohorts, "Cohorts. "),
+                (operators, "Operators. "),
+            ],
             figures={"": lambda caption: draw(found, caption)},
         )

@@ -1,7 +1,7 @@
 """Time of a step of every method by itself, and of cohorts that share the teacher's pass."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from benchmarks.cost import StepShapes
 from benchmarks.cost.losses import timed
 from benchmarks.cost.memory import peak_bytes
+from benchmarks.cost.work import operations, seconds_of_a_product, seconds_of_operators
 from manifold.distiller import FrozenTeacher
 from manifold.files import write_text
 from manifold.models import create_model
@@ -28,6 +29,7 @@ def run(experiment: Experiment) -> None:
     steps, device = study.settings.steps, torch.device(experiment.machine.device)
     members, teacher = build(experiment, steps, device)
     found = measure(experiment, steps, members, teacher)
+    found |= look_into(experiment, steps, members, teacher)
     found["peaks"] = peaks(experiment, steps, device)
     content = {"environment": describe_environment(device), **found}
     write_text(study.measured("steps"), json.dumps(content, indent=2) + "\n")
@@ -68,7 +70,7 @@ def build(
                 setting.recipe,
                 seed=setting.seed,
                 epochs=1,
-                steps_per_epoch=(1 + steps.rounds) * (1 + len(steps.members)),
+                steps_per_epoch=(1 + steps.rounds) * (1 + len(steps.members)) + 2,
                 fused_optimizer=experiment.machine.fused_optimizer,
             )
         )
@@ -81,13 +83,14 @@ def measure(
     """Seconds of the teacher's pass, of each method's step by itself, and of each cohort's.
 
     In each round every method takes a step alone, the teacher's pass in it, and then every cohort
-    takes one; a first round is thrown away.
+    takes one, and two matrices are multiplied; a first round is thrown away.
     """
     alone: dict[str, list[float]] = {member.name: [] for member in members}
     passes: list[float] = []
     teachers = _teachers(experiment, steps, teacher)
     precise: dict[str, list[float]] = {precision: [] for precision in teachers}
     cohorts: dict[int, list[float]] = {size: [] for size in steps.members}
+    products: list[float] = []
     shown = progress(what="steps", unit="round", total=1 + steps.rounds)
     step = 0
     for number in range(1 + steps.rounds):
@@ -108,6 +111,9 @@ def measure(
             taken = _seconds_of_a_pass(alone_in_it, images)
             if number:
                 precise[precision].append(taken)
+        taken = seconds_of_a_product(steps.product, images.device)
+        if number:
+            products.append(taken)
         step += 1
         shown.update()
     shown.close()
@@ -117,6 +123,29 @@ def measure(
         "teacher_precisions": precise,
         "uses_teacher": [m.name for m in members if m.distiller.uses_teacher],
         "cohorts": [{"members": size, "seconds": taken} for size, taken in cohorts.items()],
+        "products": products,
+    }
+
+
+def look_into(
+    experiment: Experiment, steps: StepShapes, members: list[Member], teacher: FrozenTeacher
+) -> dict:
+    """Operations of each method's step and of the teacher's pass, and a cohort's operators.
+
+    After ``measure``: each member takes one step more, the profiled ones two.
+    """
+    step = (1 + steps.rounds) * (1 + len(steps.members))
+    images, targets = _batch(experiment, steps, step)
+
+    def taken_by(company: list[Member], number: int) -> Callable[[], None]:
+        unseen = images.clone()  # which the teacher has not been asked with
+        return lambda: Cohort(company, teacher).step(unseen, targets, number)
+
+    profiled = taken_by(members[: steps.profiled], step + 1)
+    return {
+        "operations": {member.name: operations(taken_by([member], step)) for member in members},
+        "operations_of_teacher": operations(lambda: teacher(images.clone())),
+        "operators": seconds_of_operators(profiled, images.device),
     }
 
 

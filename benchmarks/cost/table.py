@@ -12,7 +12,9 @@ from manifold.errors import UserError
 from manifold.files import read_text
 
 MEBIBYTE = 2**20
-LOSSES, STEPS, COHORTS = "loss", "step", "cohort"  # parts of cost.csv
+# Parts of cost.csv.
+LOSSES, STEPS, COHORTS, PRODUCTS, OPERATORS = "loss", "step", "cohort", "product", "operator"
+OTHERS = "all others"  # of the operators
 PAIRWISE, FULL, REFERENCE, DECOUPLED = "pairwise", "full", "reference", "decoupled"
 TEACHER = "the teacher's pass"
 SHOWN = {
@@ -52,6 +54,8 @@ def measure(study: Cost) -> Found:
         *_loss_rows(study, losses),
         *_method_rows(study, steps, baseline),
         *_cohort_rows(study, steps),
+        _product_row(study, steps),
+        *_operator_rows(study, steps),
     ]
     return Found(pd.DataFrame(rows), rounds, _caption(study, losses, steps), baseline)
 
@@ -81,10 +85,14 @@ def _step_rounds(steps: dict) -> list[dict]:
         for name, seconds in (passes | steps["alone"]).items()
         for n, s in enumerate(seconds)
     ]
-    return rounds + [
+    rounds += [
         {"part": COHORTS, "what": "cohort", "size": each["members"], "round": n, "seconds": s}
         for each in steps["cohorts"]
         for n, s in enumerate(each["seconds"])
+    ]
+    return rounds + [
+        {"part": PRODUCTS, "what": "product", "size": 1, "round": n, "seconds": s}
+        for n, s in enumerate(steps["products"])
     ]
 
 
@@ -134,6 +142,43 @@ def _loss_rows(study: Cost, losses: dict) -> list[dict]:
     return rows
 
 
+def _least(operations: float, study: Cost, steps: dict) -> dict[str, float]:
+    """Operations, and how long they take at the rate of the product that was measured."""
+    rate = 2 * study.settings.steps.product**3 / np.median(steps["products"])
+    return {"gigaoperations": operations / 1e9, "least_milliseconds": 1000 * operations / rate}
+
+
+def _product_row(study: Cost, steps: dict) -> dict:
+    """The product that says how fast the machine multiplies."""
+    seconds = np.array(steps["products"])
+    return {
+        "part": PRODUCTS,
+        "what": "product",
+        "size": study.settings.steps.product,
+        "n": len(seconds),
+        **spread(1000 * seconds, "milliseconds"),
+        **_least(2 * study.settings.steps.product**3, study, steps),
+    }
+
+
+def _operator_rows(study: Cost, steps: dict) -> list[dict]:
+    """The operators of one step of a cohort, and their shares of the time inside all of them."""
+    seconds, shown = steps["operators"], study.settings.steps.operators
+    others = sum(list(seconds.values())[shown:])
+    named = dict(list(seconds.items())[:shown]) | ({OTHERS: others} if others else {})
+    whole = sum(seconds.values())
+    return [
+        {
+            "part": OPERATORS,
+            "what": name,
+            "size": study.settings.steps.profiled,
+            "n": 1,
+            "share": own / whole,
+        }
+        for name, own in named.items()
+    ]
+
+
 def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
     """Ratios are over a step of the baseline; both have the teacher's pass in them."""
     alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
@@ -145,6 +190,7 @@ def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
             "size": 1,
             "n": len(seconds),
             **spread(1000 * np.array(seconds), "milliseconds"),
+            **_least(steps["operations_of_teacher"], study, steps),
         }
         for precision, seconds in steps["teacher_precisions"].items()
     ]
@@ -157,6 +203,7 @@ def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
                 "n": len(seconds),
                 **spread(1000 * seconds, "milliseconds"),
                 **spread(seconds / alone[baseline], "ratio"),
+                **_least(steps["operations"][name], study, steps),
                 "peak_mebibytes": peaks[name,] / MEBIBYTE,
             }
         )
@@ -176,7 +223,8 @@ def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
         names = study.settings.steps.methods[: each["members"]]
         own, apart = np.array(each["seconds"]), sum(alone[name] for name in names)
         taught = sum(name in steps["uses_teacher"] for name in names)
-        saved = max(0, taught - 1) * shared
+        passes = max(0, taught - 1)  # that are saved
+        computed = sum(steps["operations"][name] for name in names)
         rows.append(
             {
                 "part": COHORTS,
@@ -185,7 +233,8 @@ def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
                 "n": len(own),
                 **spread(1000 * own, "milliseconds"),
                 **spread(own / apart, "ratio"),
-                "limit": 1 - saved / float(np.median(apart)),
+                "limit": 1 - passes * shared / float(np.median(apart)),
+                **_least(computed - passes * steps["operations_of_teacher"], study, steps),
                 "peak_mebibytes": peaks[tuple(names)] / MEBIBYTE,
                 "peak_over_heaviest": peaks[tuple(names)] / max(peaks[name,] for name in names),
             }
@@ -206,14 +255,19 @@ def _caption(study: Cost, losses: dict, steps: dict) -> str:
         f"{shapes.student_channels} (student) and {shapes.teacher_channels} (teacher) channels, "
         f"K = {shapes.samples}. Steps: pair {own.pair}, recipe {own.recipe}, {own.images} images, "
         f"{own.rounds} rounds, the teacher's pass in each. Other machines have other times; ratios "
-        "are taken round by round."
+        "are taken round by round. GFLOP: floating-point operations of products, convolutions and "
+        f"attention; at least: their time at the rate of a product of {own.product}³, forward and "
+        "backward, where everything else (normalisation, activations, losses, optimizer, copies, "
+        "images) costs nothing."
     )
 
 
-def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The tables of the losses, the methods and the cohorts, as text."""
+def readable(found: Found) -> tuple[pd.DataFrame, ...]:
+    """The tables of the losses, the methods, the cohorts and the operators, as text."""
     parts = {part: rows for part, rows in found.rows.groupby("part")}
-    losses, steps, cohorts = parts[LOSSES], parts[STEPS], parts[COHORTS]
+    losses, steps, cohorts, operators = (
+        parts[part] for part in (LOSSES, STEPS, COHORTS, OPERATORS)
+    )
     return (
         pd.DataFrame(
             {
@@ -229,6 +283,7 @@ def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 "Method": steps["what"],
                 "ms": _texts(steps, "milliseconds"),
                 f"Over {found.baseline}": _texts(steps, "ratio"),
+                **_leasts(steps),
                 "Peak memory (MiB)": _peaks(steps),
             }
         ),
@@ -238,13 +293,27 @@ def readable(found: Found) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 "ms": _texts(cohorts, "milliseconds"),
                 "Over its members apart": _texts(cohorts, "ratio"),
                 "If the teacher's pass is all that is saved": cohorts["limit"].map("{:.2f}".format),
+                **_leasts(cohorts),
                 "Peak memory (MiB)": _peaks(cohorts),
                 "Over its heaviest member alone": cohorts["peak_over_heaviest"].map(
                     "{:.2f}".format
                 ),
             }
         ),
+        pd.DataFrame(
+            {
+                "Operator": operators["what"],
+                "Share of the time (%)": (100 * operators["share"]).map("{:.1f}".format),
+            }
+        ),
     )
+
+
+def _leasts(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    return {
+        "GFLOP": rows["gigaoperations"].map("{:.2f}".format),
+        "At least (ms)": rows["least_milliseconds"].map("{:.3g}".format),
+    }
 
 
 def _peaks(rows: pd.DataFrame) -> pd.Series:
@@ -300,8 +369,15 @@ def in_words(found: Found) -> list[str]:
         f"a cohort of {last['size']} takes {last['ratio_median']:.2f} of the time of its members "
         f"apart; one pass of the teacher for all, and nothing else, would give {last['limit']:.2f}"
     )
+    part = last["least_milliseconds"] / last["milliseconds_median"]
+    product = rows[rows["part"] == PRODUCTS].iloc[0]
+    rate = product["gigaoperations"] / (product["milliseconds_median"] / 1000)
     lines.append(
-        f"and {last['peak_over_heaviest']:.2f} of the memory of its heaviest member alone, "
+        f"its products alone, at the {rate:.0f} GFLOP/s of a product of {product['size']}³ here, "
+        f"would take {part:.2f} of that time"
+    )
+    lines.append(
+        f"it takes {last['peak_over_heaviest']:.2f} of the memory of its heaviest member alone, "
         "networks, teacher and optimizers included"
     )
     return lines
