@@ -1,8 +1,14 @@
 """How an error of ours ends a process, and is found again in what a job has said."""
 
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from manifold.errors import SHOWN_FAULTS, Faults, UserError, ending_the_process, last_error
+from manifold.training import command
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,32 @@ def test_very_many_faults_are_counted_and_the_first_are_said():
     told = str(faults.error())
     assert told.startswith("1000 things are wrong:\n- image 0 is broken\n")
     assert told.endswith(f"- and {1000 - SHOWN_FAULTS} more")
+
+
+PRINTS = "from manifold.training.command import run; import sys; run(lambda: {})"
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["print('x' * 100_000)", "print('x')", "(print('x'), sys.exit(0))", "sys.exit(print('x'))"],
+)
+def test_a_command_whose_output_nobody_reads_on_ends_without_a_word(work):
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-c", PRINTS.format(work)]
+    ended = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told(capfd):
+    def work():
+        read, write = os.pipe()
+        os.close(read)
+        try:
+            os.write(write, b"x")
+        finally:
+            os.close(write)
+
+    with pytest.raises(SystemExit, match="BrokenPipeError"):
+        command.run(work)

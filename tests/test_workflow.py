@@ -15,6 +15,7 @@ from matplotlib.text import Text
 
 from benchmarks.ablation.figure import draw as draw_ablation
 from benchmarks.evidence import publish, verify
+from benchmarks.evidence.asked import read_asked
 from benchmarks.evidence.times import TIMES, read_runs
 from benchmarks.recipes.figure import draw as draw_recipes
 from benchmarks.recipes.measure import public_leads
@@ -86,6 +87,17 @@ def test_what_the_run_took_is_kept_with_its_jobs(finished):
     run, *_ = read_runs(finished / "results/smoke" / TIMES)
     assert (run["targets"], run["cores"]) == ("reproduce_table1", "2")
     assert int(run["jobs"]) == int(run["jobs_in_all"]) > 5 < float(run["wall_seconds"])
+
+
+def test_what_the_run_is_asked_for_is_written_as_it_starts(finished):
+    folder = finished / "results/smoke"
+    asked = read_asked(folder)
+    seen = {(method, seed) for *_, method, seed in asked.students}
+    assert asked.targets == ["reproduce_table1"] and len(seen) == len(asked.students)
+    assert {seed for _, seed in seen} == {0, 1} and {"none", "manifold"} <= {m for m, _ in seen}
+    assert {"logs/table1.txt", "logs/teacher-deit-cait.txt"} < set(asked.jobs)
+    assert all(asked.is_done(folder, log) for log in asked.jobs)
+    assert all((folder / log).is_file() for log in asked.jobs)
 
 
 def test_running_it_again_does_nothing(finished):

@@ -2,9 +2,12 @@
 
 import argparse
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from manifold.errors import ending_the_process
 from manifold.settings import Experiment, parse_words, read_experiment, resolve
@@ -46,6 +49,26 @@ def limit_threads(experiment: Experiment) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call ``main``; a user's error ends it with its message alone."""
+    """Call ``main``; a user's error ends it with its message alone.
+
+    Where nobody reads on what is printed (``| head``), it ends without a word, as a signal would.
+    """
     with ending_the_process():
-        main()
+        try:
+            try:
+                main()
+            finally:  # argparse exits after --help
+                sys.stdout.flush()
+        except BrokenPipeError:
+            if not _is_unread(sys.stdout):  # another pipe, of a worker
+                raise
+            # Python flushes once more at its end, which is to find no pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody has open to read."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

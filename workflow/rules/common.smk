@@ -1,6 +1,7 @@
 """What the rules share: how a job is started, and what plans it again."""
 
 import psutil  # which Snakemake brings
+from benchmarks.evidence.asked import write_asked
 from benchmarks.evidence.checked import asked_studies, unchecked
 from benchmarks.evidence.study import FIGURES, typed
 from benchmarks.evidence.times import TIMES, Started, add_run
@@ -70,6 +71,19 @@ def this_run():
         jobs=len(list(workflow.dag.needrun_jobs())),
         jobs_in_all=len(list(workflow.dag.jobs)),
         at=psutil.Process().create_time(),
+    )
+
+
+def write_what_is_asked_for():
+    """Write what the run is asked for, where whoever watches it sees it."""
+    jobs = list(workflow.dag.jobs)
+    write_asked(
+        EXPERIMENT.directory,
+        targets=STARTED[-1].targets,
+        paths=[path for job in jobs for path in (*job.input, *job.output)],
+        jobs={
+            log: job.output for job in workflow.dag.needrun_jobs() for log in job.log
+        },
     )
 
 
@@ -247,6 +261,7 @@ onstart:
     if computes and not workflow.touch:
         STARTED.append(this_run())
         check_before_compute()
+        write_what_is_asked_for()
 
 
 onsuccess:
