@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.ablation import Ablation, Variant
+from benchmarks.evidence.captions import detectable_in_words, least_difference
 from benchmarks.evidence.statistics import holm, mean_interval, paired_difference
 from benchmarks.evidence.words import (
     after_correction,
@@ -97,6 +98,10 @@ def measure(study: Ablation) -> Measured:
                 for seed, value in top1[key].items()
             ]
     result = next(iter(records[reference].values()))["result"]
+    least = [
+        (least_difference(top1[key], top1[reference], experiment.statistics), _title(study, key))
+        for key in changes
+    ]
     return Measured(
         rows=pd.DataFrame(rows),
         seeds=pd.DataFrame(seeds),
@@ -106,8 +111,10 @@ def measure(study: Ablation) -> Measured:
             f"with pair {ablation.pair}, recipe {ablation.recipe}, {in_epochs(ablation.epochs)}; "
             f"each variant changes one thing. n = {len(experiment.seeds)} paired seeds, "
             f"{100 * confidence:g} % t intervals. Change: seed-by-seed difference of top-1 to the "
-            "reference, p after Holm over all variants. Gain: seed-by-seed difference to "
-            f"{ablation.baseline} under the variant's own pair and recipe."
+            "reference, p after Holm over all variants. "
+            f"{detectable_in_words(least, experiment.statistics, what='change', of='variant')}"
+            f"Gain: seed-by-seed difference to {ablation.baseline} under the variant's own pair "
+            "and recipe."
         ),
     )
 

@@ -248,14 +248,17 @@ def _caption(study: Cost, losses: dict, steps: dict) -> str:
     where = environment["processor"] or environment["platform"]
     if environment["device"] != "cpu":
         where = f"{environment['device']}, {where}"
+    experiment = study.experiment
     return (
-        f"Medians [quartiles] of {shapes.rounds} interleaved rounds on {where}, "
+        f"Scale {experiment.name}: {experiment.description}. Medians [quartiles] over "
+        f"n = {shapes.rounds} interleaved rounds on {where}, "
         f"{environment['threads']} thread(s), torch {environment['packages']['torch']}. Losses: "
         f"one layer pair, forward and backward, float32, N = {shapes.tokens} tokens of "
         f"{shapes.student_channels} (student) and {shapes.teacher_channels} (teacher) channels, "
         f"K = {shapes.samples}. Steps: pair {own.pair}, recipe {own.recipe}, {own.images} images, "
-        f"{own.rounds} rounds, the teacher's pass in each. Other machines have other times; ratios "
-        "are taken round by round. GFLOP: floating-point operations of products, convolutions and "
+        f"n = {own.rounds} rounds, the teacher's pass in each. Rounds are no seeds: nothing is "
+        "tested, and so no least gain is said. Other machines have other times; ratios are taken "
+        "round by round. GFLOP: floating-point operations of products, convolutions and "
         f"attention; at least: their time at the rate of a product of {own.product}³, forward and "
         "backward, where everything else (normalisation, activations, losses, optimizer, copies, "
         "images) costs nothing."

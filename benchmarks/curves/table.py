@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from benchmarks.curves import Curves
+from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.cells import loss_terms, metrics_of
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import HIGHEST, mean_interval, paired_difference
@@ -140,6 +141,19 @@ def in_words(seeds: pd.DataFrame, study: Curves) -> list[str]:
     return lines
 
 
+def _detectable(study: Curves, seeds: pd.DataFrame) -> str:
+    """What a gain in the last validation top-1 would have to be; it is in no table."""
+    experiment, baseline = study.experiment, study.settings.baseline
+    of_kind = seeds[seeds["quantity"] == ACCURACY]
+    last = of_kind[of_kind["epoch"] == study.settings.epochs]
+    if baseline not in set(last["method"]):
+        return " Without held-out images no gain is compared."
+    titles = {m: experiment.method_definitions[m].title for m in study.methods}
+    least = least_differences(last, "value", baseline, titles, experiment.statistics)
+    words = detectable_in_words(least, experiment.statistics, what="gain in the last epoch's top-1")
+    return f" {words}".rstrip()
+
+
 def _caption(study: Curves, seeds: pd.DataFrame) -> str:
     experiment, curves = study.experiment, study.settings
     steps = seeds.loc[seeds["epoch"] == 1, "step"].iloc[0]
@@ -150,7 +164,7 @@ def _caption(study: Curves, seeds: pd.DataFrame) -> str:
         f"{curves.recipe}, {in_epochs(curves.epochs)} of {steps:,} steps. Means over "
         f"n = {len(study.seeds)} seeds with {100 * experiment.statistics.confidence:g} % t "
         "intervals. Top-1 is on held-out training images, after each epoch; losses are weighted, "
-        "as they are added up, and means over an epoch's steps."
+        f"as they are added up, and means over an epoch's steps.{_detectable(study, seeds)}"
         + (
             f" Gradient shares: the norm of a term's gradient by the student's parameters over the "
             f"sum of all terms' norms, looked at every {looked} steps."

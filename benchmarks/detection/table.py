@@ -8,6 +8,7 @@ import pandas as pd
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.detection import VALIDATION, Detection
 from benchmarks.detection.data import annotation_file, read_record, title_of
+from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
@@ -132,8 +133,8 @@ def measure(study: Detection) -> Measured:
             rows += _rows(study, detector, kind, records)
             seeds += _seed_rows(detector, kind, records)
             curve += curve_rows(study.experiment, detector, kind, records)
-    frames = (pd.DataFrame(found) for found in (rows, seeds, curve))
-    return Measured(*frames, _caption(study, epochs))
+    frames = [pd.DataFrame(found) for found in (rows, seeds, curve)]
+    return Measured(*frames, _caption(study, epochs, frames[1]))
 
 
 def curve_rows(experiment: Experiment, detector: str, kind: str, records: dict) -> list[dict]:
@@ -222,7 +223,7 @@ def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
     ]
 
 
-def _caption(study: Detection, epochs: dict[str, int]) -> str:
+def _caption(study: Detection, epochs: dict[str, int], seeds: pd.DataFrame) -> str:
     experiment = study.experiment
     detection, record = experiment.detection, read_record(experiment)
     budgets = ", ".join(f"{detector} {in_epochs(count)}" for detector, count in epochs.items())
@@ -242,10 +243,22 @@ def _caption(study: Detection, epochs: dict[str, int]) -> str:
         f"n = {len(study.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
-        "one kind of AP. Random classes: the AP of the same boxes, their classes drawn at random."
+        f"one kind of AP. {_detectable(study, seeds)}"
+        "Random classes: the AP of the same boxes, their classes drawn at random."
         + boxes
         + (f" {_on_the_patch_embedding(study)}" if PATCH_EMBEDDING in study.backbones else "")
     )
+
+
+def _detectable(study: Detection, seeds: pd.DataFrame) -> str:
+    """What the gains in AP would have to be, over all detectors and kinds."""
+    statistics = study.experiment.statistics
+    titles = {method: title_of(study.experiment, method) for method in study.backbones}
+    named = seeds.assign(kind=seeds["kind"].map(KINDS))
+    least = least_differences(
+        *(named, "ap", study.settings.baseline, titles, statistics), ("detector", "kind")
+    )
+    return detectable_in_words(least, statistics, of="backbone, detector and kind of AP")
 
 
 def _on_the_patch_embedding(study: Detection) -> str:

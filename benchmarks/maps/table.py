@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from benchmarks.evidence.captions import least_difference
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import (
     HIGHEST,
-    detectable_difference,
     holm,
     mean_interval,
     paired_difference,
-    spread_of,
 )
 from benchmarks.evidence.words import (
     after_correction,
@@ -195,12 +194,11 @@ def summarise(seeds: pd.DataFrame, study: Maps) -> pd.DataFrame:
         }
         adjusted = holm({name: change.p for name, change in changes.items()})
         for name, change in changes.items():
-            spread = spread_of(by_method[name], by_method[baseline])
             rows[name] |= {
                 **interval_columns(f"{quantity}_change", change),
                 f"{quantity}_p_holm": adjusted[name],
-                f"{quantity}_detectable": detectable_difference(
-                    spread, change.n, confidence, statistics.power
+                f"{quantity}_detectable": least_difference(
+                    by_method[name], by_method[baseline], statistics
                 ),
             }
         if quantity == "intra":

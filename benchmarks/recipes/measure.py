@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.cells import metrics_of
 from benchmarks.evidence.statistics import (
     HIGHEST,
@@ -105,7 +106,8 @@ def measure(study: Budgets) -> Measured:
             f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
             "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
-            f"question. {teacher_in_words(teacher, '')}{_lead_in_words(teacher, seeds)}"
+            f"question. {_detectable(study, seeds)}"
+            f"{teacher_in_words(teacher, '')}{_lead_in_words(teacher, seeds)}"
         ),
     )
 
@@ -114,6 +116,17 @@ def _validation_top1(experiment: Experiment, key: Key) -> float | None:
     """Of the last epoch; None where no images are held out."""
     last = metrics_of(experiment, key)[-1].get("validation_top1")
     return float(last) if last else None
+
+
+def _detectable(study: Budgets, seeds: pd.DataFrame) -> str:
+    """What the gains under each recipe and budget would have to be."""
+    named = seeds.assign(recipe="recipe " + seeds["recipe"], epochs=seeds["epochs"].map(in_epochs))
+    experiment, settings = study.experiment, study.settings
+    titles = {method: experiment.method_definitions[method].title for method in settings.methods}
+    least = least_differences(
+        *(named, "top1", settings.baseline, titles, experiment.statistics), ("recipe", "epochs")
+    )
+    return detectable_in_words(least, experiment.statistics, of="method, recipe and budget")
 
 
 def _arms_in_words(study: Budgets) -> str:

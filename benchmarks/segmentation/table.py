@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.dense import PATCH_EMBEDDING
+from benchmarks.evidence.captions import least_difference
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import (
-    detectable_difference,
     gains_over,
     holm,
     mean_interval,
-    spread_of,
 )
 from benchmarks.evidence.words import (
     MISSING,
@@ -157,10 +156,7 @@ def summarise(study: Segmentation, protocol: str, records: Records) -> list[dict
         first = next(iter(runs.values()))
         detectable = None
         if method in adjusted:
-            spread = spread_of(miou[method], miou[baseline])
-            detectable = detectable_difference(
-                spread, mean.n, statistics.confidence, statistics.power
-            )
+            detectable = least_difference(miou[method], miou[baseline], statistics)
         rows.append(
             {
                 "protocol": protocol,

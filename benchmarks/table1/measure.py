@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.evidence.blocks import Blocks, blocks
+from benchmarks.evidence.captions import detectable_in_words, least_difference
 from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
 from benchmarks.evidence.claims import Claim, Side, is_of_pair
 from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN, direction, judge
 from benchmarks.evidence.registered import Primary
 from benchmarks.evidence.statistics import (
     Interval,
-    detectable_difference,
     gains_over,
     holm,
     mean_interval,
@@ -112,22 +111,14 @@ def _pair_rows(
             gains.get(method),
             adjusted.get(method),
             pooled,
-            _detectable(study, top1[method], own, method),
+            None
+            if method == table.baseline
+            else least_difference(top1[method], own, study.experiment.statistics),
             claims.get(beside.get(method, "")),
         )
         | {"runs_ahead": None if method == table.baseline else share_ahead(top1[method], own)}
         for method in records
     ]
-
-
-def _detectable(
-    study: Table1, own: dict[int, float], baseline: dict[int, float], method: str
-) -> float | None:
-    """The gain that so many seeds of this spread would tell from zero; None for the baseline."""
-    if method == study.table.baseline:
-        return None
-    statistics, spread = study.experiment.statistics, spread_of(own, baseline)
-    return detectable_difference(spread, len(own), statistics.confidence, statistics.power)
 
 
 def _method_row(
@@ -338,17 +329,7 @@ def _caption(
 ) -> str:
     experiment, table = study.experiment, study.table
     statistics = experiment.statistics
-    detectable = sorted(
-        (row["gain_detectable"], row["title"]) for row in rows if row.get("gain_detectable")
-    )
-    seen = ""
-    if detectable:
-        (least, _), (most, widest) = detectable[0], detectable[-1]
-        seen = (
-            f"At this spread, {100 * statistics.power:g} % of such studies would tell a gain of "
-            f"{np.median([gain for gain, _ in detectable]):.1f} points from zero, in one "
-            f"comparison of the median method ({least:.1f} to {most:.1f}, {widest}). "
-        )
+    least = [(row.get("gain_detectable"), row["title"]) for row in rows]
     run = next(iter(records[table.baseline].values()))
     result = run["result"]
     environment = run["environment"]
@@ -359,7 +340,7 @@ def _caption(
         f"{in_epochs(table.epochs)} = {run['images_seen']:,} images seen. "
         f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
-        f"{_on_blocks(pooled)}{seen}"
+        f"{_on_blocks(pooled)}{detectable_in_words(least, statistics)}"
         f"Runs ahead: of all pairs of one run each and any seeds, those in which the method is "
         f"ahead of {table.baseline}. "
         f"{' '.join(teachers)} Images/s: training, the "

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
@@ -100,7 +101,7 @@ def measure(study: Transfer) -> Measured:
                     measured.append(_fine_tuning_row(record, name))
                     sizes.setdefault(name, _sizes(record))
     seeds = summarise_seeds(pd.DataFrame(measured), study)
-    return Measured(summarise(seeds, study), seeds, sizes, _caption(study))
+    return Measured(summarise(seeds, study), seeds, sizes, _caption(study, seeds))
 
 
 def _read(path: Path, expected: str) -> dict:
@@ -217,7 +218,22 @@ def summarise(seeds: pd.DataFrame, study: Transfer) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _caption(study: Transfer) -> str:
+def _detectable(study: Transfer, seeds: pd.DataFrame) -> str:
+    """What the gains would have to be, over all data sets, protocols and numbers of images."""
+    statistics = study.experiment.statistics
+    titles = {m: title for m, title in rows_of(study).items() if m != UNTRAINED}
+    named = seeds.assign(
+        data=seeds["data"].replace(MEAN, "mean over the data sets"),
+        protocol=seeds["protocol"].map(PROTOCOLS),
+        shots=seeds["shots"].map(_shots_title),
+    )
+    least = least_differences(*(named, "top1", study.settings.baseline, titles, statistics), KEY)
+    return detectable_in_words(
+        least, statistics, of="method, data set, protocol and number of images"
+    )
+
+
+def _caption(study: Transfer, seeds: pd.DataFrame) -> str:
     experiment, transfer = study.experiment, study.settings
     used = {protocol for entry in transfer.data.values() for protocol in entry.protocols}
     tuned_on = "all training images"
@@ -244,7 +260,7 @@ def _caption(study: Transfer) -> str:
         f"{experiment.evaluation_split} images. n = {len(experiment.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {transfer.baseline}, p after Holm within each data set, protocol and "
-        f"number of images. {weighs if len(transfer.data) > 1 else ''}"
+        f"number of images. {_detectable(study, seeds)}{weighs if len(transfer.data) > 1 else ''}"
         f"{choices if used != {'fine-tuning'} else ''}"
         f"{' '.join(text for protocol, text in words.items() if protocol in used)} "
         "Untrained: the student as initialised."
