@@ -71,9 +71,9 @@ def test_a_command_whose_output_nobody_reads_on_ends_without_a_word(work):
     read, write = os.pipe()
     os.close(read)
     words = [sys.executable, "-c", PRINTS.format(work)]
-    ended = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    ended = subprocess.run(words, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
-    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def test_a_pipe_that_breaks_elsewhere_is_told(capfd):

@@ -150,7 +150,9 @@ def _detectable(study: Curves, seeds: pd.DataFrame) -> str:
         return " Without held-out images no gain is compared."
     titles = {m: experiment.method_definitions[m].title for m in study.methods}
     least = least_differences(last, "value", baseline, titles, experiment.statistics)
-    words = detectable_in_words(least, experiment.statistics, what="gain in the last epoch's top-1")
+    words = detectable_in_words(
+        least, experiment.statistics, what=f"gain in final top-1 over {baseline}"
+    )
     return f" {words}".rstrip()
 
 
