@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.records import TEACHERS, finished, keys
-from benchmarks.evidence.runs import differing, in_words
+from benchmarks.evidence.runs import check_run, differing, in_words
 from manifold.errors import Faults, UserError
 from manifold.files import sha256, write_text
 from manifold.settings import Experiment, to_plain
@@ -47,8 +47,8 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
     """Take records into the experiment's folder: all of them, or none where one is refused.
 
     Raises:
-        UserError: names every record that is damaged, altered, of another identity than the cell
-            that it would stand for, or of other results than are here.
+        UserError: names every record that is damaged, altered, in another's place, of another
+            identity than the cell that it would stand for, or of other results than are here.
     """
     faults, merged, new, teachers = Faults(), Merged(), {}, {}
     needed, target = set(keys(experiment)), experiment.directory / RECORDS
@@ -61,6 +61,7 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
                     teachers |= _measured(experiment, path)
                     continue
                 found = unpack(path)
+                check_run(path, found.run)
                 if found.key not in needed:
                     merged.foreign += 1
                     continue
@@ -121,10 +122,12 @@ def _measured(experiment: Experiment, path: Path) -> dict[Path, dict[str, Any]]:
     """What was measured of a teacher and where it is to stand; nothing where it is known here.
 
     Raises:
-        UserError: it is of other weights.
+        UserError: it is of other weights, or stands in another's place.
     """
     content = unpacked(path, {"pair", "evaluation"})
     pair, measured = content["pair"], content["evaluation"]
+    if pair != path.stem:
+        raise UserError(f"{path} is of the teacher of another pair: {pair}")
     if pair not in experiment.pairs:
         return {}
     weights, place = experiment.teacher_weights(pair), evaluation_path(experiment, pair)

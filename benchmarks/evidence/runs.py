@@ -109,10 +109,9 @@ def read_runs(folder: Path) -> Runs:
     A whole cell comes before a record of it, as in the tables.
     """
     found = Runs()
-    for path, place in _records(folder):
+    for path in _records(folder):
         try:
             run = Run(path.relative_to(folder), _read(path))
-            _hold_to_place(run, path, place)
         except UserError as error:
             found.faults.append(str(error))
             continue
@@ -190,17 +189,15 @@ def differing(own: Any, other: Any, path: str = "") -> Iterator[tuple[str, Any, 
         yield path, own, other
 
 
-def _records(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Every file that is to be a record, with its place as that of a record."""
+def _records(folder: Path) -> Iterator[Path]:
+    """Every file that is to be a record."""
     cells, records = folder / CELLS, folder / RECORDS
-    for path in sorted(cells.glob("*/*/*/*/seed-*/run.json")):
-        if not path.parent.name.startswith("."):
-            yield path, path.parent.relative_to(cells).with_suffix(".json")
+    yield from sorted(cells.glob("*/*/*/*/seed-*/run.json"))
     alone = not (cells.is_dir() or records.is_dir())
     root = folder if alone else records
     for path in sorted(root.glob("*/*/*/*/seed-*.json")):
         if path.relative_to(root).parts[0] != TEACHERS:
-            yield path, path.relative_to(root)
+            yield path
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -220,26 +217,37 @@ def _read(path: Path) -> dict[str, Any]:
         digest = hashlib.sha256(metrics.read_bytes()).hexdigest()
     else:
         record, digest = unpack(path).run, None
+    check_run(path, record)
+    if digest not in (None, record["files"][METRICS]):
+        raise UserError(f"{path} is not of the {METRICS} beside it")
+    return record
+
+
+def check_run(path: Path, record: dict[str, Any]) -> None:
+    """Hold the record of a run to itself and to its place, PAIR/RECIPE/N-epochs/METHOD/seed-SEED.
+
+    Args:
+        path: of the run.json in a cell of that place, or of the record, a .json of that name.
+
+    Raises:
+        UserError: it lacks something, was altered, or is of another run than stands there.
+    """
     try:
         top1, configuration = record["result"]["top1"], record["configuration"]
         named = [record[key] for key in ("pair", "recipe_name", "method", "epochs", "seed")]
         files = record["files"]
-        is_other = digest not in (None, files[METRICS])
         is_altered = record["fingerprint"] != fingerprint(configuration)
-        is_whole = all(isinstance(value, (str, int)) for value in named) and WEIGHTS in files
+        is_whole = all(isinstance(value, (str, int)) for value in named) and {WEIGHTS, METRICS} <= files.keys()
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks {error}, and is no whole record of a run") from error
     if not is_whole or not isinstance(top1, (int, float)) or not math.isfinite(top1):
         raise UserError(f"{path} is no whole record of a run (top-1 {top1!r})")
-    if is_other:
-        raise UserError(f"{path} is not of the {METRICS} beside it")
     if is_altered:
         raise UserError(f"{path} was altered: its configuration is not that of its fingerprint")
-    return record
-
-
-def _hold_to_place(run: Run, path: Path, place: Path) -> None:
-    if record_path(Path(), run.key) != place:
+    run = Run(path, record)
+    place = path.parent if path.name == "run.json" else path.with_suffix("")
+    own = record_path(Path(), run.key).with_suffix("")
+    if place.parts[-len(own.parts) :] != own.parts:
         raise UserError(f"{path} is of another run: {'/'.join(map(str, run.key))}")
 
 
