@@ -12,6 +12,7 @@ name; ``--crop`` overrides the crop. The result is printed as JSON.
 import json
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import timm
 
@@ -51,9 +52,13 @@ def seen_by(experiment: Experiment, model: Model, weights: str) -> tuple[Teacher
 
 
 def evaluate_checkpoint(
-    experiment: Experiment, model: Model, weights: str, crop: float | None = None
+    experiment: Experiment,
+    model: Model,
+    weights: str,
+    crop: float | None = None,
+    split: Literal["test", "validation"] = "test",
 ) -> dict:
-    """Return the top-1 (%) on the test split, and all that it depends on.
+    """Return the top-1 (%) on a split, and all that it depends on.
 
     Raises:
         UserError: no such data, network or weights, or weights of another network or class count.
@@ -74,7 +79,7 @@ def evaluate_checkpoint(
         check_weights(path)
         load_weights(network, path, f"the network {model.name!r}")
         digest = sha256(path)
-    images = splits.test
+    images = getattr(splits, split)
     (top1,) = evaluate_split(
         experiment,
         [network.to(device)],

@@ -11,7 +11,8 @@ from made_cells import METHODS, SEEDS, TRAINING, train
 
 from benchmarks.evidence.merge import merge
 from benchmarks.evidence.records import write_records
-from benchmarks.evidence.verify import Verified, verify_tables
+from benchmarks.evidence.students import Verified
+from benchmarks.evidence.verify import verify_tables
 from manifold.errors import UserError
 from manifold.settings.recorded import RECORDS, packed, record_path, recorded
 
@@ -204,15 +205,14 @@ def test_the_metrics_of_a_record_are_the_bytes_of_the_file(make, halves):
 
 
 @pytest.fixture
-def published(make, halves, tmp_path):
+def published(make, tmp_path):
     """A folder as it is published: tables, and the records that they are made from."""
     whole = make("whole")
     train(whole, SEEDS)
-    tables(whole)
     folder = tmp_path / "published"
     write_records(whole, folder / RECORDS)
-    for path in whole.directory.glob("table1*"):
-        shutil.copy(path, folder)
+    for suffix, rows in whole.studies["table1"].build().csv.items():
+        rows.to_csv(folder / f"table1{suffix}.csv", index=False)
     return folder
 
 
@@ -244,7 +244,57 @@ def test_an_altered_record_is_found(make, published):
     assert "was altered since it was written" in other
 
 
-def test_a_table_without_all_its_records_is_not_looked_at(make, published):
-    record_path(published / RECORDS, (*TRAINING, "none", 2)).unlink()
+def test_a_table_without_all_its_records_is_a_fault_that_names_them(make, published):
+    paths = [record_path(published / RECORDS, (*TRAINING, "none", seed)) for seed in (2, 3)]
+    for path in paths:
+        path.unlink()
     found = verified(make, published)
-    assert found.other == [] and found.same == [] and "has not been run" in found.unknown[0]
+    assert found.same == [] and found.other == [
+        f"{path} is missing, of table1.csv" for path in paths
+    ]
+
+
+def test_a_method_without_any_record_is_a_fault_too(make, published):
+    paths = [record_path(published / RECORDS, (*TRAINING, "none", seed)) for seed in SEEDS]
+    for path in paths:
+        path.unlink()
+    assert verified(make, published).other == [
+        f"{path} is missing, of table1.csv" for path in paths
+    ]
+
+
+def test_a_table_of_an_earlier_day_is_not_looked_at(make, published):
+    """None of its runs is among the records, which another study has left there."""
+    for method in METHODS[1:]:
+        shutil.rmtree(record_path(published / RECORDS, (*TRAINING, method, 0)).parent)
+    runs = pd.read_csv(published / "table1_seeds.csv", dtype=str)
+    runs.assign(fingerprint="older").to_csv(published / "table1_seeds.csv", index=False)
+    found = verified(make, published)
+    assert found.other == found.same == []
+    said = "table1: it is made of runs without a record here; the first is deit-cait/A/2/soft_kd/0"
+    assert found.unknown == [said]
+
+
+def test_swapped_and_renamed_records_are_named(make, published, tmp_path):
+    first, second = (record_path(published / RECORDS, (*TRAINING, "none", seed)) for seed in (2, 3))
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    (other,) = verified(make, published).other
+    assert f"{first} is of another run: deit-cait/A/2/none/3" in other
+    assert f"{second} is of another run: deit-cait/A/2/none/2" in other
+    with pytest.raises(UserError, match="is of another run"):
+        merge(make("merged"), [published / RECORDS])
+    second.unlink()
+    first.rename(first.with_name("seed-9.json"))
+    (other,) = verified(make, published).other
+    assert other.endswith("seed-9.json is of another run: deit-cait/A/2/none/3")
+
+
+def test_the_record_of_another_pairs_teacher_is_named(make, halves):
+    path = halves[0] / "teachers/deit-cait.json"
+    path.rename(path.with_name("other.json"))
+    with pytest.raises(
+        UserError, match=r"other\.json is of the teacher of another pair: deit-cait"
+    ):
+        merge(make("merged"), halves)

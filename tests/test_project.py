@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from benchmarks.evidence import methods_page, publish, report, verify
+from benchmarks.evidence import methods_page, publish, report, students, sums, verify
 from benchmarks.evidence.times import times_table
 from manifold.errors import UserError
 from manifold.settings import ROOT, resolve, to_plain
@@ -193,14 +193,47 @@ def shown_in(page, name):
 
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
-    found, published = verify.Verified(), ROOT / f"results/published/{scale}"
-    runs = pd.read_csv(published / "table1_seeds.csv")
-    seeds = [int(seed) for seed in sorted(runs["seed"].unique())]
-    made = resolve({"scale": scale, "name": scale, "seeds": seeds})
-    verify.verify_tables(made, published, found)
+    found, published = students.Verified(), ROOT / f"results/published/{scale}"
+    verify.verify_tables(as_published(published), published, found)
     assert found.other == []
     for suffix in ("", "_seeds"):
         assert f"{published / f'table1{suffix}.csv'} from its records" in found.same
+
+
+def as_published(folder):
+    """The experiment of a published folder, by the runs in its Table 1."""
+    runs = pd.read_csv(folder / "table1_seeds.csv")
+    seeds = [int(seed) for seed in sorted(runs["seed"].unique())]
+    return resolve({"scale": folder.name, "name": folder.name, "seeds": seeds})
+
+
+def test_the_published_files_are_those_of_their_sums():
+    folders = [path for path in publish.PUBLISHED.iterdir() if path.is_dir()]
+    faults = [fault for folder in folders for fault in sums.check(folder)]
+    assert folders and faults == [], "run: python -m benchmarks publish --pages-alone"
+
+
+@pytest.mark.parametrize("scale", ["mini", "cifar10"])
+def test_the_students_of_table_1s_first_seed_are_published(scale):
+    folder = ROOT / "results/published" / scale
+    made, runs = as_published(folder), students.published_runs(folder)
+    methods = sorted(made.methods_of("deit-cait"))
+    assert sorted(path.parts[-3] for path in runs) == methods
+    assert {path.parts[-2] for path in runs} == {f"seed-{made.seeds[0]}"}
+
+
+def test_a_published_student_reaches_what_its_record_says(monkeypatch):
+    """One of them; ``python -m benchmarks verify --published`` evaluates all."""
+    folder = ROOT / "results/published/mini"
+    made, found = as_published(folder), students.Verified()
+    raw = ROOT / made.data.folder / "FashionMNIST/raw/t10k-images-idx3-ubyte"
+    if not raw.is_file():
+        pytest.skip(f"Fashion-MNIST is not there ({raw}); a run of mini fetches it")
+    (one,) = (path for path in students.published_runs(folder) if path.parts[-3] == "manifold")
+    monkeypatch.setattr(students, "published_runs", lambda _: [one])
+    students.verify_published_students(made, folder, found)
+    assert found.other == found.unknown == []
+    assert found.same[-1].startswith("1 student(s) reach what their records say")
 
 
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])

@@ -3,23 +3,30 @@
 ``python -m benchmarks publish --config scale=mini`` also writes ``docs/results.md`` from what is
 published of the default scale, and puts Table 1 in short into the README and what whole runs took
 into ``docs/running.md``, between their markers, so that no number there is typed by hand. Of a run
-on data that nobody else has, ``--times-alone`` keeps what it took, and no table.
+on data that nobody else has, ``--times-alone`` keeps what it took, and no table. With the tables go
+the students of Table 1's first seed, each with its run.json.
+
+``--pages-alone`` copies nothing: it writes anew, of all that is published, the pages that are made
+of it. Either ends with the folders' SHA256SUMS.
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.evidence.records import finished, keys, write_records
+from benchmarks.evidence import sums
+from benchmarks.evidence.records import finished, keys, keys_of, write_records
+from benchmarks.evidence.runs import WEIGHTS
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.times import TIMES, times_table
 from benchmarks.evidence.words import MISSING, in_epochs, readable_interval
 from benchmarks.table1 import TEACHER
-from manifold.errors import UserError
-from manifold.files import write_atomic, write_text
-from manifold.settings import ROOT, Experiment
-from manifold.settings.recorded import RECORDS
+from manifold.errors import Faults, UserError
+from manifold.files import sha256, write_atomic, write_directory, write_text
+from manifold.settings import ROOT, Experiment, read_yaml, resolve
+from manifold.settings.recorded import RECORDS, record_path
 from manifold.settings.resolve import experiment_text
 from manifold.training import command
 
@@ -29,6 +36,7 @@ README = ROOT / "README.md"
 RUNNING = ROOT / "docs" / "running.md"
 SHOWN_SCALE = "mini"  # the scale that the docs show: the default
 IN_README = "table1"  # the study that the README shows in short
+STUDENTS = "students"  # the folder of those that are published
 BESIDE = ("preflight.json", TIMES)  # of the run, kept with its tables
 
 
@@ -54,6 +62,7 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
     copies = []
     if not times_alone and any(finished(experiment, key) for key in keys(experiment)):
         copies += write_records(experiment, PUBLISHED / experiment.name / RECORDS)
+        copies += publish_students(experiment, PUBLISHED / experiment.name / STUDENTS)
     for path in filter(Path.is_file, paths):
         copy = PUBLISHED / experiment.name / path.name
         write_atomic(copy, lambda partial, path=path: shutil.copyfile(path, partial))
@@ -63,6 +72,35 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
         copies.append(PUBLISHED / experiment.name / "experiment.yaml")
         write_text(copies[-1], text)
     return copies
+
+
+def publish_students(experiment: Experiment, folder: Path) -> list[Path]:
+    """Copy the students of Table 1's first seed, each with its run.json.
+
+    Those that were published before stay where only their records are here; all others go.
+    """
+    study = experiment.studies.get(IN_README)
+    of_first_seed = [] if study is None else [k for k in keys_of(study) if k[4] == study.seeds[0]]
+    sources = {}
+    for key in of_first_seed:
+        place = record_path(Path(), key).with_suffix("")
+        known = finished(experiment, key)
+        for source in (experiment.cell_directory(*key), folder / place):
+            path = source / WEIGHTS
+            if known and path.is_file() and sha256(path) == known.run["files"][WEIGHTS]:
+                sources[place] = source
+                break
+    if not sources:
+        return []
+
+    def copy(partial: Path) -> None:
+        for place, source in sources.items():
+            (partial / place).mkdir(parents=True)
+            for name in (WEIGHTS, "run.json"):
+                shutil.copyfile(source / name, partial / place / name)
+
+    write_directory(folder, copy)
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 # ---- what the docs show --------------------------------------------------------------------------
@@ -174,20 +212,62 @@ def update_readme(readme: Path, name: str, shown: str) -> None:
     write_text(readme, f"{before}{begin}\n{shown}\n{end}{after}")
 
 
+def write_pages(folders: dict[Path, Experiment | None]) -> None:
+    """Write the pages that are made of what is published, and the sums of these folders.
+
+    Args:
+        folders: whose sums are written, and the page of those whose experiment is known; the docs
+            are of all that is published.
+    """
+    from benchmarks.evidence.report import REPORT, page  # which shows what this module makes
+
+    update_readme(RUNNING, "times", times_table(PUBLISHED))
+    for folder, experiment in folders.items():
+        sums.write(folder)  # the page may hold the files to them
+        if experiment is not None:
+            write_text(folder / REPORT, page(experiment, folder))
+            if folder.name == SHOWN_SCALE:
+                write_text(PAGE, results_page(list(experiment.studies.values()), folder))
+                rows = pd.read_csv(folder / f"{IN_README}.csv")
+                update_readme(README, IN_README, in_short(rows, experiment))
+        sums.write(folder)
+
+
+def of_a_scale(folder: Path) -> Experiment | None:
+    """The scale that a published folder is of; None where no table's settings are in it."""
+    kept = folder / "experiment.yaml"
+    return resolve({"scale": read_yaml(kept)["scale"]}) if kept.is_file() else None
+
+
+def refuse_altered(folders: Iterable[Path]) -> None:
+    """Refuse to sum up files that are not those that were published; pages are made anew.
+
+    Raises:
+        UserError: names them.
+    """
+    from benchmarks.evidence.report import REPORT
+
+    faults = Faults()
+    for folder in folders:
+        if (folder / sums.SUMS).is_file():
+            for fault in sums.check(folder):
+                if not fault.startswith(f"{folder / REPORT} "):
+                    faults.add(f"{fault}; restore it, or publish the run again")
+    faults.raise_any()
+
+
 def main() -> None:
     parser = command.parser("benchmarks publish", __doc__)
-    parser.add_argument("--times-alone", action="store_true", help="keep times, and no table")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--times-alone", action="store_true", help="keep times, and no table")
+    what.add_argument("--pages-alone", action="store_true", help="copy nothing, write the pages")
     options = parser.parse_args()
-    experiment = command.experiment(options)
-    publish(experiment, options.times_alone)
-    update_readme(RUNNING, "times", times_table(PUBLISHED))
-    if not options.times_alone:
-        from benchmarks.evidence.report import REPORT, page  # which shows what this module makes
-
+    if options.pages_alone:
+        paths = sorted(path for path in PUBLISHED.iterdir() if path.is_dir())
+        refuse_altered(paths)
+        write_pages({path: of_a_scale(path) for path in paths})
+    else:
+        experiment = command.experiment(options)
+        publish(experiment, options.times_alone)
         folder = PUBLISHED / experiment.name
-        write_text(folder / REPORT, page(experiment, folder))
-    if experiment.name == SHOWN_SCALE and not options.times_alone:
-        studies, published = list(experiment.studies.values()), PUBLISHED / SHOWN_SCALE
-        write_text(PAGE, results_page(studies, published))
-        rows = pd.read_csv(published / f"{IN_README}.csv")
-        update_readme(README, IN_README, in_short(rows, experiment))
+        write_pages({folder: None if options.times_alone else experiment})

@@ -237,7 +237,10 @@ def check_run(path: Path, record: dict[str, Any]) -> None:
         named = [record[key] for key in ("pair", "recipe_name", "method", "epochs", "seed")]
         files = record["files"]
         is_altered = record["fingerprint"] != fingerprint(configuration)
-        is_whole = all(isinstance(value, (str, int)) for value in named) and {WEIGHTS, METRICS} <= files.keys()
+        is_whole = (
+            all(isinstance(value, (str, int)) for value in named)
+            and {WEIGHTS, METRICS} <= files.keys()
+        )
     except (KeyError, TypeError) as error:
         raise UserError(f"{path} lacks {error}, and is no whole record of a run") from error
     if not is_whole or not isinstance(top1, (int, float)) or not math.isfinite(top1):

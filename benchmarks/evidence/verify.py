@@ -1,97 +1,64 @@
 """Check a run again: ``python -m benchmarks verify --config scale=mini``.
 
-Every student that is here is evaluated from its file and held to its record, within one test image
-in a thousand: another machine rounds otherwise. With ``--published FOLDER`` every table there that
-the records beside it suffice for is computed anew from them alone, and held to the letter.
+Every cell that is here is held to its record: its files' bytes, its teacher's, and what its student
+reaches when it is evaluated from its file. With ``--published FOLDER`` it is the folder's files
+that are held to its SHA256SUMS, every table that the records there suffice for, which is computed
+anew from them alone and held to the letter, and the students that were published with them.
 """
 
 import tempfile
-from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.evaluate import evaluate_checkpoint
+from benchmarks.evidence import sums
 from benchmarks.evidence.merge import merge
-from benchmarks.evidence.records import keys
+from benchmarks.evidence.records import keys_of
+from benchmarks.evidence.students import Verified, verify_published_students, verify_students
+from benchmarks.evidence.study import Study
 from manifold.errors import UserError
-from manifold.files import sha256
 from manifold.settings import Experiment
-from manifold.settings.recorded import RECORDS
+from manifold.settings.recorded import RECORDS, Key, expected_fingerprint, record_path
 from manifold.training import command
-from manifold.training.cells import student_model
-from manifold.training.progress import progress
-from manifold.training.records import read_run
-
-MOST = 0.1  # points of top-1: one image in a thousand
-
-
-@dataclass
-class Verified:
-    """What was looked at, and what differs.
-
-    Attributes:
-        same: in words.
-        other: in words; nothing may stand here.
-        unknown: what could not be looked at, and why.
-    """
-
-    same: list[str] = field(default_factory=list)
-    other: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-
-    def words(self) -> str:
-        lines = [f"same: {line}" for line in self.same]
-        lines += [f"not looked at: {line}" for line in self.unknown]
-        lines += [f"DIFFERS: {line}" for line in self.other]
-        return "\n".join(lines) or "there is nothing to verify"
-
-
-def verify_students(experiment: Experiment, found: Verified) -> None:
-    """Evaluate the students that are here, each from its file."""
-    here = [key for key in keys(experiment) if experiment.cell_directory(*key).is_dir()]
-    agreed = 0
-    for pair, recipe, epochs, method, seed in progress(here, what="verify students", unit="cell"):
-        folder = experiment.cell_directory(pair, recipe, epochs, method, seed)
-        weights, record = folder / "student.safetensors", folder / "run.json"
-        if not weights.is_file() or not record.is_file():
-            found.unknown.append(f"{folder}: no student.safetensors or no run.json")
-            continue
-        try:
-            run = read_run(record)
-            if (digest := run["files"][weights.name]) != sha256(weights):
-                found.other.append(f"{weights}: other bytes than those of its record, {digest}")
-                continue
-            definition = experiment.method_definitions[method]
-            model = student_model(experiment.pairs[pair], pair, method, definition)
-            top1 = evaluate_checkpoint(experiment, model, str(weights))["top1"]
-        except (UserError, KeyError) as error:
-            found.other.append(f"{folder}: {error}")
-            continue
-        if abs(top1 - run["result"]["top1"]) > MOST:
-            said = f"{run['result']['top1']:.2f}, and its student reaches {top1:.2f}"
-            found.other.append(f"{record}: says {said}")
-        else:
-            agreed += 1
-    if agreed:
-        found.same.append(f"{agreed} student(s) reach what their records say")
 
 
 def verify_tables(experiment: Experiment, published: Path, found: Verified) -> None:
     """Compute the published tables anew from their records alone."""
+    if not (published / RECORDS).is_dir():
+        found.unknown.append(f"{published}: no record is published there, so no table is made anew")
+        return
     with tempfile.TemporaryDirectory() as folder:
         made = experiment.replaced(results=folder)
         try:
-            merge(made, [published / RECORDS])
+            merged = merge(made, [published / RECORDS])
         except UserError as error:
             found.other.append(str(error))
             return
+        if merged.foreign:
+            found.unknown.append(
+                f"{merged.foreign} record(s) of cells that no study of this configuration needs"
+            )
         for study in made.studies.values():
             if not (published / f"{study.name}.csv").is_file():
                 continue
+            needed, taken_in = list(keys_of(study)), made.directory / RECORDS
+            here = [key for key in needed if record_path(taken_in, key).is_file()]
+            without = [key for key in needed if key not in here]
+            if missing := _missing(study, published, here, without):
+                found.other += [
+                    f"{record_path(published / RECORDS, key)} is missing, of {study.name}.csv"
+                    for key in missing
+                ]
+                continue
             if study.jobs():
                 found.unknown.append(f"{study.name}: no record holds what its own jobs made")
+                continue
+            if without:
+                key = "/".join(map(str, without[0]))
+                found.unknown.append(
+                    f"{study.name}: it is made of runs without a record here; the first is {key}"
+                )
                 continue
             try:
                 tables = study.build().csv
@@ -100,6 +67,42 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
                 continue
             for suffix, rows in tables.items():
                 _compare(published / f"{study.name}{suffix}.csv", rows, found)
+
+
+def _missing(study: Study, published: Path, here: list[Key], without: list[Key]) -> list[Key]:
+    """The cells that a study lacks, where its table is made of records that are there.
+
+    A study shares cells with others: it is of these records where its list of runs names one of
+    them, and then all that it names are to be here; and so are all seeds of a row of which one is.
+
+    Args:
+        here, without: its cells of which a record is here, and the others.
+    """
+    if not without:
+        return []
+    runs, listed = published / f"{study.name}_seeds.csv", set()
+    if runs.is_file():
+        listed = set(pd.read_csv(runs, dtype=str).get("fingerprint", pd.Series(dtype=str)))
+
+    def is_named(key: Key) -> bool:
+        return expected_fingerprint(study.experiment, key) in listed
+
+    is_of_these, rows = any(map(is_named, here)), {key[:-1] for key in here}
+    return [key for key in without if key[:-1] in rows or (is_of_these and is_named(key))]
+
+
+def verify_files(published: Path, found: Verified) -> None:
+    """Hold the files of a published folder to its sums.
+
+    Raises:
+        UserError: there is no such folder, or it holds nothing.
+    """
+    if not published.is_dir() or not any(published.iterdir()):
+        raise UserError(f"{published} is no folder with files, so nothing was verified")
+    faults = sums.check(published)
+    found.other += faults
+    if not faults:
+        found.same.append(f"every file of {published} by its {sums.SUMS}")
 
 
 def _compare(path: Path, rows: pd.DataFrame, found: Verified) -> None:
@@ -136,7 +139,9 @@ def main() -> None:
     if options.published is None:
         verify_students(experiment, found)
     else:
+        verify_files(options.published, found)
         verify_tables(experiment, options.published, found)
+        verify_published_students(experiment, options.published, found)
     print(found.words())
     if found.other:
         raise UserError(f"{len(found.other)} thing(s) differ from what was recorded; see above")
