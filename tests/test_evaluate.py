@@ -49,6 +49,10 @@ def test_a_checkpoint_of_the_suite_has_its_recorded_accuracy(cell):
     assert found["sha256"] == record["files"]["student.safetensors"]
     assert found["evaluated_as"] == str(folder / "run.json")
     assert (found["images"], found["crop"]) == (360, 1.0)
+    held_out = evaluate_checkpoint(
+        experiment, teacher_model(experiment), weights, split="validation"
+    )
+    assert held_out["images"] == experiment.data.validation != 360
 
 
 def test_a_foreign_checkpoint_is_seen_as_timm_says(tmp_path):
