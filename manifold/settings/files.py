@@ -1,6 +1,8 @@
 """Where configuration files are, and how they are read."""
 
 import os
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def read_yaml_text(text: str, name: str) -> dict[str, Any]:
         UserError: it is not a YAML mapping, or a key is given twice.
     """
     try:
-        content = yaml.load(text, Loader)
+        content = deepcopy(_parsed(text))
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
     except yaml.YAMLError as error:
@@ -77,6 +79,12 @@ def read_yaml_text(text: str, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{name} must hold a mapping, got {type(content).__name__}")
     return content
+
+
+@lru_cache(maxsize=64)  # an experiment is resolved several times in a process, from the same files
+def _parsed(text: str) -> Any:
+    """What YAML reads in a text; whoever is given it has to copy it."""
+    return yaml.load(text, Loader)
 
 
 def merge(base: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -116,21 +116,30 @@ class Section(BaseModel):
         return self.model_construct(**own | changes)
 
 
-def refuse_not_finite(value: Any, path: str = "") -> None:
+def refuse_not_finite(value: Any) -> None:
     """Refuse NaN and infinity at any depth of a value whose inner types nothing declares.
 
     Raises:
         PydanticCustomError: tells where below the key it stands.
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise PydanticCustomError("not_finite", "", {"below": path, "value": str(value)})
-    below: Any = ()
+    if found := _not_finite(value):
+        path, number = found
+        raise PydanticCustomError("not_finite", "", {"below": path, "value": str(number)})
+
+
+def _not_finite(value: Any) -> tuple[str, float] | None:
+    """The first number that is not finite, and the path of where it stands below the value."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ("", value)
     if isinstance(value, dict):
-        below = ((f"{path}.{key}", inner) for key, inner in value.items())
+        for key, inner in value.items():
+            if found := _not_finite(inner):
+                return f".{key}{found[0]}", found[1]
     elif isinstance(value, (list, tuple)):
-        below = ((f"{path}[{place}]", inner) for place, inner in enumerate(value))
-    for inner_path, inner in below:
-        refuse_not_finite(inner, inner_path)
+        for place, inner in enumerate(value):
+            if found := _not_finite(inner):
+                return f"[{place}]{found[0]}", found[1]
+    return None
 
 
 def read(kind: Any, value: Any) -> Any:
