@@ -881,6 +881,9 @@ class NoFigure:
     def savefig(self, path, format, metadata):
         Path(path).touch()
 
+    def set_layout_engine(self, layout):
+        pass
+
 
 @pytest.fixture(autouse=True)
 def _no_figure(monkeypatch):

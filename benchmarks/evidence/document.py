@@ -87,6 +87,7 @@ def _draw(draw: Callable[[], Figure], directory: Path, name: str) -> None:
 def write_figure(figure: Figure, directory: Path, name: str) -> None:
     """Write ``name`` as png, pdf and svg, undated: the same table gives the same bytes.
 
+    Panels stand in all three as they are laid out for the first, which takes most of the time.
     Letters that the font lacks are drawn as boxes, which is said once.
     """
     import matplotlib
@@ -97,6 +98,7 @@ def write_figure(figure: Figure, directory: Path, name: str) -> None:
         for suffix, metadata in UNDATED.items():
             save = partial(figure.savefig, format=suffix, metadata=metadata)
             write_atomic(directory / f"{name}.{suffix}", save)
+            figure.set_layout_engine("none")
     unknown: list[str] = []
     for warning in caught:
         if found := re.match(NO_GLYPH, str(warning.message)):
