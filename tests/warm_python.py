@@ -18,6 +18,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import runpy
 import select
 import shutil
@@ -35,13 +36,11 @@ OWN = ("manifold", "baselines", "benchmarks")
 WARM = (*OWN, "snakemake", "torch", "distributed_worker")
 PRELOADED = (
     *("snakemake.cli", "snakemake.report.html_reporter", "smart_open", "yte"),
-    *("matplotlib.pyplot", "sklearn.linear_model", "benchmarks.evidence.times"),
-    *("manifold.training.train", "benchmarks.evidence.preflight", "benchmarks.table1.text"),
-    *("torch.distributed.run", "benchmarks.rehearsal.training"),
-    "benchmarks.segmentation.train",
+    *("matplotlib.pyplot", "sklearn.linear_model", "sklearn.datasets", "markdown_it"),
+    "torch.distributed.run",
 )
 # Where what they need is installed; else an ImportError, or a UserError, which is a ValueError.
-EXTRA = ("skimage.util", "skimage.exposure", "benchmarks.detection.train")
+EXTRA = ("skimage.util", "skimage.exposure", "skimage.data", "mmdet.engine.hooks")
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
 
@@ -131,16 +130,48 @@ def run(streams, arguments, folder, environment):
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
 
 
-def hash_own_sources():
+def import_own_modules():
+    """Import all that can be: some need what need not be installed."""
+    for package in OWN:
+        for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
+            if not module.name.endswith(".__main__"):
+                with contextlib.suppress(ImportError, ValueError):
+                    importlib.import_module(module.name)
+
+
+def hash_own_sources(experiment):
     """Keep what every workflow asks of the suite's own sources; those of others are read anew."""
-    from manifold.settings import resolve
     from manifold.settings.sources import job_hash, source_hash
 
-    experiment = resolve({"scale": "smoke"})
     for study in experiment.studies.values():
         job_hash(type(study).__module__)
+        for job in study.jobs():
+            job_hash(job.run.partition(":")[0])
     for definition in experiment.method_definitions.values():
         source_hash(definition.distiller)
+
+
+def read_detectors(experiment):
+    """Keep mmdet's configurations, for each of which mmengine reads a hundred files."""
+    with contextlib.suppress(ImportError, ValueError):
+        from benchmarks.detection.configuration import read_settings
+
+        for detector in experiment.detection.detectors:
+            read_settings(experiment, detector)
+
+
+def draw_figure():
+    """Import what the formats need, and read the fonts."""
+    from matplotlib import pyplot
+
+    from benchmarks.evidence.document import write_figure
+    from benchmarks.evidence.style import STYLE
+
+    with tempfile.TemporaryDirectory() as folder, pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(layout="constrained")
+        axes.set_title("a figure")
+        write_figure(figure, Path(folder), "figure")
+        pyplot.close(figure)
 
 
 if __name__ == "__main__":
@@ -151,8 +182,14 @@ if __name__ == "__main__":
     for module in EXTRA:
         with contextlib.suppress(ImportError, ValueError):
             importlib.import_module(module)
+    import_own_modules()
+    from manifold.settings import resolve
+
+    smoke = resolve({"scale": "smoke"})
     sys.modules["snakemake.cli"].get_argument_parser()  # looks for plugins in every folder
-    hash_own_sources()
+    hash_own_sources(smoke)
+    read_detectors(smoke)
+    draw_figure()
     gc.freeze()
     gc.enable()
     folder, owner = Path(sys.argv[1]), int(sys.argv[2])
