@@ -638,8 +638,9 @@ ABSENT, COMPLETE = ([], False), (sorted(CELL_FILES), True)
 def killed(tmp_path_factory, torchrun, weights, warm_python):
     """A two-rank run that is killed three times: (exit status, words said, cells' files) of each.
 
-    Rank 1 dies in the first epoch; then every process at once, from outside; then rank 0, between
-    two cells. The command that is started last meets nothing.
+    Rank 1 dies in the first epoch; then torchrun, from outside; then rank 0, between two cells. The
+    command that is started last meets nothing. Also the workers of the torchrun that was killed,
+    and whether they were gone soon after.
     """
     chosen = overrides(
         tmp_path_factory.mktemp("killed"), weights, SHARDS, {"checkpoint_seconds": 0}
@@ -656,18 +657,21 @@ def killed(tmp_path_factory, torchrun, weights, warm_python):
 
     with started(command(chosen)) as process:
         wait_for(lambda: has_saved_again() or process.poll() is not None)
-        kill([process.pid, *children(process)])
+        workers = children(process)
+        kill([process.pid])
+        are_gone = wait_for(lambda: not any(map(is_running, workers)), seconds=5)
+        kill(workers)
         stages.append((process.wait(), process.said(), files_of(chosen)))
 
     stages.append((*torchrun("die-after-file", "run.json", *words(chosen)), files_of(chosen)))
     _, *options = command(chosen)
     with started(["python", *options], PATH=warm_python) as process:
         stages.append((process.wait(DEADLINE_SECONDS), process.said(), files_of(chosen)))
-    return chosen, stages
+    return chosen, stages, (workers, are_gone)
 
 
 def test_a_kill_of_any_process_ends_the_job(killed):
-    _, stages = killed
+    _, stages, _ = killed
     *ended, finished = [status for status, _, _ in stages]
     assert 0 not in ended
     assert ended[1] == -signal.SIGKILL
@@ -675,7 +679,7 @@ def test_a_kill_of_any_process_ends_the_job(killed):
 
 
 def test_a_killed_job_leaves_complete_cells_or_none(killed):
-    _, stages = killed
+    _, stages, _ = killed
     assert [files for _, _, files in stages] == [
         {"fitnet": ABSENT, "manifold": ABSENT},
         {"fitnet": ABSENT, "manifold": ABSENT},
@@ -686,7 +690,7 @@ def test_a_killed_job_leaves_complete_cells_or_none(killed):
 
 def test_a_killed_job_is_resumed(killed):
     """The first rank says where; a rank that began elsewhere would show in the weights below."""
-    chosen, stages = killed
+    chosen, stages, _ = killed
     resumed = [
         [int(line.rpartition(" ")[2]) for line in said.splitlines() if "resuming" in line]
         for _, said, _ in stages
@@ -721,20 +725,14 @@ def test_kills_do_not_show_in_the_metrics(method, killed, uninterrupted, two_ran
     pd.testing.assert_frame_equal(own[columns], other[columns], rtol=1e-12)
 
 
-def test_no_worker_outlives_its_torchrun(tmp_path, weights):
-    """Else the job that is started again would train beside it, on the same files and GPUs."""
-    chosen = overrides(tmp_path, weights, SHARDS, {"checkpoint_seconds": 0})
-    epochs = 1000
-    state = cohort_of(chosen, epochs)[0].state
-    with started(command(chosen, epochs)) as process:
-        assert wait_for(lambda: state.is_file() or process.poll() is not None)
-        workers = children(process)
-        assert len(workers) == 2
-        kill([process.pid])
-        try:
-            assert wait_for(lambda: not any(map(is_running, workers)), seconds=5)
-        finally:
-            kill(workers)
+def test_no_worker_outlives_its_torchrun(killed):
+    """Else the job that is started again would train beside it, on the same files and GPUs.
+
+    A worker that goes on completes the cells before it ends, which stand in no killed job's files.
+    """
+    *_, (workers, are_gone) = killed
+    assert len(workers) == 2
+    assert are_gone
 
 
 # ---- mixed precision ---------------------------------------------------------------------------
