@@ -42,6 +42,7 @@ def pytest_configure():
 
 def pytest_collection_finish():
     gc.freeze()  # the collector need not walk it again and again
+    gc.set_threshold(20_000)  # nor what tests make as often as it would
     gc.enable()
 
 

@@ -51,6 +51,8 @@ def resolve(overrides: dict[str, Any]) -> Experiment:
     if read(str | None, merged.get("name")) is not None:
         return _build({**merged, "scale": name}, origin, known=base)
     experiment = _build({**merged, "scale": name, "name": name}, origin, known=base)
+    if all(merged.get(key) == base.get(key) for key in SHAPING_SECTIONS):
+        return experiment
     own = _build({**base, "scale": name, "name": name}, Origin({}, scale), known=base)
     return experiment.replaced(name=_experiment_name(experiment, own))
 

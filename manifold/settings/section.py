@@ -8,7 +8,8 @@ import math
 import os
 import types
 import typing
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 import yaml
@@ -106,7 +107,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
-        value = read(cls.model_fields[info.field_name].annotation, value)
+        value = read(cls.__pydantic_fields__[info.field_name].annotation, value)
         refuse_not_finite(value)
         return value
 
@@ -129,6 +130,8 @@ def refuse_not_finite(value: Any) -> None:
 
 def _not_finite(value: Any) -> tuple[str, float] | None:
     """The first number that is not finite, and the path of where it stands below the value."""
+    if value is None or isinstance(value, (str, int)):
+        return None
     if isinstance(value, float):
         return None if math.isfinite(value) else ("", value)
     if isinstance(value, dict):
@@ -148,21 +151,38 @@ def read(kind: Any, value: Any) -> Any:
     Snakemake hands the values inside ``--config key={...}`` and ``--config key=[...]`` on as text.
     A truth value is no number, though Python takes it for one.
     """
+    return _reader(kind)(value)
+
+
+@cache  # an experiment has a thousand values, of a hundred types
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """What reads a value of a type."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
     outer, arguments = typing.get_origin(kind), typing.get_args(kind)
     if outer in (typing.Union, types.UnionType):
-        if isinstance(value, str) and _plain(value) is None:
-            return None
         present = [argument for argument in arguments if argument is not type(None)]
-        return read(present[0], value) if value is not None and len(present) == 1 else value
-    if outer is list and isinstance(value, list):
-        return [read(arguments[0], item) for item in value]
-    if outer is dict and isinstance(value, dict):
-        return {key: read(arguments[1], item) for key, item in value.items()}
-    if isinstance(value, bool) and (kind in (int, float) or outer is Literal):
-        raise PydanticCustomError("truth_value", "a truth value is no number")
-    return _read_word(kind, outer, value) if isinstance(value, str) else value
+        one = _reader(present[0]) if len(present) == 1 else None
+
+        def read_one_of(value: Any) -> Any:
+            if value is None or (isinstance(value, str) and _plain(value) is None):
+                return None
+            return one(value) if one else value
+
+        return read_one_of
+
+    inner = _reader(arguments[-1]) if outer in (list, dict) else None
+
+    def read_value(value: Any) -> Any:
+        if outer is list and isinstance(value, list):
+            return [inner(item) for item in value]
+        if outer is dict and isinstance(value, dict):
+            return {key: inner(item) for key, item in value.items()}
+        if isinstance(value, bool) and (kind in (int, float) or outer is Literal):
+            raise PydanticCustomError("truth_value", "a truth value is no number")
+        return _read_word(kind, outer, value) if isinstance(value, str) else value
+
+    return read_value
 
 
 def _read_word(kind: Any, outer: Any, text: str) -> Any:
