@@ -1,8 +1,8 @@
 """What test_distributed.py lets two processes do under torchrun, and one process alone.
 
 ``measure FOLDER WEIGHTS RUN`` takes every measurement in one start and writes them to
-``FOLDER/rank-R.pt``; ``die-at-step RANK STEP WORDS…`` and ``die-after-file NAME WORDS…`` train as
-the command does, until a process kills itself.
+``FOLDER/rank-R.pt``; ``die-at-step RANK STEP WORDS…`` and ``die-at-file NAME CALL MOMENT WORDS…``
+train as the command does, until a process kills itself; test_resume.py lets one do so.
 """
 
 import dataclasses
@@ -244,13 +244,20 @@ def die_at_step(rank, step, *words):
     train_as_commanded(words)
 
 
-def die_after_file(name, *words):
-    """Train, and kill the process that has just renamed a file to that name."""
+def die_at_file(name, call, moment, *words):
+    """Train, and kill the process around its ``call``-th renaming onto a file of that name."""
     replace = os.replace
+    calls = 0
 
     def replace_and_die(source, target):
+        nonlocal calls
+        calls += Path(target).name.endswith(name)
+        fatal = calls == int(call) and Path(target).name.endswith(name)
+        if fatal and moment == "while writing":
+            os.truncate(source, os.path.getsize(source) // 2)
+            die()
         replace(source, target)
-        if Path(target).name == name:
+        if fatal:
             die()
 
     os.replace = replace_and_die
@@ -264,5 +271,5 @@ def train_as_commanded(words):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    MODES = {"measure": measure, "die-at-step": die_at_step, "die-after-file": die_after_file}
+    MODES = {"measure": measure, "die-at-step": die_at_step, "die-at-file": die_at_file}
     MODES[sys.argv[1]](*sys.argv[2:])

@@ -663,7 +663,8 @@ def killed(tmp_path_factory, torchrun, weights, warm_python):
         kill(workers)
         stages.append((process.wait(), process.said(), files_of(chosen)))
 
-    stages.append((*torchrun("die-after-file", "run.json", *words(chosen)), files_of(chosen)))
+    ending = ("die-at-file", "run.json", "1", "just after")
+    stages.append((*torchrun(*ending, *words(chosen)), files_of(chosen)))
     _, *options = command(chosen)
     with started(["python", *options], PATH=warm_python) as process:
         stages.append((process.wait(DEADLINE_SECONDS), process.said(), files_of(chosen)))

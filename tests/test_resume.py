@@ -5,7 +5,6 @@ renaming, so that every moment at which a file changes is met for certain.
 """
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -29,10 +28,6 @@ METHODS = ["none", "fitnet", "manifold"]
 EPOCHS = 2
 STEPS = 4  # in an epoch of the 70 images that this leaves to train on
 DATA = {"dataset": "faces", "validation": 30}
-
-# Imports torch once; its children are forked from a process that has never trained.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["manifold.training.train"])
 
 
 def settings(results, weights="train", **overrides):
@@ -119,24 +114,15 @@ def uninterrupted(teacher, tmp_path_factory):
 
 
 def train_and_die(arguments, name, call, moment):
-    """Train, and kill this process around the ``call``-th renaming onto a file of that name."""
-    replace = os.replace
-    calls = 0
-
-    def replace_and_die(source, target):
-        nonlocal calls
-        calls += Path(target).name.endswith(name)
-        fatal = calls == call and Path(target).name.endswith(name)
-        if fatal and moment == "while writing":
-            os.truncate(source, os.path.getsize(source) // 2)
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
-        if fatal:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    os.replace = replace_and_die
-    sys.argv = ["manifold.training.train", *arguments]
-    train.main()
+    """Train in a process that kills itself around the ``call``-th renaming onto such a file."""
+    searched = os.pathsep.join([str(Path(__file__).parent), os.environ["PYTHONPATH"]])
+    done = subprocess.run(
+        ["python", "-m", "distributed_worker", "die-at-file", name, str(call), moment, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": searched},
+        stderr=subprocess.DEVNULL,
+    )
+    return done.returncode
 
 
 @pytest.mark.parametrize(
@@ -152,13 +138,10 @@ def train_and_die(arguments, name, call, moment):
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_results(
-    name, call, moment, resumed, teacher, uninterrupted, tmp_path, capsys
+    name, call, moment, resumed, teacher, uninterrupted, tmp_path, capsys, on_path
 ):
     arguments = words(settings(tmp_path, teacher))
-    child = FORKS.Process(target=train_and_die, args=(arguments, name, call, moment))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    assert train_and_die(arguments, name, call, moment) == -signal.SIGKILL
     assert not (directory_of(tmp_path, METHODS[-1]) / "run.json").exists()
     capsys.readouterr()
     run(arguments)

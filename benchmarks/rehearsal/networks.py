@@ -28,14 +28,14 @@ def countable_attention() -> Iterator[None]:
 
 
 def weigh(model: Model, experiment: Experiment) -> dict:
-    """Parameters and multiply-accumulates of one image's forward pass."""
-    data = experiment.data
-    shape = data.image_shape
-    with countable_attention():
-        network = create_model(model, shape, experiment.rehearsal.classes)
-    network.eval().requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *shape))
+    """Parameters and multiply-accumulates of one image's forward pass, of which none is done."""
+    shape = experiment.data.image_shape
+    with torch.device("meta"):
+        with countable_attention():
+            network = create_model(model, shape, experiment.rehearsal.classes)
+        network.eval().requires_grad_(False)
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, *shape))
     return {
         "parameters": count_parameters(network),
         "gmacs": counter.get_total_flops() / 2e9,
