@@ -192,10 +192,14 @@ def identity_of_job(job):
     return hashed
 
 
-@ending_the_process()
 def identity_of_table(study):
-    """What shapes a study's table beside its inputs, and the code behind it."""
-    return fingerprint([study.identity(), job_hash(type(study).__module__)])
+    """A params function: what shapes a study's table beside its inputs, and the code behind it."""
+
+    @ending_the_process()
+    def hashed(wildcards):
+        return fingerprint([study.identity(), job_hash(type(study).__module__)])
+
+    return hashed
 
 
 def words_of(wildcards):
