@@ -198,6 +198,29 @@ def test_check_plans_nothing_else(touched):
     assert planned(touched, "check", "--config", SCALE) == {"check": 1}
 
 
+@pytest.mark.parametrize(
+    ("target", "studies"),
+    [
+        ("reproduce_table1", {"table1"}),
+        ("all", {"table1", "ablation", "transfer"}),
+        ("figures", {"table1", "ablation", "transfer"}),
+    ],
+)
+def test_the_page_comes_after_the_studies_of_the_same_command(tmp_path, target, studies):
+    words = (target, "report", "--config", SCALE, f"results={tmp_path}")
+    done = snakemake(ROOT, "-n", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    _, _, reason = done.stdout.partition(f"Writing {tmp_path}/smoke/report.html\n")
+    waits_for = reason.partition("\n")[0].partition("updated by another job: ")[2].split(", ")
+    assert {f"{tmp_path}/smoke/{study}.md" for study in studies} <= set(waits_for)
+    assert f"{tmp_path}/smoke/rehearsal.md" not in waits_for
+
+
+def test_the_page_makes_no_study_also_where_one_would_be_made_anew(touched):
+    found = planned(touched, "report", "--config", SCALE, "description=others")
+    assert found == {"report": 1}
+
+
 def test_the_default_is_table_1(touched):
     jobs = planned(touched, "--config", SCALE, "seeds=[0, 1, 2]")
     assert jobs["reproduce_table1"] == jobs["table1"] == 1 and "ablation" not in jobs

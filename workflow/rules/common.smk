@@ -5,6 +5,7 @@ from benchmarks.evidence.asked import write_asked
 from benchmarks.evidence.checked import asked_studies, unchecked
 from benchmarks.evidence.study import FIGURES, typed
 from benchmarks.evidence.times import TIMES, Started, add_run
+from manifold.files import sha256
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
 from manifold.settings.data_files import files_digest
 from manifold.settings.files import let_jobs_run_these_sources
@@ -241,6 +242,28 @@ def in_report(study, path):
 def needed_by(study):
     """What a study shows, asked for by name, so that a cell that was deleted is made again."""
     return list(map(str, study.files() + study.cells() + study.results()))
+
+
+def files_of_this_run(_):
+    """What the run's other targets make of studies: the page comes after it, and asks for none.
+
+    What is there is no input: a rule that made it would be planned again with the page.
+    """
+    asked = set(workflow.dag_settings.targets)
+    whole = asked & {"all", "figures"}
+    return [
+        str(path)
+        for study in STUDIES.values()
+        if (whole and study.is_evidence)
+        or not asked.isdisjoint({study.name, study.target, *map(str, study.files())})
+        for path in study.files()
+    ]
+
+
+def files_that_are_here(_):
+    """Of every study, as they stand: other ones plan the page again."""
+    paths = [path for study in STUDIES.values() for path in study.files()]
+    return fingerprint({str(path): sha256(path) for path in paths if path.is_file()})
 
 
 def last_words(jobs):

@@ -88,14 +88,9 @@ rule all:
 
 
 rule report:
-    """One page of every study that has been made; it makes none itself."""
+    """One page of every study that has been made, after those of this run; it makes none itself."""
     input:
-        [
-            str(path)
-            for study in STUDIES.values()
-            for path in study.files()
-            if path.is_file()
-        ],
+        files_of_this_run,
     output:
         f"{RESULTS}/report.html",
     log:
@@ -105,6 +100,7 @@ rule report:
         "../envs/suite.yaml"
     params:
         experiment=str(EXPERIMENT.file),
+        files=files_that_are_here,
     message:
         "Writing {output}"
     shell:
