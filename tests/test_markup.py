@@ -27,6 +27,7 @@ ODD = r"A & B | C $x$ _y_ <b> a_b # 5 % {z} \ ~ ^ *w* [t](u) `c` 方法 é"
         ("[t](u) [80.1, 81.2]", r"[t\](u) [80.1, 81.2]", "{[}t](u) [80.1, 81.2]"),
         ("# 5 % {z}", r"\# 5 % {z}", r"\# 5 \% \{z\}"),
         ("-1.20 ~ ^", r"-1.20 \~ ^", r"-1.20 \textasciitilde{} \textasciicircum{}"),
+        ("[t]: u", r"[t\]: u", "{[}t]: u"),  # which would be a link's target, and vanish
         ("a\nb\tc", "a b c", "a b c"),
         ("--a - b---c", "--a - b---c", "-{}-a - b-{}-{}-c"),
         ("``a'' ?`", r"\`\`a'' ?\`", "`{}`a'{}' ?{}`"),
