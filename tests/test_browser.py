@@ -8,15 +8,17 @@ import axe_playwright_python
 import pandas as pd
 import pytest
 from playwright.sync_api import sync_playwright
-from test_report import copy_studies
+from test_report import PUBLISHED, copy_studies
 
-from benchmarks.evidence import compare, report
+from benchmarks.evidence import compare, report, webpage
 from benchmarks.evidence.comparison import compare as read_two
+from benchmarks.evidence.markup import markdown_block
 from manifold.settings import resolve
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 WIDTHS, HEIGHT = (390, 1280), 900  # of a phone and of a desk, in pixels
+PAPER = 1047  # A4 on its side within margins of 10 mm, at 96 dpi
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,6 +38,7 @@ def pages(tmp_path_factory):
     seeds.assign(top1=seeds["top1"] + 1).to_csv(other / "ablation_seeds.csv", index=False)
     return {
         "report": folder / "report.html",
+        "published": PUBLISHED / report.REPORT,
         "comparison": compare.write(read_two(folder, other, mini), folder),
     }
 
@@ -116,8 +119,46 @@ def test_tables_are_sorted_folded_and_filtered_by_keys(pages, browser):
         assert any(logits) and shown == [not each for each in logits]
 
 
+# A column as it is, and as it is sorted: a bound is beside its number, and a dash is the last.
+SORTED = [
+    (["0.94", "< 0.0001", "\u2014", "1", "0.0001", "0.012"], [1, 4, 5, 0, 3, 2]),
+    (["85.46 [85.30, 85.62]", "9.5 [9, 10]", "\u2014", "81.36 [80.95, 81.77]"], [1, 3, 0, 2]),
+    (["+0.10 [-0.24, +0.44]", "-1.40 [-1.77, -1.02]", "\u22120.5", "+2.70"], [1, 2, 0, 3]),
+    (["12 %", "7 %", "100 %", "0.68 %"], [3, 1, 0, 2]),
+    (["10 \u00b1 1", "9 \u00b1 20", "1,098,240", "109,952"], [1, 0, 3, 2]),
+    (["76.5 (verbatim)", "1e-05", "72.2 (second-hand, recipe DeiT)", "7 of 9"], [1, 3, 2, 0]),
+    (["107e7701", "99abcdef", "", "1234567a"], [1, 0, 3, 2]),  # hashes are text
+    (["b", "A", "seed 10", "seed 9"], [1, 0, 3, 2]),
+]
+
+
+def test_numbers_are_sorted_as_what_they_mean(browser, tmp_path):
+    tables = (pd.DataFrame({"Value": cells}) for cells, _ in SORTED)
+    body = webpage.html("\n\n".join(map(markdown_block, tables)), "Numbers")
+    shown = webpage.Shown("numbers", "Numbers", "In which order?", body)
+    nothing = dict.fromkeys(("answer", "words", "deviations", "provenance"))
+    made = tmp_path / "page.html"
+    text = webpage.render(title="T", lead="", studies=[shown], faults=[], figures=[], **nothing)
+    made.write_text(text, encoding="utf-8")
+    with opened(browser, made, WIDTHS[1]) as page:
+        for table, (cells, places) in zip(page.locator("table").all(), SORTED, strict=True):
+            up = [cells[place] for place in places]
+            last = [cell for cell in up if cell in ("\u2014", "")]
+            table.locator("th button").focus()
+            for order in (up, [*up[: len(up) - len(last)][::-1], *last]):
+                page.keyboard.press("Enter")
+                assert table.locator("tbody tr").all_inner_texts() == order
+
+
+def test_all_columns_are_on_the_paper(pages, browser):
+    with opened(browser, pages["published"], PAPER) as page:
+        page.emulate_media(media="print")
+        script = "tables => tables.map(each => each.getBoundingClientRect().right)"
+        assert 0 < max(page.locator("table").evaluate_all(script)) <= PAPER
+
+
 def test_what_is_clicked_is_not_printed(pages, browser):
-    with opened(browser, pages["report"], 794) as page:  # A4 at 96 dpi
+    with opened(browser, pages["report"], PAPER) as page:
         page.emulate_media(media="print")
         assert not page.locator("nav").is_visible()
         assert not page.locator(".choice").first.is_visible()

@@ -286,6 +286,31 @@ def test_folders_that_hold_nothing_or_are_one_are_refused(two, tmp_path):
         compare(tmp_path / "none", tmp_path, two[0])
 
 
+def test_nothing_is_written_into_what_is_compared(two, tmp_path, monkeypatch, capsys):
+    folders = [experiment.directory.resolve() for experiment in two]
+    before = [sorted(folder.rglob("*")) for folder in folders]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", *map(str, folders)])
+    page.main()
+    assert [sorted(folder.rglob("*")) for folder in folders] == before
+    assert (tmp_path / "results/comparison/comparison.html").is_file()
+    assert "results/comparison/comparison.html: " in capsys.readouterr().out
+
+
+def test_folders_say_themselves_what_they_are_of(two, monkeypatch):
+    folders = [str(experiment.directory) for experiment in two]
+    monkeypatch.setattr("sys.argv", ["compare", *folders, "--config", "scale=mini"])
+    with pytest.raises(UserError, match="says what the folder is of; leave --config and"):
+        page.main()
+    for experiment in two:
+        (experiment.directory / "experiment.yaml").unlink()
+    monkeypatch.setattr("sys.argv", ["compare", *folders])
+    with pytest.raises(UserError, match=r"has no experiment\.yaml; .* as in --config scale=mini"):
+        page.main()
+    with pytest.raises(UserError, match=r"a readable experiment\.yaml; say what they are of"):
+        compare(two[0].directory, two[1].directory)
+
+
 def test_a_figure_that_fails_takes_no_page_and_no_table_with_it(two, monkeypatch):
     def draw(rows, text):
         raise ZeroDivisionError("of matplotlib's")

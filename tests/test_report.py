@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import report
+from benchmarks.evidence import report, sums
+from benchmarks.evidence.markup import markdown_text
 from manifold.errors import MARK, UserError
 from manifold.settings import ROOT, read_yaml, resolve
 from manifold.settings.recorded import packed
@@ -82,7 +83,7 @@ def in_short(folder):
 
 def test_the_published_page_has_no_fault_but_what_was_not_run():
     faults = re.findall(r'<p class="missing">([^<]*)', page(PUBLISHED))
-    assert [fault for fault in faults if "not run (reproduce_" not in fault] == []
+    assert [fault for fault in faults if ": nothing of it is here" not in fault] == []
 
 
 def test_the_verdicts_are_in_short_and_those_on_this_run_by_name(folder):
@@ -98,7 +99,7 @@ def test_the_verdicts_are_in_short_and_those_on_this_run_by_name(folder):
 
 def test_what_was_not_run_is_said_by_its_target(folder):
     text = page(folder)
-    assert "Transfer learning: not run (reproduce_transfer makes it)." in text
+    assert "Transfer learning: nothing of it is here (snakemake reproduce_transfer makes" in text
     assert "Cost:" not in text  # which answers no question of `all`
 
 
@@ -114,7 +115,115 @@ def test_a_study_that_cannot_be_read_is_named_and_the_rest_stands(folder, harm):
 def test_a_harmed_table_is_left_out_of_what_is_in_short(folder):
     (folder / "table1.csv").write_text("method\nsoft_kd\n", encoding="utf-8")
     text = page(folder)
-    assert "table1.csv: left out of what is in short" in text and 'id="answer"' not in text
+    assert "table1.csv: left out of what is in short" in text
+    short = in_short(folder)
+    assert "Who is ahead is not said here: table1.csv cannot be read." in short
+    assert "Manifold, decoupled − FitNet: -0.47 [-0.65, -0.28] points, behind" in short
+
+
+def test_the_page_says_in_short_what_the_readme_says(folder):
+    """The question, who is ahead of the paper's method, what was not run, and a figure."""
+    text = page(folder)
+    made = re.search(r'<section class="answer".*?</section>', text, re.DOTALL)[0]
+    assert "Is a method's student ahead of soft KD's" in made
+    assert "FitNet: -0.47 [-0.65, -0.28] points, behind" in made
+    assert made.count("<img") == 1 and text.count("<img") == 2  # that of Table 1 once
+    shown = html.unescape(re.sub(r"<[^>]+>", "", made))
+    assert "Ablation: told from the reference after Holm's correction" in shown
+    assert re.search(r"Not on this page: .*Transfer learning", shown)
+    assert re.search(r"Published of CIFAR-10 .*: Table 1, in results/published/cifar10", shown)
+    none = re.search("No study is published of: (.*)", shown)[1]
+    assert "ImageNet-1k" in none and "cifar100" in none and "Fashion" not in none
+
+
+def lost(folder, name):
+    (folder / name).unlink()
+
+
+def emptied(folder, name):
+    (folder / name).write_bytes(b"")
+
+
+def broken(folder, name):
+    (folder / name).write_bytes(b"\xff\xfe\x00")
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "said"),
+    [
+        (lost, "table1.csv", "mini/table1.csv is missing"),
+        (lost, "table1.md", "Table 1: not shown, since mini/table1.md is missing; table1.csv, "),
+        (emptied, "ablation.png", "mini/ablation.png is empty"),
+        (
+            broken,
+            "ablation.png",
+            "mini/ablation.png: left out, since mini/ablation.png is no whole",
+        ),
+        (lost, "ablation.png", "mini/ablation: the figure is missing"),
+        (broken, "table1_claims.csv", "mini/table1_claims.csv: left out of what is in short"),
+        (broken, "times.csv", "mini/times.csv: left out of the provenance, since 'utf-8' codec"),
+        (broken, "experiment.yaml", "mini/experiment.yaml: "),
+    ],
+)
+def test_a_harmed_file_is_named_and_the_page_stands(folder, harm, name, said):
+    if name == "ablation.png" and harm is lost:
+        lost(folder, "ablation.pdf")
+    (folder / name).touch()
+    harm(folder, name)
+    text = page(folder)
+    assert said in html.unescape(" ".join(re.findall(r'<p class="missing">(.*?)</p>', text)))
+    assert 'id="ablation"' in text and Page(text).open == []
+    assert "was not run there" not in text
+
+
+def test_what_is_not_as_it_was_published_is_named(folder):
+    sums.write(folder)
+    assert "SHA256SUMS" not in page(folder)
+    (folder / "report.html").write_text("of another day", encoding="utf-8")
+    assert "SHA256SUMS" not in page(folder)  # the page itself is about to be written
+    path = folder / "table1_seeds.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("8", "9", 1), encoding="utf-8")
+    (folder / "ablation.tex").unlink()
+    (folder / "mine.csv").touch()
+    text = page(folder)
+    for said in (
+        "mini/table1_seeds.csv was altered: its SHA-256 is not that of SHA256SUMS",
+        "mini/ablation.tex is missing; SHA256SUMS lists it",
+        "mini/mine.csv is not in SHA256SUMS",
+    ):
+        assert said in text
+
+
+def test_a_folder_says_itself_what_it_is_of(tmp_path, monkeypatch, capsys):
+    cifar10 = PUBLISHED.with_name("cifar10")
+    output = tmp_path / "page.html"
+    words = ["report", "--folder", str(cifar10), "--output", str(output)]
+    monkeypatch.setattr("sys.argv", words)
+    report.main()
+    text = output.read_text(encoding="utf-8")
+    assert "CIFAR-10 as JPEGs" in text.partition("</header>")[0]
+    assert "Registered, in results/registered/cifar10.yaml" in text
+    assert "reproduce_bench" not in text  # which is no study of it
+    assert text == report.page(resolve({"scale": "mini"}), cifar10)
+    for more in (["--config", "scale=mini"], ["--experiment", str(cifar10 / "experiment.yaml")]):
+        monkeypatch.setattr("sys.argv", [*words, *more])
+        with pytest.raises(UserError, match="says what the folder is of; leave --config and"):
+            report.main()
+
+
+def test_a_folder_that_does_not_say_what_it_is_of_is_asked_for(folder, monkeypatch):
+    words = ["report", "--folder", str(folder)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(
+        UserError, match=r"mini has no experiment\.yaml; say what it is of, as in --c"
+    ):
+        report.main()
+    monkeypatch.setattr("sys.argv", [*words, "--config", "scale=mini"])
+    report.main()
+    assert "Fashion-MNIST" in (folder / "report.html").read_text(encoding="utf-8")
+    monkeypatch.setattr("sys.argv", ["report", "--folder", str(folder / "none")])
+    with pytest.raises(UserError, match="no such folder of results"):
+        report.main()
 
 
 def test_an_empty_folder_is_refused(tmp_path):
@@ -130,6 +239,51 @@ def test_names_are_text_whatever_stands_in_them(folder):
     made = page(folder)
     assert "R&amp;D &lt;b&gt;x&lt;/b&gt; | $a$ _ 蒸馏 &lt;script&gt;" in made
     assert made.count("<script>") == 1
+
+
+ODD = "![i](http://x.y/z.png) R&D | $a_b$ _it_ <http://x.y/> [u](http://x.y/) 蒸馏"
+
+
+def test_odd_names_keep_their_rows_and_ask_nobody(folder):
+    """In what is in short, in verdicts, captions, labels and the description."""
+    for name in ("table1.csv", "table1_claims.csv"):
+        rows = pd.read_csv(folder / name)
+        key = "title" if name == "table1.csv" else "verdict"
+        rows.loc[rows.index[-2], key] = ODD
+        rows.to_csv(folder / name, index=False)
+    # As a study writes it, and as another hand would.
+    for name, odd in (("ablation.md", markdown_text(ODD)), ("table1.md", ODD)):
+        path = folder / name
+        text = path.read_text(encoding="utf-8").replace("Fashion-MNIST 28×28", odd)
+        path.write_text(f"{text}\n[u]: http://x.y/z.png\n", encoding="utf-8")
+    definitions = {"soft_kd": {"title": ODD}}
+    given = {"scale": "mini", "description": ODD, "method_definitions": definitions}
+    text = report.page(resolve(given), folder)
+    read = Page(text)
+    assert read.open == [] and read.asked == [] and "<a href=" not in text.partition("<main")[2]
+    shown = html.unescape(re.sub(r"<[^>]+>", "", text))
+    assert f"\n{ODD}\n" in shown and f"Gain over {ODD}" in shown and f"1 {ODD}" in shown
+    assert f'alt="Ablation, as a figure of its table. Scale mini: {html.escape(ODD, False)}' in text
+    short = re.search(r'<section class="answer".*?</table>', text, re.DOTALL)[0]
+    rows = [row.count("<td") for row in re.findall("<tr.*?</tr>", short, re.DOTALL)]
+    assert set(rows) == {0, 4}
+
+
+def test_a_registration_is_text_whatever_stands_in_it(folder, tmp_path):
+    said = (ROOT / "results/registered/mini.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "said`s.yaml"
+    path.write_text(f"{said}# ```\n# ![i](http://x.y/z.png) <b>\n", encoding="utf-8")
+    text = report.page(resolve({"scale": "mini", "registered": str(path)}), folder)
+    assert "# ```\n# ![i](http://x.y/z.png) &lt;b&gt;" in text and Page(text).asked == []
+    assert "said`s.yaml" in text
+
+
+def test_a_table_is_labelled_by_its_study_and_section(folder):
+    text = page(folder)
+    labels = re.findall('<table[^>]* aria-label="([^"]*)"', text)
+    assert len(labels) == len(set(labels)) == text.count("<table")
+    assert {"In short", "Table 1", "Table 1: Between two methods", "Ablation"} <= set(labels)
+    assert "a table that scrolls" not in text
 
 
 def test_figures_are_vectors_where_there_are_some(folder):

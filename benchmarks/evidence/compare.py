@@ -2,8 +2,9 @@
 
 Mine against the published; after a change against before it. From records and tables of runs
 alone: no weights, no data, nothing is trained. ``comparison.{html,md,csv,tex,png,pdf,svg}`` come
-into FOLDER: of each row both means, the difference FOLDER − OTHER with its interval, what the two
-differ in, and how many runs are the same to the last bit.
+into results/comparison, and nothing into the two folders: of each row both means, the difference
+FOLDER − OTHER with its interval, what the two differ in, and how many runs are the same to the last
+bit.
 """
 
 from collections.abc import Iterable
@@ -14,13 +15,15 @@ import pandas as pd
 from benchmarks.evidence.comparison import Comparison, Part, compare
 from benchmarks.evidence.differences import lines, measured, readable
 from benchmarks.evidence.document import Document
+from benchmarks.evidence.folder import given_for
 from benchmarks.evidence.markup import markdown_block
-from benchmarks.evidence.report import Shown, embedded, html, render
+from benchmarks.evidence.webpage import Shown, embedded, html, render
 from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.training import command
 
 NAME = "comparison"
+OUTPUT = Path("results") / NAME
 DRAWN = 60  # rows of the figure, at most
 
 
@@ -71,8 +74,7 @@ def write(found: Comparison, folder: Path) -> Path:
             f"part-{place}",
             part.title,
             f"Read {part.source}.",
-            [],
-            html(_joined(own[1:]), found.families),
+            html(_joined(own[1:]), part.title, found.families),
         )
         for place, (part, own) in enumerate(zip(found.parts, blocks, strict=True))
     ]
@@ -83,6 +85,8 @@ def write(found: Comparison, folder: Path) -> Path:
         title=document.title,
         lead=document.caption,
         answer=None,
+        figures=[],
+        words=None,
         studies=shown,
         faults=found.faults,
         deviations=None,
@@ -136,10 +140,11 @@ def main() -> None:
     parser = command.parser("benchmarks compare", __doc__)
     parser.add_argument("folder", type=Path, help="of results, or of records")
     parser.add_argument("other", type=Path, help="of results, or of records")
-    parser.add_argument("--output", type=Path, help="folder of the page; default: FOLDER")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"folder; default: {OUTPUT}")
     options = parser.parse_args()
-    found = compare(options.folder, options.other, command.experiment(options))
-    page = write(found, options.output or options.folder)
+    folders = (options.folder, options.other)
+    found = compare(*folders, given_for(folders, parser, options))
+    page = write(found, options.output)
     print(f"{page}: {sum(len(part.rows) for part in found.parts)} row(s) compared")
     for fault in found.faults:
         print(f"left out or unknown: {fault}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.evidence.folder import FILE, experiment_of, refuse_missing
 from benchmarks.evidence.runs import UNSAID, Runs, hold_to_experiment, listed_runs, read_runs
 from manifold.errors import UserError
-from manifold.settings import Experiment, read_experiment
+from manifold.settings import Experiment
 
 NO_STUDY = "Students of no study"
 
@@ -58,19 +59,18 @@ class Comparison:
     faults: list[str]
 
 
-def compare(folder: Path, other: Path, fallback: Experiment) -> Comparison:
+def compare(folder: Path, other: Path, given: Experiment | None = None) -> Comparison:
     """Read two folders of results.
 
     Args:
-        fallback: whose studies are shown where neither folder holds a readable experiment.yaml.
+        given: whose studies are shown where neither folder holds a readable experiment.yaml.
 
     Raises:
         UserError: a folder is missing, both are one, or they have nothing to compare.
     """
     folders = (folder, other)
     for each in folders:
-        if not each.is_dir():
-            raise UserError(f"{each}: no such folder of results")
+        refuse_missing(each)
     if folder.resolve() == other.resolve():
         raise UserError(f"{folder} and {other} are one folder; give two")
     faults: list[str] = []
@@ -80,7 +80,12 @@ def compare(folder: Path, other: Path, fallback: Experiment) -> Comparison:
         faults += found.faults
         if own is not None:
             faults += hold_to_experiment(each, own, found)
-    known = [own for own in experiments if own is not None] or [fallback]
+    known = [own for own in [*experiments, given] if own is not None]
+    if not known:
+        raise UserError(
+            f"neither {folder} nor {other} has a readable {FILE}; say what they are of, as in "
+            "--config scale=mini" + "".join(f"\n{fault}" for fault in faults)
+        )
     tables = _of_tables(known, folders, runs, faults)
     parts = [*_of_students(known, runs, {part.title for part in tables}), *tables]
     if not parts:
@@ -92,7 +97,7 @@ def compare(folder: Path, other: Path, fallback: Experiment) -> Comparison:
     names = (str(folder), str(other))
     families = {
         definition.title: definition.family
-        for own in (fallback, *known)
+        for own in known
         for definition in own.method_definitions.values()
         if definition.family is not None
     }
@@ -100,12 +105,15 @@ def compare(folder: Path, other: Path, fallback: Experiment) -> Comparison:
 
 
 def _experiment(folder: Path, faults: list[str]) -> Experiment | None:
-    """What a folder's runs were to be; None where this version of the suite cannot tell."""
+    """What a folder's runs were to be; None where it cannot be told."""
     try:
-        return read_experiment(folder / "experiment.yaml")
+        found = experiment_of(folder)
     except UserError as error:
-        faults.append(f"What {folder} was to hold is not known: {error}")
+        faults.append(str(error))
         return None
+    if found is None:
+        faults.append(f"What {folder} was to hold is not known: it has no {FILE}")
+    return found
 
 
 # ---- rows ----------------------------------------------------------------------------------------

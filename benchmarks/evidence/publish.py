@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.evidence import sums
+from benchmarks.evidence.markup import markdown_block, markdown_text
 from benchmarks.evidence.records import finished, keys, keys_of, write_records
 from benchmarks.evidence.runs import WEIGHTS
 from benchmarks.evidence.study import Study
@@ -184,12 +185,12 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
         for _, row in methods.iterrows()
     )
     first = methods.iloc[0]
-    return (
+    lead = (
         f"{experiment.description}; recipe {first['recipe']}, "
         f"{in_epochs(int(first['epochs']))}, {first['n']} seeds, "
-        f"{100 * experiment.statistics.confidence:g} % intervals."
-        f"{teacher}\n\n{shown.to_markdown(index=False)}"
+        f"{100 * experiment.statistics.confidence:g} % intervals.{teacher}"
     )
+    return f"{markdown_text(lead)}\n\n{markdown_block(shown)}"
 
 
 def _deciding(row: pd.Series, by_blocks: bool) -> str:

@@ -6,6 +6,7 @@ from benchmarks.evidence.statistics import are_equivalent, holm, paired_differen
 from benchmarks.evidence.words import interval_columns, readable_interval, readable_p
 from benchmarks.table1 import Table1
 from manifold.settings import Experiment
+from manifold.settings.experiment import Statistics
 
 Values = dict[str, dict[int, float]]  # of a pair: method → seed → top-1
 
@@ -54,14 +55,6 @@ def parts(rows: pd.DataFrame, experiment: Experiment) -> list[str | pd.DataFrame
     def title(method: str) -> str:
         return experiment.method_definitions[method].title
 
-    def decided(row: pd.Series) -> str:
-        words = []
-        if row["p_holm"] < 1 - statistics.confidence:
-            words.append("ahead" if row["difference_mean"] > 0 else "behind")
-        if row["within_margin"]:
-            words.append(f"within {statistics.margin:g} points")
-        return ", ".join(words) or "undecided"
-
     shown = pd.DataFrame(
         {
             "Difference": f"{title(row['first'])} − {title(row['second'])}",
@@ -69,7 +62,7 @@ def parts(rows: pd.DataFrame, experiment: Experiment) -> list[str | pd.DataFrame
             "n": row["n"],
             "Top-1 (points)": readable_interval(row, "difference", "+"),
             "p (Holm)": readable_p(row["p_holm"]),
-            "Decided": decided(row),
+            "Decided": decided(row, statistics),
         }
         for _, row in rows.iterrows()
     )
@@ -80,3 +73,13 @@ def parts(rows: pd.DataFrame, experiment: Experiment) -> list[str | pd.DataFrame
         "tests.",
         shown,
     ]
+
+
+def decided(row: pd.Series, statistics: Statistics) -> str:
+    """What a row says of its difference, in words."""
+    words = []
+    if row["p_holm"] < 1 - statistics.confidence:
+        words.append("ahead" if row["difference_mean"] > 0 else "behind")
+    if row["within_margin"]:
+        words.append(f"within {statistics.margin:g} points")
+    return ", ".join(words) or "undecided"
