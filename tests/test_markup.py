@@ -5,6 +5,7 @@ import re
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks.evidence.document import Document, write_figure
 from benchmarks.evidence.markup import latex_table, latex_text, markdown_block, markdown_text
@@ -107,3 +108,13 @@ def test_a_figure_that_fails_takes_no_table_with_it(tmp_path):
     assert written == {"name.csv", "name.md", "name.tex", "name_first.png", "name_first.pdf"} | {
         "name_first.svg"
     }
+
+
+def test_a_saved_figure_has_the_resolution_and_fonts_of_the_style(tmp_path):
+    """Fonts of type 3, matplotlib's default, are refused by journals."""
+    figure = figure_of("a name")
+    write_figure(figure, tmp_path, "figure")
+    width, _ = Image.open(tmp_path / "figure.png").size
+    assert width > 0.8 * STYLE["savefig.dpi"] * figure.get_figwidth()
+    pdf = (tmp_path / "figure.pdf").read_bytes()
+    assert b"/Type3" not in pdf and b"/CIDFontType2" in pdf

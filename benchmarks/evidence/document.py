@@ -92,8 +92,11 @@ def write_figure(figure: Figure, directory: Path, name: str) -> None:
     """
     import matplotlib
 
-    salted = matplotlib.rc_context({"svg.hashsalt": name})  # or ids would be drawn anew each time
-    with salted, warnings.catch_warnings(record=True) as caught:
+    from benchmarks.evidence.style import STYLE
+
+    # The style of what was drawn holds for what is saved; ids would be drawn anew each time.
+    styled = matplotlib.rc_context({**STYLE, "svg.hashsalt": name})
+    with styled, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for suffix, metadata in UNDATED.items():
             save = partial(figure.savefig, format=suffix, metadata=metadata)
