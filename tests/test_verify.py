@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,21 @@ def test_a_folder_without_anything_is_an_error_that_names_it(made, make, tmp_pat
 
 
 # ---- what is published -----------------------------------------------------------------------
+
+
+def test_a_published_folder_says_what_it_is_of(monkeypatch):
+    looked = []
+    for part in ("verify_tables", "verify_published_students"):
+        monkeypatch.setattr(verify, part, lambda experiment, *_: looked.append(experiment))
+    words = ["verify", "--published", str(publish.PUBLISHED / "cifar10")]
+    monkeypatch.setattr(sys, "argv", words)
+    verify.main()
+    assert {(experiment.name, experiment.data.dataset) for experiment in looked} == {
+        ("cifar10", "cifar10_images")
+    }
+    monkeypatch.setattr(sys, "argv", [*words, "--config", "scale=mini"])
+    with pytest.raises(UserError, match="leave --config and --experiment away"):
+        verify.main()
 
 
 @pytest.fixture

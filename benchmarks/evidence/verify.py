@@ -3,7 +3,8 @@
 Every cell that is here is held to its record: its files' bytes, its teacher's, and what its student
 reaches when it is evaluated from its file. With ``--published FOLDER`` it is the folder's files
 that are held to its SHA256SUMS, every table that the records there suffice for, which is computed
-anew from them alone and held to the letter, and the students that were published with them.
+anew from them alone and held to the letter, and the students that were published with them; its
+experiment.yaml says what it is of.
 """
 
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.evidence import sums
+from benchmarks.evidence.folder import experiment_of, given_for
 from benchmarks.evidence.merge import merge
 from benchmarks.evidence.records import keys_of
 from benchmarks.evidence.students import Verified, verify_published_students, verify_students
@@ -134,11 +136,12 @@ def _compare(path: Path, rows: pd.DataFrame, found: Verified) -> None:
 def main() -> None:
     parser = command.parser("benchmarks verify", __doc__)
     parser.add_argument("--published", type=Path, help="a folder of tables and their records")
-    options = parser.parse_args()
-    experiment, found = command.experiment(options), Verified()
+    options, found = parser.parse_args(), Verified()
     if options.published is None:
-        verify_students(experiment, found)
+        verify_students(command.experiment(options), found)
     else:
+        given = given_for([options.published], parser, options)
+        experiment = given or experiment_of(options.published)
         verify_files(options.published, found)
         verify_tables(experiment, options.published, found)
         verify_published_students(experiment, options.published, found)
