@@ -227,7 +227,10 @@ def test_a_folder_that_does_not_say_what_it_is_of_is_asked_for(folder, monkeypat
 
 
 def test_an_empty_folder_is_refused(tmp_path):
-    with pytest.raises(UserError, match="holds no study; let snakemake make one first"):
+    with pytest.raises(
+        UserError,
+        match=r"holds no study, and the page makes none; snakemake .* reproduce_table1 report",
+    ):
         page(tmp_path)
 
 

@@ -71,7 +71,10 @@ def page(given: Experiment | None, folder: Path) -> str:
             studies.append(study)
             faults += _harmed(study, folder)
     if not shown:
-        raise UserError(f"{folder} holds no study; let snakemake make one first, or `all`")
+        raise UserError(
+            f"{folder} holds no study, and the page makes none; snakemake --cores all "
+            "reproduce_table1 report makes both, all report every study and the page"
+        )
     short = html(answer(experiment, folder, studies, faults), "In short")
     words = html(first_words(studies, folder, faults), "In short")
     provenance = _provenance(experiment, folder, runs, faults)
