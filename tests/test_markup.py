@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmarks.evidence.document import Document, write_figure
 from benchmarks.evidence.markup import latex_table, latex_text, markdown_block, markdown_text
-from benchmarks.evidence.style import STYLE, families
+from benchmarks.evidence.style import SAVED, STYLE, families
 from manifold.errors import UserError
 
 ODD = r"A & B | C $x$ _y_ <b> a_b # 5 % {z} \ ~ ^ *w* [t](u) `c` 方法 é"
@@ -110,11 +110,20 @@ def test_a_figure_that_fails_takes_no_table_with_it(tmp_path):
     }
 
 
-def test_a_saved_figure_has_the_resolution_and_fonts_of_the_style(tmp_path):
-    """Fonts of type 3, matplotlib's default, are refused by journals."""
+def test_a_saved_figure_has_its_resolution_and_fonts_that_journals_take(tmp_path):
     figure = figure_of("a name")
     write_figure(figure, tmp_path, "figure")
     width, _ = Image.open(tmp_path / "figure.png").size
-    assert width > 0.8 * STYLE["savefig.dpi"] * figure.get_figwidth()
+    assert width > 0.8 * SAVED["savefig.dpi"] * figure.get_figwidth()
     pdf = (tmp_path / "figure.pdf").read_bytes()
     assert b"/Type3" not in pdf and b"/CIDFontType2" in pdf
+
+
+def test_the_labels_of_a_logarithmic_axis_are_powers(tmp_path):
+    with plt.rc_context(STYLE):
+        _, axes = plt.subplots()
+        axes.set_xscale("log")
+        axes.set_xlim(1, 1000)
+    write_figure(axes.figure, tmp_path, "figure")
+    labels = zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+    assert all(label.get_parse_math() for place, label in labels if 1 <= place <= 1000)

@@ -92,11 +92,10 @@ def write_figure(figure: Figure, directory: Path, name: str) -> None:
     """
     import matplotlib
 
-    from benchmarks.evidence.style import STYLE
+    from benchmarks.evidence.style import SAVED
 
-    # The style of what was drawn holds for what is saved; ids would be drawn anew each time.
-    styled = matplotlib.rc_context({**STYLE, "svg.hashsalt": name})
-    with styled, warnings.catch_warnings(record=True) as caught:
+    salted = matplotlib.rc_context({**SAVED, "svg.hashsalt": name})  # or ids would be drawn anew
+    with salted, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for suffix, metadata in UNDATED.items():
             save = partial(figure.savefig, format=suffix, metadata=metadata)

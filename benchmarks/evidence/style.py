@@ -35,9 +35,11 @@ STYLE = {
     "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.spines.top": False,
     "axes.spines.right": False,
+}
+SAVED = {  # holds while a figure is saved, when the labels of its axes are drawn: they are formulas
     "savefig.dpi": 200,
     "savefig.bbox": "tight",
-    "pdf.fonttype": 42,
+    "pdf.fonttype": 42,  # of type 3, matplotlib's default, are refused by journals
 }
 WIDTH = 8.2  # inches, of a figure that spans the page
 CAPTION_WIDTH = 135  # characters of its caption's lines
