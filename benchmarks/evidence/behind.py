@@ -154,7 +154,9 @@ def whole_runs(folder: Path) -> str:
     )
     lines = [
         f"{len(runs)} run(s) of Snakemake ended, {minutes:.0f} minutes in all; given more than "
-        f"once: {', '.join(often) or 'none'}"
+        f"once: {', '.join(often) or 'none'}",
+        "these are runs that ended and were timed as a whole; what the tables are made of, in "
+        "one such run or several, are the runs with a record above",
     ]
     return "\n\n".join(map(markdown_block, [rows, lines]))
 
