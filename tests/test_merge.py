@@ -211,8 +211,8 @@ def published(make, tmp_path):
     train(whole, SEEDS)
     folder = tmp_path / "published"
     write_records(whole, folder / RECORDS)
-    for suffix, rows in whole.studies["table1"].build().csv.items():
-        rows.to_csv(folder / f"table1{suffix}.csv", index=False)
+    for name, text in whole.studies["table1"].document().texts("table1").items():
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -224,7 +224,21 @@ def verified(make, folder):
 
 def test_published_tables_are_computed_anew_from_their_records(make, published):
     found = verified(make, published)
-    assert found.other == [] and len(found.same) == 3  # rows, claims and seeds
+    assert found.other == []
+    names = ("table1.csv", "table1_claims.csv", "table1_seeds.csv", "table1.md", "table1.tex")
+    assert sorted(found.same) == sorted(f"{published / n} from its records" for n in names)
+
+
+@pytest.mark.parametrize("name", ["table1.md", "table1.tex"])
+def test_an_altered_text_is_found_with_its_first_line(make, published, name):
+    path = published / name
+    before, found, after = path.read_text(encoding="utf-8").partition("70.")
+    path.write_text(f"{before}90.{after}", encoding="utf-8")
+    (other,) = verified(make, published).other
+    line = before.count("\n") + 1
+    assert found and other.startswith(f"{path}: line {line} has ") and "90." in other
+    path.unlink()
+    assert verified(make, published).other == [f"{path}: is missing"]
 
 
 def test_an_altered_table_is_found_with_its_first_cell(make, published):

@@ -129,11 +129,22 @@ def test_the_page_says_in_short_what_the_readme_says(folder):
     assert "FitNet: -0.47 [-0.65, -0.28] points, behind" in made
     assert made.count("<img") == 1 and text.count("<img") == 2  # that of Table 1 once
     shown = html.unescape(re.sub(r"<[^>]+>", "", made))
-    assert "Ablation: told from the reference after Holm's correction" in shown
+    assert "Ablation, 3 seeds: told from the reference: Pair untrained-teacher" in shown
     assert re.search(r"Not on this page: .*Transfer learning", shown)
     assert re.search(r"Published of CIFAR-10 .*: Table 1, in results/published/cifar10", shown)
     none = re.search("No study is published of: (.*)", shown)[1]
     assert "ImageNet-1k" in none and "cifar100" in none and "Fashion" not in none
+
+
+def test_of_the_other_studies_stands_what_the_correction_leaves(tmp_path):
+    """A single interval of many is no answer."""
+    copy_studies(tmp_path / "mini", ("table1", "recipes", "ablation", "transfer"))
+    text = in_short(tmp_path / "mini").partition("The other studies")[2]
+    assert "Ablation, 3 seeds: told from the reference: Pair untrained-teacher" in text
+    assert "Recipe A, 4 epochs, told from Soft KD: none" in text
+    assert "Recipe B, 4 epochs, told from Soft KD: FitNet; SpectralKD" in text
+    assert "Transfer learning, 3 seeds: its words are single intervals or describe" in text
+    assert "ahead of" not in text and "behind" not in text
 
 
 def lost(folder, name):
@@ -229,7 +240,7 @@ def test_a_folder_that_does_not_say_what_it_is_of_is_asked_for(folder, monkeypat
 def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(
         UserError,
-        match=r"holds no study, and the page makes none; snakemake .* reproduce_table1 report",
+        match=r"holds no study, and the page makes none; .* snakemake .* reproduce_table1 report",
     ):
         page(tmp_path)
 

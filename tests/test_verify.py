@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_cells import METHODS, SEEDS, TRAINING, top1_of, train
 
-from benchmarks.evidence import publish, students, sums, verify
+from benchmarks.evidence import publish, report, students, sums, verify
 from benchmarks.evidence.records import write_records
 from benchmarks.evidence.students import Verified, verify_published_students, verify_students
 from manifold.errors import UserError
@@ -147,6 +147,33 @@ def test_a_folder_without_anything_is_an_error_that_names_it(made, make, tmp_pat
         verified(make("none"))
     with pytest.raises(UserError, match="mini is no folder with files"):
         verify.verify_files(tmp_path / "mini", Verified())
+
+
+# ---- tables of one's own ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def tabled(made):
+    """The study with its table as its runs give it."""
+    for name, text in made.studies["table1"].document().texts("table1").items():
+        (made.directory / name).write_text(text, encoding="utf-8")
+    return made
+
+
+def test_ones_own_tables_are_held_to_their_runs(tabled):
+    found = Verified()
+    verify.verify_own_tables(tabled, found)
+    assert found.other == found.unknown == [] and len(found.same) == 5
+
+
+@pytest.mark.parametrize("name", ["table1.csv", "table1.md", "table1_seeds.csv"])
+def test_an_altered_table_of_ones_own_is_found_and_named_on_the_page(tabled, name):
+    path, found = tabled.directory / name, Verified()
+    path.write_text(path.read_text(encoding="utf-8").replace("70.", "90.", 1), encoding="utf-8")
+    verify.verify_own_tables(tabled, found)
+    (other,) = found.other
+    assert other.startswith(f"{path}: ") and "90." in other
+    assert f"{name} is not what its runs give" in report.page(tabled, tabled.directory)
 
 
 # ---- what is published -----------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a page says in short: the answer of the README's first screen, from the folder's files."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -19,8 +19,11 @@ from manifold.settings import Experiment, resolve
 from manifold.settings.resolve import known_scales
 
 IN_SHORT = "table1"  # the study that answers first
-CORRECTED = "told from "  # begins the words on what is left after a correction
-SHOWN = 240  # letters of what is said of a study
+# What a study's words say is left after the correction, behind what it was corrected for.
+CORRECTED = re.compile(
+    r"(?:Of these )?[Tt]old from (?P<what>[^:]+) after Holm's correction[^:]*: "
+    r"(?P<left>.+?)(?:\. |$)"
+)
 HARM = (UserError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
@@ -61,16 +64,20 @@ def answer(experiment: Experiment, folder: Path, shown: list[Study], faults: lis
     return "\n\n".join(parts)
 
 
-def first_words(shown: list[Study], folder: Path, faults: list[str]) -> str:
-    """Of each study on the page but the first to answer what its own words begin with."""
+def after_correction(shown: list[Study], folder: Path, faults: list[str]) -> str:
+    """Of each study on the page but the first to answer what Holm's correction leaves, in a line.
+
+    Single intervals are not repeated here: of many some lie beside zero where nothing differs.
+    """
     lines = []
     for study in shown:
         if study.is_evidence and study.name != IN_SHORT:
             with leaving_out(f"{study.title}: left out of what is in short", faults):
-                lines += _first_words(study, folder)
-    return "\n\n".join(
-        ["Study by study, in its own first words:", "\n".join(lines)] if lines else []
-    )
+                lines.append(_after_correction(study, folder))
+    if not lines:
+        return ""
+    head = "The other studies, by what Holm's correction within each of their families leaves:"
+    return "\n\n".join([head, "\n".join(lines)])
 
 
 def _contrasts(rows: pd.DataFrame, experiment: Experiment) -> str:
@@ -107,15 +114,17 @@ def _claims(claims: pd.DataFrame, experiment: Experiment) -> str:
     return "\n\n".join([words, *([markdown_block(lines)] if lines else [])])
 
 
-def _first_words(study: Study, folder: Path) -> Iterable[str]:
-    """What a study's own words begin with, and what a correction leaves of it."""
+def _after_correction(study: Study, folder: Path) -> str:
     text = (folder / f"{study.name}.md").read_text(encoding="utf-8")
     _, _, words = text.partition("\n## In words\n")
-    first, *others = re.findall(r"^- (.+)$", words.partition("\n## ")[0], re.MULTILINE) or [""]
-    for line in (first, *(other for other in others if other.startswith(CORRECTED))):
-        if line:
-            cut = line if len(line) <= SHOWN else f"{line[:SHOWN].rpartition('; ')[0]}; …"
-            yield f"- {markdown_text(study.title)}: {cut}"
+    told = []
+    for line in re.findall(r"^- (.+)$", words.partition("\n## ")[0], re.MULTILINE):
+        if found := CORRECTED.search(line):
+            about = "" if found.start() == 0 else f"{line.partition('. ')[0]}, "
+            told.append(f"{about}told from {found['what']}: {found['left'].rstrip('.')}")
+    runs = pd.read_csv(folder / f"{study.name}_seeds.csv", usecols=["seed"])["seed"].nunique()
+    said = ". ".join(told) or "its words are single intervals or describe; see there"
+    return f"- {markdown_text(study.title)}, {runs} seeds: {said}"
 
 
 def other_scales(experiment: Experiment) -> list[str]:

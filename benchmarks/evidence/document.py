@@ -44,26 +44,39 @@ class Document:
     latex: list[tuple[pd.DataFrame, str]] = field(default_factory=list)
     figures: dict[str, Callable[[str], Figure]] = field(default_factory=dict)
 
+    @property
+    def whole_caption(self) -> str:
+        """The caption, and what cuts at the ends of intervals mean, where there are any."""
+        from benchmarks.evidence.words import words_on_cuts
+
+        return " ".join(filter(None, [self.caption, words_on_cuts(self.csv.values())]))
+
+    def texts(self, name: str) -> dict[str, str]:
+        """The content of every file but the figures, by its name."""
+        from benchmarks.evidence.words import CUT
+
+        found = {}
+        for suffix, rows in self.csv.items():
+            # Marks of cuts come last: every other column keeps its place.
+            ordered = rows[sorted(rows.columns, key=lambda column: str(column).endswith(CUT))]
+            found[f"{name}{suffix}.csv"] = ordered.to_csv(index=False)
+        blocks = map(markdown_block, [f"# {self.title}", self.whole_caption, *self.parts])
+        found[f"{name}.md"] = "\n\n".join(filter(None, blocks)) + "\n"
+        if self.latex:
+            tables = (latex_table(rows, before + self.whole_caption) for rows, before in self.latex)
+            found[f"{name}.tex"] = "\n".join(tables)
+        return found
+
     def write(self, directory: Path, name: str) -> None:
         """Write every format as ``name.*`` into a folder, the figures last.
 
         Raises:
             UserError: a figure cannot be drawn; all else stands.
         """
-        from benchmarks.evidence.words import CUT, words_on_cuts
-
-        for suffix, rows in self.csv.items():
-            # Marks of cuts come last: every other column keeps its place.
-            ordered = rows[sorted(rows.columns, key=lambda column: str(column).endswith(CUT))]
-            write_text(directory / f"{name}{suffix}.csv", ordered.to_csv(index=False))
-        caption = " ".join(filter(None, [self.caption, words_on_cuts(self.csv.values())]))
-        blocks = map(markdown_block, [f"# {self.title}", caption, *self.parts])
-        write_text(directory / f"{name}.md", "\n\n".join(filter(None, blocks)) + "\n")
-        if self.latex:
-            tables = [latex_table(rows, f"{before}{caption}") for rows, before in self.latex]
-            write_text(directory / f"{name}.tex", "\n".join(tables))
+        for file, text in self.texts(name).items():
+            write_text(directory / file, text)
         for suffix, draw in self.figures.items():
-            _draw(partial(draw, caption), directory, f"{name}{suffix}")
+            _draw(partial(draw, self.whole_caption), directory, f"{name}{suffix}")
 
 
 def _draw(draw: Callable[[], Figure], directory: Path, name: str) -> None:

@@ -6,13 +6,15 @@ or of which one cannot be read, is named and left out.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from markupsafe import Markup
 
 from benchmarks.evidence import behind, sums
-from benchmarks.evidence.answer import IN_SHORT, answer, first_words, leaving_out
+from benchmarks.evidence.anew import differing
+from benchmarks.evidence.answer import IN_SHORT, after_correction, answer, leaving_out
 from benchmarks.evidence.behind import deviations
 from benchmarks.evidence.folder import FILE, experiment_of, given_for, refuse_missing
 from benchmarks.evidence.markup import markdown_text
@@ -69,14 +71,14 @@ def page(given: Experiment | None, folder: Path) -> str:
         with leaving_out(f"{study.title}: left out", faults):
             shown.append(show(study, folder, families, runs, faults))
             studies.append(study)
-            faults += _harmed(study, folder)
+            faults += [*_harmed(study, folder), *_other_than_its_runs(study, folder)]
     if not shown:
         raise UserError(
-            f"{folder} holds no study, and the page makes none; snakemake --cores all "
-            "reproduce_table1 report makes both, all report every study and the page"
+            f"{folder} holds no study, and the page makes none; with the same --config, snakemake "
+            "--cores all reproduce_table1 report makes both, all report every study and the page"
         )
     short = html(answer(experiment, folder, studies, faults), "In short")
-    words = html(first_words(studies, folder, faults), "In short")
+    words = html(after_correction(studies, folder, faults), "In short")
     provenance = _provenance(experiment, folder, runs, faults)
     first, *others = shown
     figures = first.figures if first.name == IN_SHORT else []
@@ -140,6 +142,20 @@ def _harmed(study: Study, folder: Path) -> Iterable[str]:
     for stem in sorted(drawn):
         if not any((folder / f"{stem}{suffix}").is_file() for suffix in FIGURES):
             yield f"{folder / stem}: the figure is missing, in all of {', '.join(FIGURES)}"
+
+
+def _other_than_its_runs(study: Study, folder: Path) -> Iterable[str]:
+    """The files of a study that are not what its runs give, in the folder where these are.
+
+    Published files have their sums. What the jobs of a study made takes long to read again.
+    """
+    is_here = study.experiment.directory.resolve() == folder
+    if (folder / sums.SUMS).is_file() or not is_here or study.jobs():
+        return
+    with suppress(UserError):  # what its runs lack is said of them
+        for path, difference in differing(study, folder).items():
+            if difference and path.is_file():
+                yield f"{path} is not what its runs give: {difference}"
 
 
 def show(study: Study, folder: Path, families: Families, runs: Runs, faults: list[str]) -> Shown:

@@ -206,17 +206,26 @@ class Study:
         """
         raise NotImplementedError
 
-    def write(self) -> None:
-        """Write every format into the experiment's folder.
+    def document(self) -> Document:
+        """``build``, with what all captions say: the registration, and runs of other code.
 
         Raises:
             UserError: what ``build`` raises; or runs were made on other data than the rest.
         """
+        self.sources = Sources()
         document = self.build()
         self.sources.refuse_mixed_data()
         for more in (words(self.experiment, self.name, self.runs), self.sources.words()):
             document.caption += f" {more}" if more else ""
-        document.write(self.experiment.directory, self.name)
+        return document
+
+    def write(self) -> None:
+        """Write every format into the experiment's folder.
+
+        Raises:
+            UserError: what ``document`` raises; or a figure cannot be drawn.
+        """
+        self.document().write(self.experiment.directory, self.name)
 
     def do(self, name: str, words: list[str]) -> None:
         """Do one of the study's jobs.

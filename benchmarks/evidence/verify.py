@@ -1,19 +1,19 @@
 """Check a run again: ``python -m benchmarks verify --config scale=mini``.
 
 Every cell that is here is held to its record: its files' bytes, its teacher's, and what its student
-reaches when it is evaluated from its file. With ``--published FOLDER`` it is the folder's files
-that are held to its SHA256SUMS, every table that the records there suffice for, which is computed
-anew from them alone and held to the letter, and the students that were published with them; its
-experiment.yaml says what it is of.
+reaches when it is evaluated from its file; and every table that is here to its runs. With
+``--published FOLDER`` it is the folder's files that are held to its SHA256SUMS, every table that
+the records there suffice for, which is computed anew from them alone and held to the letter, and
+the students that were published with them; its experiment.yaml says what it is of.
 """
 
 import tempfile
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
 from benchmarks.evidence import sums
+from benchmarks.evidence.anew import differing
 from benchmarks.evidence.folder import experiment_of, given_for
 from benchmarks.evidence.merge import merge
 from benchmarks.evidence.records import keys_of
@@ -62,13 +62,27 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
                     f"{study.name}: it is made of runs without a record here; the first is {key}"
                 )
                 continue
-            try:
-                tables = study.build().csv
-            except UserError as error:
-                found.unknown.append(f"{study.name}: {error}")
-                continue
-            for suffix, rows in tables.items():
-                _compare(published / f"{study.name}{suffix}.csv", rows, found)
+            _hold_tables(study, published, "its records", found)
+
+
+def verify_own_tables(experiment: Experiment, found: Verified) -> None:
+    """Compute the tables of an experiment's folder anew from its runs."""
+    for study in experiment.studies.values():
+        if (experiment.directory / f"{study.name}.csv").is_file():
+            _hold_tables(study, experiment.directory, "its runs", found)
+
+
+def _hold_tables(study: Study, folder: Path, of: str, found: Verified) -> None:
+    try:
+        differences = differing(study, folder)
+    except UserError as error:
+        found.unknown.append(f"{study.name}: {error}")
+        return
+    for path, difference in differences.items():
+        if difference:
+            found.other.append(f"{path}: {difference}")
+        else:
+            found.same.append(f"{path} from {of}")
 
 
 def _missing(study: Study, published: Path, here: list[Key], without: list[Key]) -> list[Key]:
@@ -107,38 +121,14 @@ def verify_files(published: Path, found: Verified) -> None:
         found.same.append(f"every file of {published} by its {sums.SUMS}")
 
 
-def _compare(path: Path, rows: pd.DataFrame, found: Verified) -> None:
-    """Hold a published file to rows that were computed anew, column by column."""
-    if not path.is_file():
-        found.other.append(f"{path}: is missing")
-        return
-    anew = pd.read_csv(StringIO(rows.to_csv(index=False)), dtype=str)
-    own = pd.read_csv(path, dtype=str)
-    if set(own.columns) != set(anew.columns) or len(own) != len(anew):
-        columns = sorted(set(own.columns) ^ set(anew.columns))
-        found.other.append(
-            f"{path}: {len(own)} rows where {len(anew)} were computed anew"
-            f"{f'; other columns: {columns}' if columns else ''}"
-        )
-        return
-    anew = anew[own.columns]
-    differs = (own != anew) & ~(own.isna() & anew.isna())
-    if not differs.any(axis=None):
-        found.same.append(f"{path} from its records")
-        return
-    row, column = next(zip(*differs.to_numpy().nonzero(), strict=True))
-    found.other.append(
-        f"{path}: {int(differs.sum(axis=None))} cell(s); the first, {own.columns[column]} of row "
-        f"{row + 1}, is {own.iat[row, column]} there and {anew.iat[row, column]} anew"
-    )
-
-
 def main() -> None:
     parser = command.parser("benchmarks verify", __doc__)
     parser.add_argument("--published", type=Path, help="a folder of tables and their records")
     options, found = parser.parse_args(), Verified()
     if options.published is None:
-        verify_students(command.experiment(options), found)
+        experiment = command.experiment(options)
+        verify_students(experiment, found)
+        verify_own_tables(experiment, found)
     else:
         given = given_for([options.published], parser, options)
         experiment = given or experiment_of(options.published)
