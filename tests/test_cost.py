@@ -131,10 +131,10 @@ def test_a_cohort_is_held_to_its_members_apart(measured):
 def test_operations_take_the_time_of_so_many_products(measured):
     rows = table.measure(measured).rows.set_index(["part", "what", "size"])
     teacher = rows.loc[("step", f"{table.TEACHER}, float32", 1)]
-    assert teacher["least_milliseconds"] == pytest.approx(1)
+    assert teacher["milliseconds_at_rate"] == pytest.approx(1)
     assert teacher["gigaoperations"] == pytest.approx(2 * 64**3 / 1e9)
-    assert rows.loc[("step", "manifold", 1), "least_milliseconds"] == pytest.approx(3)
-    assert rows.loc[("cohort", "cohort", 2), "least_milliseconds"] == pytest.approx(6)
+    assert rows.loc[("step", "manifold", 1), "milliseconds_at_rate"] == pytest.approx(3)
+    assert rows.loc[("cohort", "cohort", 2), "milliseconds_at_rate"] == pytest.approx(6)
     assert rows.loc[("product", "product", 64), "milliseconds_median"] == 1
 
 
@@ -144,7 +144,7 @@ def test_a_pass_that_a_cohort_saves_is_not_counted(measured):
     content["uses_teacher"] = measured.settings.steps.methods
     path.write_text(json.dumps(content), encoding="utf-8")
     rows = table.measure(measured).rows.set_index(["part", "what", "size"])
-    assert rows.loc[("cohort", "cohort", 2), "least_milliseconds"] == pytest.approx(3 + 3 - 1)
+    assert rows.loc[("cohort", "cohort", 2), "milliseconds_at_rate"] == pytest.approx(3 + 3 - 1)
 
 
 def test_operators_that_are_not_named_are_one_row(measured):
@@ -227,7 +227,8 @@ def test_everything_is_measured_and_written(study):
     assert len(operators) == 3 + 1 and operators["share"].sum() == pytest.approx(1)
     rows = rows.drop(operators.index)
     assert (rows["milliseconds_median"] > 0).all()
-    assert (rows["gigaoperations"] > 0)[rows["part"] != "loss"].all()
+    counted = rows[(rows["part"] != "loss") & (rows["what"] != f"{table.TEACHER}, bfloat16")]
+    assert (counted["gigaoperations"] > 0).all()
     assert set(rows["what"]) == {
         *forms.FORMS,
         *study.settings.steps.methods,

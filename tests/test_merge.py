@@ -229,6 +229,12 @@ def test_published_tables_are_computed_anew_from_their_records(make, published):
     assert sorted(found.same) == sorted(f"{published / n} from its records" for n in names)
 
 
+def test_a_line_that_ends_otherwise_is_found(make, published):
+    path = published / "table1.md"
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert verified(make, published).other == [f"{path}: has other ends of lines"]
+
+
 @pytest.mark.parametrize("name", ["table1.md", "table1.tex"])
 def test_an_altered_text_is_found_with_its_first_line(make, published, name):
     path = published / name

@@ -242,6 +242,18 @@ def test_altered_published_students_are_named(made, published):
     )
 
 
+def test_the_teacher_that_is_published_with_them_is_looked_at(made, published):
+    teacher = made.teacher_weights("deit-cait")
+    own = published / teacher.parent.name / teacher.name
+    own.parent.mkdir()
+    own.write_bytes(teacher.read_bytes())
+    found = verified_there(made, published)
+    assert found.other == [] and any(str(own) in line for line in found.same)
+    own.write_bytes(b"altered")
+    (other,) = verified_there(made, published).other
+    assert other.startswith(f"{own}: other bytes than those of the teacher of 3 student(s)")
+
+
 def test_a_record_that_was_altered_and_hashed_anew_is_not_what_its_student_reaches(made, published):
     path = record_path(published / RECORDS, (*TRAINING, "none", 0))
     content = json.loads(path.read_text("utf-8"))

@@ -142,10 +142,10 @@ def _loss_rows(study: Cost, losses: dict) -> list[dict]:
     return rows
 
 
-def _least(operations: float, study: Cost, steps: dict) -> dict[str, float]:
+def _at_rate(operations: float, study: Cost, steps: dict) -> dict[str, float]:
     """Operations, and how long they take at the rate of the product that was measured."""
     rate = 2 * study.settings.steps.product**3 / np.median(steps["products"])
-    return {"gigaoperations": operations / 1e9, "least_milliseconds": 1000 * operations / rate}
+    return {"gigaoperations": operations / 1e9, "milliseconds_at_rate": 1000 * operations / rate}
 
 
 def _product_row(study: Cost, steps: dict) -> dict:
@@ -157,7 +157,7 @@ def _product_row(study: Cost, steps: dict) -> dict:
         "size": study.settings.steps.product,
         "n": len(seconds),
         **spread(1000 * seconds, "milliseconds"),
-        **_least(2 * study.settings.steps.product**3, study, steps),
+        **_at_rate(2 * study.settings.steps.product**3, study, steps),
     }
 
 
@@ -190,7 +190,12 @@ def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
             "size": 1,
             "n": len(seconds),
             **spread(1000 * np.array(seconds), "milliseconds"),
-            **_least(steps["operations_of_teacher"], study, steps),
+            # The rate that was measured is of float32.
+            **(
+                _at_rate(steps["operations_of_teacher"], study, steps)
+                if precision == "float32"
+                else {}
+            ),
         }
         for precision, seconds in steps["teacher_precisions"].items()
     ]
@@ -203,7 +208,7 @@ def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
                 "n": len(seconds),
                 **spread(1000 * seconds, "milliseconds"),
                 **spread(seconds / alone[baseline], "ratio"),
-                **_least(steps["operations"][name], study, steps),
+                **_at_rate(steps["operations"][name], study, steps),
                 "peak_mebibytes": peaks[name,] / MEBIBYTE,
             }
         )
@@ -234,7 +239,7 @@ def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
                 **spread(1000 * own, "milliseconds"),
                 **spread(own / apart, "ratio"),
                 "limit": 1 - passes * shared / float(np.median(apart)),
-                **_least(computed - passes * steps["operations_of_teacher"], study, steps),
+                **_at_rate(computed - passes * steps["operations_of_teacher"], study, steps),
                 "peak_mebibytes": peaks[tuple(names)] / MEBIBYTE,
                 "peak_over_heaviest": peaks[tuple(names)] / max(peaks[name,] for name in names),
             }
@@ -259,9 +264,9 @@ def _caption(study: Cost, losses: dict, steps: dict) -> str:
         f"n = {own.rounds} rounds, the teacher's pass in each. Rounds are no seeds: nothing is "
         "tested, and so no least gain is said. Other machines have other times; ratios are taken "
         "round by round. GFLOP: floating-point operations of products, convolutions and "
-        f"attention; at least: their time at the rate of a product of {own.product}³, forward and "
-        "backward, where everything else (normalisation, activations, losses, optimizer, copies, "
-        "images) costs nothing."
+        f"attention, forward and backward; at that rate: what they would take at the rate of a "
+        f"float32 product of {own.product}³, if everything else (normalisation, activations, "
+        "losses, optimizer, copies) cost nothing. Operators: of one step."
     )
 
 
@@ -286,7 +291,7 @@ def readable(found: Found) -> tuple[pd.DataFrame, ...]:
                 "Method": steps["what"],
                 "ms": _texts(steps, "milliseconds"),
                 f"Over {found.baseline}": _texts(steps, "ratio"),
-                **_leasts(steps),
+                **_at_rates(steps),
                 "Peak memory (MiB)": _peaks(steps),
             }
         ),
@@ -296,7 +301,7 @@ def readable(found: Found) -> tuple[pd.DataFrame, ...]:
                 "ms": _texts(cohorts, "milliseconds"),
                 "Over its members apart": _texts(cohorts, "ratio"),
                 "If the teacher's pass is all that is saved": cohorts["limit"].map("{:.2f}".format),
-                **_leasts(cohorts),
+                **_at_rates(cohorts),
                 "Peak memory (MiB)": _peaks(cohorts),
                 "Over its heaviest member alone": cohorts["peak_over_heaviest"].map(
                     "{:.2f}".format
@@ -312,10 +317,12 @@ def readable(found: Found) -> tuple[pd.DataFrame, ...]:
     )
 
 
-def _leasts(rows: pd.DataFrame) -> dict[str, pd.Series]:
+def _at_rates(rows: pd.DataFrame) -> dict[str, pd.Series]:
     return {
-        "GFLOP": rows["gigaoperations"].map("{:.2f}".format),
-        "At least (ms)": rows["least_milliseconds"].map("{:.3g}".format),
+        "GFLOP": rows["gigaoperations"].map("{:.2f}".format, na_action="ignore").fillna(MISSING),
+        "At that rate (ms)": rows["milliseconds_at_rate"]
+        .map("{:.3g}".format, na_action="ignore")
+        .fillna(MISSING),
     }
 
 
@@ -372,7 +379,7 @@ def in_words(found: Found) -> list[str]:
         f"a cohort of {last['size']} takes {last['ratio_median']:.2f} of the time of its members "
         f"apart; one pass of the teacher for all, and nothing else, would give {last['limit']:.2f}"
     )
-    part = last["least_milliseconds"] / last["milliseconds_median"]
+    part = last["milliseconds_at_rate"] / last["milliseconds_median"]
     product = rows[rows["part"] == PRODUCTS].iloc[0]
     rate = product["gigaoperations"] / (product["milliseconds_median"] / 1000)
     lines.append(

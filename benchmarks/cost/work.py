@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -34,5 +35,7 @@ def seconds_of_operators(work: Callable[[], object], device: torch.device) -> di
     with profile(activities=activities) as found:
         work()
     key = "self_device_time_total" if is_cuda else "self_cpu_time_total"
-    seconds = {each.key: getattr(each, key) / 1e6 for each in found.key_averages()}
+    # A kernel stands there once more beside the operator that has started it.
+    operators = [each for each in found.key_averages() if each.device_type == DeviceType.CPU]
+    seconds = {each.key: getattr(each, key) / 1e6 for each in operators}
     return {name: s for name, s in sorted(seconds.items(), key=lambda own: -own[1]) if s}

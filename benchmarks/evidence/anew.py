@@ -33,7 +33,10 @@ def _difference(path: Path, anew: str) -> str:
     if path.suffix == ".csv":
         return _differing_cell(own, anew)
     lines = enumerate(zip_longest(own.splitlines(), anew.splitlines(), fillvalue=""), start=1)
-    number, (there, here) = next((n, pair) for n, pair in lines if pair[0] != pair[1])
+    others = ((n, pair) for n, pair in lines if pair[0] != pair[1])
+    number, (there, here) = next(others, (0, ("", "")))
+    if not number:
+        return "has other ends of lines"
     place = next(i for i, (a, b) in enumerate(zip_longest(there, here)) if a != b)
     start = max(0, place - 20)
     return (

@@ -76,7 +76,10 @@ def after_correction(shown: list[Study], folder: Path, faults: list[str]) -> str
                 lines.append(_after_correction(study, folder))
     if not lines:
         return ""
-    head = "The other studies, by what Holm's correction within each of their families leaves:"
+    head = (
+        "The other studies, by what Holm's correction within each of their families leaves, ahead "
+        "and behind alike:"
+    )
     return "\n\n".join([head, "\n".join(lines)])
 
 

@@ -78,7 +78,8 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
 def publish_students(experiment: Experiment, folder: Path) -> list[Path]:
     """Copy the students of Table 1's first seed, each with its run.json.
 
-    Those that were published before stay where only their records are here; all others go.
+    Those that were published before stay where only their records are here; all others go, if
+    there is any to copy.
     """
     study = experiment.studies.get(IN_README)
     of_first_seed = [] if study is None else [k for k in keys_of(study) if k[4] == study.seeds[0]]

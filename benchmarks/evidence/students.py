@@ -118,7 +118,7 @@ def verify_published_students(experiment: Experiment, published: Path, found: Ve
     found.other += faults.found
     if not (students or faults.found):
         found.unknown.append(f"{published}: no student is published there")
-    _hold_teachers(experiment, students, found)
+    _hold_teachers(experiment, students, found, published)
     try:
         _ = students and load_splits(experiment.data)
     except UserError as error:
@@ -217,13 +217,21 @@ def _teacher(run: dict[str, Any]) -> str | None:
     return run["configuration"].get("teacher_sha256")
 
 
-def _hold_teachers(experiment: Experiment, students: list[Student], found: Verified) -> None:
-    """Hold the teachers' files to what their students, and their own records, say of them."""
+def _hold_teachers(
+    experiment: Experiment, students: list[Student], found: Verified, published: Path | None = None
+) -> None:
+    """Hold the teachers' files to what their students, and their own records, say of them.
+
+    Args:
+        published: a folder whose own teacher it is, where it holds one.
+    """
     by_teacher: dict[str, list[Student]] = {}
     for student in students:
         by_teacher.setdefault(student.key[0], []).append(student)
     for pair, own in by_teacher.items():
         weights = experiment.teacher_weights(pair)
+        if published and (own_file := published / weights.parent.name / weights.name).is_file():
+            weights = own_file
         if not weights.is_file():
             found.other.append(f"{weights} is missing, the teacher of {len(own)} student(s)")
             continue

@@ -215,7 +215,8 @@ def _take_detector(job: Job, folder: Path, log: Path | None) -> None:
     logs = sorted(folder.glob("*/vis_data/scalars.json"), key=_time_of)
     if log is None and logs:
         job.silent = _age(logs[-1])
-    steps = [row["step"] for path in logs for row in _rows(text_of(path)) if "loss" in row]
+    rows = (row for path in logs for row in _rows(text_of(path)))
+    steps = [row["step"] for row in rows if "loss" in row and "step" in row]
     job.done = steps[-1] if steps else None
     with suppress(ValueError, IndexError, TypeError, AttributeError):  # none, or one that is cut
         last = json.loads(text_of(folder / CURVE_FILE))[-1]
@@ -228,7 +229,11 @@ def _take_detector(job: Job, folder: Path, log: Path | None) -> None:
 
 def _rows(text: str) -> list[dict[str, Any]]:
     """The whole lines of mmengine's log."""
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    rows = []
+    for line in text.splitlines():
+        with suppress(ValueError):  # it is being written
+            rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
 
 
 # ---- files -----------------------------------------------------------------------------------
