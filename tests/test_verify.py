@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from made_cells import METHODS, SEEDS, TRAINING, top1_of, train
 
 from benchmarks.evidence import publish, report, students, sums, verify
@@ -180,7 +181,8 @@ def test_an_altered_table_of_ones_own_is_found_and_named_on_the_page(tabled, nam
 
 
 def test_a_published_folder_says_what_it_is_of(monkeypatch):
-    looked = []
+    looked, threads = [], []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     for part in ("verify_tables", "verify_published_students"):
         monkeypatch.setattr(verify, part, lambda experiment, *_: looked.append(experiment))
     words = ["verify", "--published", str(publish.PUBLISHED / "cifar10")]
@@ -189,6 +191,7 @@ def test_a_published_folder_says_what_it_is_of(monkeypatch):
     assert {(experiment.name, experiment.data.dataset) for experiment in looked} == {
         ("cifar10", "cifar10_images")
     }
+    assert threads == [1]  # as its students were made: other ones round otherwise
     monkeypatch.setattr(sys, "argv", [*words, "--config", "scale=mini"])
     with pytest.raises(UserError, match="leave --config and --experiment away"):
         verify.main()

@@ -132,6 +132,7 @@ def main() -> None:
     else:
         given = given_for([options.published], parser, options)
         experiment = given or experiment_of(options.published)
+        command.limit_threads(experiment)  # to those of the records, or all would round otherwise
         verify_files(options.published, found)
         verify_tables(experiment, options.published, found)
         verify_published_students(experiment, options.published, found)
