@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from benchmarks.evidence.study import StudySettings
-from benchmarks.scenes import Scenes
-from manifold.errors import UserError
+from benchmarks.scenes import Scenes, refuse_all_but_one
 from manifold.settings import Section
 from manifold.settings.section import Epochs, Location, WholeNumber
 
@@ -54,11 +53,7 @@ class DetectionData(Section):
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
-        if (self.scenes is None) == (self.folder is None):
-            raise UserError(
-                "scenes, folder: give one of the two, and null for the other; got "
-                f"{'neither' if self.scenes is None else 'both'}"
-            )
+        refuse_all_but_one(self.scenes, self.folder)
         return self
 
 

@@ -83,3 +83,16 @@ class Scenes(Section):
         if self.validation is not None and not self.photographs.validation:
             raise UserError("photographs.validation must name at least one photograph")
         return self
+
+
+def refuse_all_but_one(scenes: Scenes | None, folder: Section | None) -> None:
+    """Refuse data that are both composed scenes and a folder, or neither.
+
+    Raises:
+        UserError: names both keys.
+    """
+    if (scenes is None) == (folder is None):
+        raise UserError(
+            "scenes, folder: give one of the two, and null for the other; got "
+            f"{'neither' if scenes is None else 'both'}"
+        )

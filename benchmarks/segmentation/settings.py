@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmarks.evidence.study import StudySettings
-from benchmarks.scenes import Scenes
+from benchmarks.scenes import Scenes, refuse_all_but_one
 from manifold.errors import UserError
 from manifold.settings.messages import refuse_doubles
 from manifold.settings.recipe import Optimizer, Schedule
@@ -69,11 +69,7 @@ class SegmentationData(Section):
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:
-        if (self.scenes is None) == (self.folder is None):
-            raise UserError(
-                "scenes, folder: give one of the two, and null for the other; got "
-                f"{'neither' if self.scenes is None else 'both'}"
-            )
+        refuse_all_but_one(self.scenes, self.folder)
         given = [key for key in ("classes", "class_names") if getattr(self, key) is not None]
         if self.folder is None and (given or self.ignore_zero):
             raise UserError(
