@@ -571,12 +571,15 @@ def test_gains_are_paired_by_seed(prepared, monkeypatch):
     assert rows.loc["manifold", "over_random_mean"] == pytest.approx(7.5)
     assert rows.loc["manifold", "over_patch_embedding_mean"] == pytest.approx(5.5)
     assert np.isnan(rows.loc["soft_kd", "gain_mean"].astype(float))
+    # none − soft KD is −1, 1, and the controls, which are no methods, are of no family.
+    assert rows["p_holm"].dropna().to_dict() == {"none": 1, "manifold": 0}
     assert len(found.curve) == 2 * 5 * 2  # detectors, rows, seeds
     words = table.build(prepared.studies["detection"]).parts[-1][0]
     assert (
         "ahead of random weights: Manifold, decoupled; Patch embedding of Soft KD alone." in words
     )
     assert "behind patch embedding of Soft KD alone: Random weights." in words
+    assert "correction over all 2 comparisons, at p < 0.05: Manifold, decoupled" in words
 
 
 def test_a_runner_of_mmengine_does_the_work():

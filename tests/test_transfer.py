@@ -702,9 +702,11 @@ def test_gains_are_paired_by_seed_within_data_set_and_protocol(study):
     assert rows.loc[("faces", "untrained"), "gain_mean"] == pytest.approx(-29.5)
     assert np.isnan(rows.loc[("faces", "untrained"), "p_holm"])
     assert np.isnan(rows.loc[("faces", "soft_kd"), "gain_mean"])
-    words = in_words(rows.reset_index(), "Soft KD")
+    words = in_words(rows.reset_index(), "Soft KD", 0.95)
     assert words[2].startswith("faces; k-NN, all images. ahead of Soft KD: Manifold, decoupled. ")
-    assert words[2].endswith(". behind Soft KD: Untrained")
+    assert ". behind Soft KD: Untrained. Told from Soft KD after Holm's correction" in words[2]
+    assert words[2].endswith("over the one comparison, at p < 0.05: Manifold, decoupled")
+    assert words[1].endswith("over the one comparison, at p < 0.05: none")
     assert words[1].startswith("textures; k-NN, all images. behind Soft KD: Untrained. not told")
 
 

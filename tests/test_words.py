@@ -97,3 +97,12 @@ def test_the_same_figure_gives_the_same_bytes(tmp_path, monkeypatch):
         )
     plt.close(figure)
     assert written[0] == written[1]
+
+
+def test_rows_of_no_family_are_said_and_not_corrected():
+    rows = pd.DataFrame({"title": ["A", "control"], "p_holm": [0.01, float("nan")]})
+    said = {"ahead of soft KD": ["A", "control"]}
+    words_of = words.before_and_after(said, rows, "soft KD", 0.95)
+    assert words_of.startswith("ahead of soft KD: A; control. Told from soft KD after Holm's")
+    assert words_of.endswith("over the one comparison, at p < 0.05: A")
+    assert words.before_and_after(said, rows[1:], "soft KD", 0.95) == "ahead of soft KD: A; control"

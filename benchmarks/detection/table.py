@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.dense import PATCH_EMBEDDING
-from benchmarks.detection import VALIDATION, Detection
+from benchmarks.detection import CONTROLS, VALIDATION, Detection
 from benchmarks.detection.data import annotation_file, read_record, title_of
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
@@ -14,11 +14,11 @@ from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
     MISSING,
     against,
+    before_and_after,
     in_epochs,
     interval_columns,
     readable_interval,
     readable_p,
-    sentence,
     verdicts,
 )
 from manifold.errors import UserError
@@ -87,7 +87,7 @@ def build(study: Detection) -> Document:
             *tables,
             "" if experiment.claims is None else NO_REPORT,
             "## In words",
-            _in_words(study, found.rows, baseline),
+            in_words(study, found.rows, baseline),
         ],
         csv=csv,
         latex=[(whole.fillna(MISSING), "")],
@@ -160,7 +160,10 @@ def curve_rows(experiment: Experiment, detector: str, kind: str, records: dict) 
 
 
 def _rows(study: Detection, detector: str, kind: str, records: dict) -> list[dict]:
-    """One row a backbone; gains over the baseline's and over each control's, seed by seed."""
+    """One row a backbone; gains over the baseline's and over each control's, seed by seed.
+
+    Holm's family is the methods of one detector and kind of AP; the controls are no methods.
+    """
     experiment, baseline = study.experiment, study.settings.baseline
     confidence = experiment.statistics.confidence
     ap = {
@@ -169,7 +172,7 @@ def _rows(study: Detection, detector: str, kind: str, records: dict) -> list[dic
     }
     gains = gains_over(baseline, ap, confidence)
     leads = {control: gains_over(control, ap, confidence) for control in study.settings.controls}
-    adjusted = holm({method: gain.p for method, gain in gains.items()})
+    adjusted = holm({method: gain.p for method, gain in gains.items() if method not in CONTROLS})
     rows = []
     for method, runs in records.items():
         mean, gain = mean_interval(list(ap[method].values()), confidence), gains.get(method)
@@ -242,8 +245,9 @@ def _caption(study: Detection, epochs: dict[str, int], seeds: pd.DataFrame) -> s
         "(%, COCO, IoU 0.5 to 0.95) of the last epoch. "
         f"n = {len(study.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
-        f"differences to {detection.baseline}, p after Holm over the backbones of one detector and "
-        f"one kind of AP. {_detectable(study, seeds)}"
+        f"differences to {detection.baseline}, p after Holm over the methods of one detector and "
+        "one kind of AP; the controls are of no family, and gains over them are not corrected. "
+        f"{_detectable(study, seeds)}"
         "Random classes: the AP of the same boxes, their classes drawn at random."
         + boxes
         + (f" {_on_the_patch_embedding(study)}" if PATCH_EMBEDDING in study.backbones else "")
@@ -308,14 +312,15 @@ def _inside(study: Detection, control: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def _in_words(study: Detection, rows: pd.DataFrame, baseline: str) -> list[str]:
-    """Say which gains the intervals decide, without a number."""
+def in_words(study: Detection, rows: pd.DataFrame, baseline: str) -> list[str]:
+    """Say what the intervals decide, and what is left of it after Holm's correction."""
     others = {"gain": baseline}
     others |= {f"over_{control}": _inside(study, control) for control in study.settings.controls}
-    lines = []
+    confidence, lines = study.experiment.statistics.confidence, []
     for (detector, kind), own in rows.groupby(["detector", "kind"], sort=False):
         said = {}
         for key, other in others.items():
             said |= verdicts(own, key, *against(other))
-        lines.append(f"{detector}, {KINDS[kind]}. {sentence(said)}")
+        words = before_and_after(said, own, baseline, confidence)
+        lines.append(f"{detector}, {KINDS[kind]}. {words}")
     return lines

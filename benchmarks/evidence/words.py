@@ -115,7 +115,24 @@ def sentence(found: dict[str, list[str]]) -> str:
 def after_correction(rows: pd.DataFrame, other: str, confidence: float, names: str) -> str:
     """Say which rows are told from another even after Holm's correction over all of them."""
     told = rows.loc[rows["p_holm"] < 1 - confidence, names]
+    over = "the one comparison" if len(rows) == 1 else f"all {len(rows)} comparisons"
     return (
-        f"told from {other} after Holm's correction over all {len(rows)} comparisons, at "
-        f"p < {1 - confidence:.2g}: {'; '.join(told) if len(told) else 'none'}"
+        f"told from {other} after Holm's correction over {over}, at p < {1 - confidence:.2g}: "
+        f"{'; '.join(told) if len(told) else 'none'}"
     )
+
+
+def before_and_after(
+    said: dict[str, list[str]], rows: pd.DataFrame, other: str, confidence: float
+) -> str:
+    """Verdicts on one line, and which of them Holm's correction leaves.
+
+    Args:
+        said: of ``verdicts``, on the rows.
+        rows: those without ``p_holm``, like controls, are of no family.
+    """
+    family = rows[rows["p_holm"].notna()]
+    corrected = (
+        [capital(after_correction(family, other, confidence, "title"))] if len(family) else []
+    )
+    return ". ".join([sentence(said), *corrected])

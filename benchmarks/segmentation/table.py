@@ -16,13 +16,12 @@ from benchmarks.evidence.statistics import (
 )
 from benchmarks.evidence.words import (
     MISSING,
-    after_correction,
     against,
+    before_and_after,
     interval_columns,
     readable_interval,
     readable_number,
     readable_p,
-    sentence,
     verdicts,
 )
 from benchmarks.segmentation import (
@@ -298,8 +297,7 @@ def in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
     """Say what the intervals decide, and what is left of it after Holm's correction."""
     lines = []
     for protocol, own in rows.groupby("protocol", sort=False):
-        said = sentence(verdicts(own, "gain", *against(baseline)))
-        family = own[own["p_holm"].notna()]
-        corrected = after_correction(family, baseline, confidence, "title")
-        lines.append(f"{TITLES[protocol]}. {said}. {corrected[0].upper()}{corrected[1:]}")
+        said = verdicts(own, "gain", *against(baseline))
+        words = before_and_after(said, own, baseline, confidence)
+        lines.append(f"{TITLES[protocol]}. {words}")
     return lines

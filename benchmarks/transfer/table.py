@@ -10,10 +10,10 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.statistics import gains_over, holm, mean_interval
 from benchmarks.evidence.words import (
     against,
+    before_and_after,
     in_epochs,
     interval_columns,
     readable_interval,
-    sentence,
     verdicts,
 )
 from benchmarks.transfer import (
@@ -328,26 +328,31 @@ def _parts_of_text(
     confidence = 100 * experiment.statistics.confidence
     warning = (
         f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
-        "where there is no difference, some of so many lie beside zero nevertheless. The corrected "
-        "p stands in the tables."
+        "where there is no difference, some of so many lie beside zero nevertheless. What is left "
+        "after the correction follows."
     )
     is_mean = table.rows["data"] == MEAN
     for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
         if len(rows):
-            sections += [f"## In words{title}", warning, in_words(rows, baseline)]
+            words = in_words(rows, baseline, experiment.statistics.confidence)
+            sections += [f"## In words{title}", warning, words]
     sections += filter(
         None, (_words_on_iterations(table.seeds, study), _words_on_edges(table.seeds, study))
     )
     return sections
 
 
-def in_words(rows: pd.DataFrame, baseline: str) -> list[str]:
-    """Say what the intervals decide, one line a data set, protocol and number of images."""
+def in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
+    """Say what the intervals decide, and what is left of it after Holm's correction.
+
+    One line a data set, protocol and number of images.
+    """
     lines = []
     for (name, protocol, shots), own in rows.groupby(KEY, sort=False):
-        said = sentence(verdicts(own, "gain", *against(baseline)))
+        said = verdicts(own, "gain", *against(baseline))
         where = "mean over the data sets" if name == MEAN else name
-        lines.append(f"{where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {said}")
+        words = before_and_after(said, own, baseline, confidence)
+        lines.append(f"{where}; {PROTOCOLS[protocol]}, {_shots_title(shots)}. {words}")
     return lines
 
 
