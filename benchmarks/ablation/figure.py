@@ -9,6 +9,7 @@ from benchmarks.evidence.style import (
     GREY,
     ORANGE,
     STYLE,
+    WIDTH,
     draw_row,
     leave_out_far_rows,
     rule_out,
@@ -29,7 +30,7 @@ def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -
         figure, (left, right) = plt.subplots(
             1,
             2,
-            figsize=(8.2, 0.3 * (len(rows) + len(groups)) + 1.2),
+            figsize=(WIDTH, 0.3 * (len(rows) + len(groups)) + 1.2),
             sharey=True,
             layout="constrained",
         )

@@ -11,13 +11,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from benchmarks.curves.table import ACCURACY, GRADIENT, LOSS
 from benchmarks.evidence.cells import BASE_TERMS
 from benchmarks.evidence.style import (
-    BLUE,
     GREY,
     MARKERS,
-    ORANGE,
     SERIES,
     STYLE,
     WIDTH,
+    colour_of,
     rule_out,
     write_caption,
 )
@@ -56,8 +55,7 @@ def draw(rows: pd.DataFrame, baseline: str, caption: str) -> Figure:
                 if quantity == ACCURACY:
                     others = rows[(rows["method"] == baseline) & (rows["quantity"] == quantity)]
                     _curve(axis, others, color=GREY, marker=".", linestyle=":")
-                    colour = ORANGE if method.startswith("manifold") else BLUE
-                    _curve(axis, curves, color=colour, marker="D")
+                    _curve(axis, curves, color=colour_of(method), marker="D")
                 else:
                     scale = 100 if quantity == GRADIENT else 1
                     for term, part in curves.groupby("term", sort=False):

@@ -60,7 +60,8 @@ def build(study: Detection) -> Document:
     Raises:
         UserError: a run is missing, or is of another student or of other data.
     """
-    from benchmarks.detection.figure import draw, draw_curve  # slow to import, as are the pictures
+    from benchmarks.dense_figure import draw  # slow to import, as are the pictures
+    from benchmarks.detection.figure import draw_curve
 
     experiment = study.experiment
     found = measure(study)
@@ -71,7 +72,13 @@ def build(study: Detection) -> Document:
     }
     whole = pd.concat([own.assign(Detector=name) for name, own in shown.items()])
     tables = [block for detector, rows in shown.items() for block in (f"## {detector}", rows)]
-    figures = {"": lambda caption: draw(found.rows, found.seeds, baseline, caption)}
+    by = ["detector", "kind"]
+    seeds = dict(list(found.seeds.groupby(by)))
+    blocks = [
+        (f"{detector}, {KINDS[kind]}", f"{KINDS[kind]} (%)", rows, seeds[detector, kind])
+        for (detector, kind), rows in found.rows.groupby(by, sort=False)
+    ]
+    figures = {"": lambda caption: draw(blocks, "ap", CONTROLS, baseline, caption)}
     if study.settings.pictures:
         from benchmarks.detection.pictures import draw_pictures
 
@@ -131,7 +138,7 @@ def measure(study: Detection) -> Measured:
         epochs[detector] = first["epochs"]
         for kind in first["result"]:
             rows += _rows(study, detector, kind, records)
-            seeds += _seed_rows(detector, kind, records)
+            seeds += _seed_rows(study, detector, kind, records)
             curve += curve_rows(study.experiment, detector, kind, records)
     frames = [pd.DataFrame(found) for found in (rows, seeds, curve)]
     return Measured(*frames, _caption(study, epochs, frames[1]))
@@ -208,7 +215,8 @@ def _merged(parts: Iterable[dict]) -> dict:
     return {key: value for part in parts for key, value in part.items()}
 
 
-def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
+def _seed_rows(study: Detection, detector: str, kind: str, records: dict) -> list[dict]:
+    baseline = records[study.settings.baseline]
     return [
         {
             "detector": detector,
@@ -216,6 +224,7 @@ def _seed_rows(detector: str, kind: str, records: dict) -> list[dict]:
             "method": method,
             "seed": seed,
             **run["result"][kind],
+            "gain": run["result"][kind]["ap"] - baseline[seed]["result"][kind]["ap"],
             "wall_seconds": run["wall_seconds"],
             "student_sha256": run["configuration"]["student_sha256"],
             "git_commit": run["environment"]["git_commit"],

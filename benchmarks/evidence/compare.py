@@ -113,7 +113,7 @@ def draw(rows: pd.DataFrame, text: str):
     """Every difference with its interval; seeds are in the tables."""
     import matplotlib.pyplot as plt
 
-    from benchmarks.evidence.style import BLUE, GREY, STYLE, rule_out, write_caption
+    from benchmarks.evidence.style import BLUE, GREY, STYLE, WIDTH, rule_out, write_caption
 
     shown = rows[rows["difference_mean"].notna()].reset_index(drop=True)
     if len(shown) > DRAWN:
@@ -121,7 +121,7 @@ def draw(rows: pd.DataFrame, text: str):
         shown = shown[:DRAWN]
     with plt.rc_context(STYLE):
         height = 0.22 * max(len(shown), 3) + 1.2
-        figure, axes = plt.subplots(figsize=(8.2, height), layout="constrained")
+        figure, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained")
         axes.axvline(0, color=GREY, linewidth=1)
         for place, row in shown.iterrows():
             ends = [row["difference_low"], row["difference_high"]]

@@ -1,6 +1,7 @@
 """Figures in one style: colours for the colour-blind, every seed a dot, intervals as bars."""
 
 import textwrap
+from collections.abc import Collection
 
 import matplotlib
 
@@ -44,6 +45,13 @@ SAVED = {  # holds while a figure is saved, when the labels of its axes are draw
 WIDTH = 8.2  # inches, of a figure that spans the page
 CAPTION_WIDTH = 135  # characters of its caption's lines
 FAR = 12  # median absolute deviations; a row further from the median has no place on the axis
+
+
+def colour_of(method: str, controls: Collection[str] = ()) -> str:
+    """A row's colour: the manifold losses apart from other methods, and controls grey."""
+    if method in controls:
+        return GREY
+    return ORANGE if method.startswith("manifold") else BLUE
 
 
 def draw_row(axes, position: int, values: pd.Series, row: pd.Series, key: str, colour: str):

@@ -11,11 +11,10 @@ from safetensors.numpy import load_file
 
 from benchmarks.evidence.statistics import mean_interval
 from benchmarks.evidence.style import (
-    BLUE,
     GREY,
-    ORANGE,
     STYLE,
     WIDTH,
+    colour_of,
     draw_row,
     leave_out_far_rows,
     rule_out,
@@ -57,8 +56,7 @@ def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -
             if is_logarithmic:
                 axis.set_xscale("log")
             for position, row in rows.iterrows():
-                is_manifold = row["method"].startswith("manifold")
-                colour = {UNTRAINED: GREY}.get(row["method"], ORANGE if is_manifold else BLUE)
+                colour = colour_of(row["method"], [UNTRAINED])
                 own = seeds.loc[seeds["method"] == row["method"], key]
                 draw_row(axis, position, own, row, key, colour)
             (mark,) = rows.loc[rows["method"] == baseline, f"{key}_mean"]

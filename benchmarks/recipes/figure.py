@@ -9,6 +9,7 @@ from benchmarks.evidence.style import (
     MARKERS,
     SERIES,
     STYLE,
+    WIDTH,
     mark_cuts,
     rule_out,
     write_caption,
@@ -41,7 +42,7 @@ def draw(
         figure, axes = plt.subplots(
             lines,
             columns,
-            figsize=(8.2 * columns / 3, 2.2 * lines + 0.8),
+            figsize=(WIDTH * columns / 3, 2.2 * lines + 0.8),
             squeeze=False,
             layout="constrained",
         )

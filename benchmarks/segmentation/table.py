@@ -67,12 +67,20 @@ def build(study: Segmentation) -> Document:
     Raises:
         UserError: a run is missing, or is of another backbone, configuration or data.
     """
-    from benchmarks.segmentation.figure import draw  # slow to import, as are the pictures
+    from benchmarks.dense_figure import draw  # slow to import, as are the pictures
 
     experiment = study.experiment
     found = measure(study)
     baseline = experiment.method_definitions[study.settings.baseline].title
-    figures = {"": lambda caption: draw(found.rows, found.seeds, baseline, TITLES, caption)}
+    blocks = [
+        (
+            title,
+            "mIoU (%)",
+            *(table[table["protocol"] == key] for table in (found.rows, found.seeds)),
+        )
+        for key, title in TITLES.items()
+    ]
+    figures = {"": lambda caption: draw(blocks, "miou", tuple(CONTROLS), baseline, caption)}
     if study.settings.pictures:
         from benchmarks.segmentation.pictures import draw_pictures
 

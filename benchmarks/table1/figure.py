@@ -5,10 +5,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.evidence.style import (
-    BLUE,
     GREY,
-    ORANGE,
     STYLE,
+    WIDTH,
+    colour_of,
     draw_row,
     leave_out_far_rows,
     rule_out,
@@ -30,7 +30,7 @@ def draw(rows: pd.DataFrame, seeds: pd.DataFrame, baseline: str, caption: str) -
         figure, axes = plt.subplots(
             len(pairs),
             2,
-            figsize=(8.2, 0.42 * sum(heights) + 0.5 * len(pairs) + 0.8),
+            figsize=(WIDTH, 0.42 * sum(heights) + 0.5 * len(pairs) + 0.8),
             sharey="row",
             squeeze=False,
             height_ratios=heights,
@@ -52,7 +52,7 @@ def _draw_pair(left, right, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: s
     by_seed = seeds.pivot(index="seed", columns="method", values="top1")
     for position, row in methods.iterrows():
         name = row["method"]
-        colour = ORANGE if name.startswith("manifold") else BLUE
+        colour = colour_of(name)
         draw_row(left, position, by_seed[name], row, "top1", colour)
         if name != baseline:
             gains = by_seed[name] - by_seed[baseline]

@@ -5,14 +5,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.evidence.style import (
-    BLUE,
     GREY,
-    ORANGE,
     STYLE,
+    WIDTH,
+    colour_of,
     draw_row,
     rule_out,
     write_caption,
 )
+from manifold.settings import UNTRAINED
 
 
 def draw(
@@ -39,7 +40,7 @@ def draw(
         figure, axes = plt.subplots(
             len(names),
             len(protocols),
-            figsize=(8.2, height * len(names) + 1.0),
+            figsize=(WIDTH, height * len(names) + 1.0),
             sharey=True,
             squeeze=False,
             layout="constrained",
@@ -52,8 +53,7 @@ def draw(
                     continue
                 runs = seeds[(seeds["data"] == name) & (seeds["protocol"] == protocol)]
                 for position, (_, row) in enumerate(own.iterrows()):
-                    is_manifold = row["method"].startswith("manifold")
-                    colour = {"untrained": GREY}.get(row["method"], ORANGE if is_manifold else BLUE)
+                    colour = colour_of(row["method"], [UNTRAINED])
                     gains = runs.loc[runs["method"] == row["method"], "gain"]
                     draw_row(axis, position, gains, row, "gain", colour)
                 axis.axvline(0, color=GREY, linewidth=1)
