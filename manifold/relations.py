@@ -18,6 +18,8 @@ SHORTEST = 1e-12  # a token that is shorter is divided by this, as in torch's no
 MAP_ENTRIES = 2**17  # of the maps that are formed at once: half a megabyte of float32
 # Rows whose products are summed in float32, and how many such sums are formed at once.
 ROWS, SUMS = 512, 4
+# Channels from which on one half of a symmetric product is left out, and those of its strips.
+WIDE, STRIP = 129, 96
 UNLIKELY = 6.0  # standard deviations that a sum of rounding errors stays within
 TOLERANCE = 0.01  # of the full loss's value, for the bound on its error in float32
 
@@ -128,9 +130,10 @@ class Grams:
         )
         for part in zip(*(each.split(ROWS * SUMS) for each in (student, teacher)), strict=True):
             (own, _), (other, _) = map(at_unit_length, part)
-            self.student += _gram(own, own)
+            _add_own_gram(self.student, own)
             self.cross += _gram(other, own)
-            self.teacher += _gram(other, other)
+            _add_own_gram(self.teacher, other)
+        self.student, self.teacher = map(_whole, (self.student, self.teacher))
         self.student, self.cross, self.teacher = map(
             ranks.sum, (self.student, self.cross, self.teacher)
         )
@@ -165,6 +168,20 @@ class Grams:
             pull = torch.addmm(own @ by_student, other, by_teacher, alpha=-1)
             found.copy_(before_unit_length(pull, own, inverse))
         return gradient
+
+
+def _add_own_gram(total: Tensor, tokens: Tensor) -> None:
+    """Add tokensᵀ tokens; of wide ones what is needed on and above the diagonal."""
+    width = len(total)
+    strip = STRIP if width >= WIDE else width
+    for first in range(0, width, strip):
+        own = tokens[:, first : first + strip]
+        total[first : first + strip, first:] += _gram(own, tokens[:, first:])
+
+
+def _whole(gram: Tensor) -> Tensor:
+    """A symmetric matrix with the half that ``_add_own_gram`` leaves out."""
+    return gram.triu() + gram.triu(1).T if len(gram) >= WIDE else gram
 
 
 def _gram(left: Tensor, right: Tensor) -> Tensor:

@@ -110,6 +110,22 @@ def test_full_loss_is_the_mean_over_all_pairs(images, positions, own, other):
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("own", "other"), [(128, 129), (129, 128), (192, 384), (100, 193)], ids=lambda d: f"{d} wide"
+)
+def test_full_loss_of_wide_tokens_leaves_half_of_the_symmetric_products_out(own, other):
+    student, teacher = tokens(3, 5, own), tokens(3, 5, other, seed=1)
+    expected, expected_gradient = value_and_gradient(pairwise, student, teacher)
+    value, gradient = value_and_gradient(full_manifold_loss, student, teacher)
+    assert value == pytest.approx(expected, rel=1e-9)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-9, atol=1e-15)
+    for tokens_of_one in (student, teacher):
+        width = tokens_of_one.shape[-1]
+        half = torch.zeros(width, width, dtype=torch.float64)
+        relations._add_own_gram(half, torch.ones(1, width, dtype=torch.float64))
+        assert (half > 0).all().item() is (width < relations.WIDE)
+
+
 # ---- accuracy where the norms cancel ---------------------------------------------------------
 
 
