@@ -228,6 +228,18 @@ def test_budgets_are_the_study_of_one_recipe(finished):
     assert "The teacher reaches 88.00 % (one run)" in said and "variance" not in said
 
 
+def test_two_methods_are_compared_at_each_budget(finished):
+    finished.studies["budgets"].write()
+    found = pd.read_csv(finished.directory / "budgets_contrasts.csv").set_index("epochs")
+    assert found.loc[[1, 2], "difference_mean"].tolist() == pytest.approx([4.1, 1.1])
+    assert found["n"].tolist() == [3, 3]
+    assert (found["p"] == found["p_holm"]).all()  # one comparison a budget is no family
+    said = (finished.directory / "budgets.md").read_text(encoding="utf-8")
+    assert "p after Holm over these, within each recipe and budget. Ahead" in said
+    assert "| Manifold, decoupled − FitNet |        1 |   3 | +4.10 [" in said
+    assert not any("contrasts" in path.name for path in finished.studies["recipes"].files())
+
+
 def test_budgets_with_the_stronger_teacher_are_runs_as_registered():
     made = resolve({"scale": "mini", "budgets": {"pair": "deit-strong-cait"}})
     study = made.studies["budgets"]
@@ -382,6 +394,7 @@ def test_a_recipe_that_changes_nothing_is_no_factor():
         ({"methods": ["soft_kd", "manifolt"]}, "Did you mean 'manifold'"),
         ({"baseline": "none"}, "recipe_study.baseline: unknown 'none'"),
         ({"epochs": [2]}, "at least two different values"),
+        ({"contrasts": [["none", "none"]]}, "recipe_study.contrasts: none minus itself"),
         ({"epochs": [0, 2]}, "recipe_study.epochs[0] must be at least 1"),
     ],
 )

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.evidence.between_methods import decided
 from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN
 from benchmarks.evidence.markup import markdown_block, markdown_text
 from benchmarks.evidence.publish import PUBLISHED, in_short
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.words import readable_interval
-from benchmarks.table1.contrasts import decided
 from manifold.errors import UserError, told
 from manifold.settings import Experiment, resolve
 from manifold.settings.resolve import known_scales

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
+from benchmarks.evidence.contrasts import CONTRASTS, Contrast, check_contrasts, contrasted
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
@@ -28,6 +29,8 @@ class BudgetStudySettings(StudySettings):
     """At least two."""
     baseline: str
     """Gains are over this method, under the same recipe and budget."""
+    contrasts: list[Contrast] = Field(default_factory=list)
+    """Differences to show beside the gains, first method minus second, where both are there."""
     public_curves: WorkflowFile
     """Top-1 per epoch of public ImageNet runs, drawn next to it unless `claims` is null."""
 
@@ -91,8 +94,8 @@ class Budgets(Study):
     title = "The gain against the budget"
     question = "Does a method's gain over soft KD fade as the budget grows?"
     Settings = BudgetsSettings
-    suffixes = (*FORMATS, "_changes.csv", "_seeds.csv")
-    shown = ("How the gain moves", "In words")
+    suffixes = (*FORMATS, "_changes.csv", CONTRASTS, "_seeds.csv")
+    shown = ("How the gain moves", "Between two methods", "In words")
     section: ClassVar[str] = "budgets"
 
     @property
@@ -107,6 +110,7 @@ class Budgets(Study):
         for method in study.methods:
             experiment.check_known(f"{section}.methods", method, experiment.method_definitions)
         experiment.check_known(f"{section}.baseline", study.baseline, study.methods)
+        check_contrasts(experiment, section, study.contrasts)
         for key in ("epochs", "methods"):
             self._refuse_fewer(key, getattr(study, key), 2)
 
@@ -145,6 +149,11 @@ class Budgets(Study):
     def reads(self) -> list[Path]:
         return [] if self.experiment.claims is None else [find(self.settings.public_curves)]
 
+    def files(self) -> list[Path]:
+        has_contrasts = contrasted(self.settings.contrasts, self.settings.methods)
+        absent = set() if has_contrasts else {f"{self.name}{CONTRASTS}"}
+        return [path for path in super().files() if path.name not in absent]
+
     def build(self) -> Document:
         from benchmarks.recipes.figure import draw
         from benchmarks.recipes.measure import PUBLIC_CAPTION, measure
@@ -152,6 +161,7 @@ class Budgets(Study):
 
         found, baseline = measure(self), self.settings.baseline
         title = self.experiment.method_definitions[baseline].title
+        between = {CONTRASTS.removesuffix(".csv"): found.contrasts} if len(found.contrasts) else {}
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
@@ -160,6 +170,7 @@ class Budgets(Study):
                 "": found.rows,
                 **({} if found.variance is None else {"_variance": found.variance}),
                 "_changes": found.changes,
+                **between,
                 "_seeds": found.seeds,
             },
             latex=[(readable(found.rows), "")],
@@ -183,7 +194,7 @@ class RecipeStudy(Budgets):
     title = "Method, recipe and budget"
     question = "How much is the method, how much the recipe, how much the budget?"
     Settings = RecipeStudySettings
-    suffixes = (*FORMATS, "_variance.csv", "_changes.csv", "_seeds.csv")
+    suffixes = (*FORMATS, "_variance.csv", "_changes.csv", CONTRASTS, "_seeds.csv")
     shown = (question, "In words")
     taken_away_by_null = ("factors",)
     section = "recipe_study"

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.evidence.between_methods import contrasts
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.cells import metrics_of
 from benchmarks.evidence.statistics import (
@@ -46,6 +47,7 @@ class Measured:
         variance: one a factor of the recipe and effect: the share of the variance of top-1 that it
             explains with the factor's two values; None where the study has no factors.
         changes: one a question: how a method's gain differs between budgets, or between recipes.
+        contrasts: one a recipe, budget and difference between two methods.
         seeds: one a run.
         public: one an epoch: the lead over soft KD in the public ImageNet runs; None where others'
             numbers are left out.
@@ -54,6 +56,7 @@ class Measured:
     rows: pd.DataFrame
     variance: pd.DataFrame | None
     changes: pd.DataFrame
+    contrasts: pd.DataFrame
     seeds: pd.DataFrame
     public: pd.DataFrame | None
     caption: str
@@ -96,6 +99,7 @@ def measure(study: Budgets) -> Measured:
         rows=_rows(study, seeds, teacher["top1"]),
         variance=_variance(study, seeds),
         changes=_changes(study, seeds),
+        contrasts=_contrasts(study, seeds),
         seeds=seeds.drop(columns=["images", "split"]),
         public=None if experiment.claims is None else public_leads(find(settings.public_curves)),
         caption=(
@@ -132,7 +136,7 @@ def _detectable(study: Budgets, seeds: pd.DataFrame) -> str:
 def _arms_in_words(study: Budgets) -> str:
     if any(arm.factor for arm in study.arms):
         return f"{study.arms[0].label} and one factor of it changed at a time"
-    return f"recipes {', '.join(arm.recipe for arm in study.arms)}"
+    return f"recipe{'' if len(study.arms) == 1 else 's'} {', '.join(a.recipe for a in study.arms)}"
 
 
 def _lead_in_words(teacher: dict, seeds: pd.DataFrame) -> str:
@@ -240,6 +244,18 @@ def _changes(whole: Budgets, seeds: pd.DataFrame) -> pd.DataFrame:
     changes = pd.DataFrame(rows)
     families = changes.groupby("question", sort=False)["p"]
     return changes.assign(p_holm=families.transform(lambda own: pd.Series(holm(own.to_dict()))))
+
+
+def _contrasts(whole: Budgets, seeds: pd.DataFrame) -> pd.DataFrame:
+    """The differences between two methods, under each recipe and budget."""
+    study = whole.settings
+    groups = {
+        (arm.recipe, epochs): {
+            method: _by_seed(seeds, arm.recipe, epochs, method) for method in study.methods
+        }
+        for arm, _, epochs in whole.trainings()
+    }
+    return contrasts(study.contrasts, groups, ("recipe", "epochs"), whole.experiment.statistics)
 
 
 def _at_budget(arm: Arm, epochs: int) -> str:

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from benchmarks.evidence.between_methods import parts as on_contrasts
 from benchmarks.evidence.statistics import rank_agreement
 from benchmarks.evidence.words import (
     after_correction,
@@ -63,6 +64,12 @@ def parts(study: Measured, whole: Budgets) -> list[str | list[str] | pd.DataFram
         "## How the gain moves",
         "Differences of gains, seed by seed; p after Holm over the methods of a question.",
         changes,
+        *on_contrasts(
+            study.contrasts,
+            whole.experiment,
+            {"recipe": "Recipe", "epochs": "Epochs"},
+            "recipe and budget",
+        ),
         "## In words",
         _in_words(study, whole),
     ]

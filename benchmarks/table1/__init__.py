@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from benchmarks.evidence.claims import Claim, claims_of, is_of_pair
+from benchmarks.evidence.contrasts import CONTRASTS, Contrast, check_contrasts, contrasted
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
@@ -16,7 +17,6 @@ from manifold.settings import Students, find
 from manifold.settings.section import Epochs
 
 CLAIMS = "_claims.csv"  # the file of the verdicts
-CONTRASTS = "_contrasts.csv"  # of differences between two methods
 TEACHER = "teacher"  # in the place of a method: the teacher's own row
 
 
@@ -31,7 +31,7 @@ class TableSettings(StudySettings):
     """The budget of all its students."""
     baseline: str
     """Gains are over this method."""
-    contrasts: list[tuple[str, str]] = Field(default_factory=list)
+    contrasts: list[Contrast] = Field(default_factory=list)
     """Differences to show beside the gains, first method minus second, where both are there."""
 
 
@@ -102,15 +102,7 @@ class Table1(Study):
                 key = f"{section}.claims.{pair}"
                 experiment.check_known(key, method, experiment.method_definitions)
         experiment.check_known(f"{section}.recipe", table.recipe, experiment.recipes)
-        for contrast in table.contrasts:
-            for method in contrast:
-                experiment.check_known(
-                    f"{section}.contrasts", method, experiment.method_definitions
-                )
-            if contrast[0] == contrast[1]:
-                raise UserError(
-                    f"{section}.contrasts: {contrast[0]} minus itself; name two methods"
-                )
+        check_contrasts(experiment, section, table.contrasts)
         for pair in table.pairs:
             methods = experiment.methods_of(pair, self.methods)
             if experiment.methods and table.baseline not in methods:
@@ -150,14 +142,9 @@ class Table1(Study):
 
     def files(self) -> list[Path]:
         absent = set() if self.judges else {CLAIMS}
-        absent |= set() if self.contrasted else {CONTRASTS}
+        absent |= set() if contrasted(self.table.contrasts, self.methods) else {CONTRASTS}
         names = {f"{self.name}{suffix}" for suffix in absent}
         return [path for path in super().files() if path.name not in names]
-
-    @property
-    def contrasted(self) -> list[tuple[str, str]]:
-        """The contrasts of which both methods are in the table."""
-        return [each for each in self.table.contrasts if set(each) <= set(self.methods)]
 
     def identity(self):
         return [super().identity(), self.table]
@@ -170,12 +157,12 @@ class Table1(Study):
         found = measure(self)
         baseline = self.table.baseline
         judged = {} if found.claims is None else {CLAIMS.removesuffix(".csv"): found.claims}
-        contrasted = {CONTRASTS.removesuffix(".csv"): found.contrasts} if self.contrasted else {}
+        between = {CONTRASTS.removesuffix(".csv"): found.contrasts} if len(found.contrasts) else {}
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption=found.caption,
             parts=parts(found, self),
-            csv={"": found.rows, **judged, **contrasted, "_seeds": found.seeds},
+            csv={"": found.rows, **judged, **between, "_seeds": found.seeds},
             latex=[(readable(found.rows, self), "")],
             figures={"": lambda caption: draw(found.rows, found.seeds, baseline, caption)},
         )

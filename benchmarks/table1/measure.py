@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from benchmarks.evidence.between_methods import contrasts
 from benchmarks.evidence.blocks import Blocks, blocks
 from benchmarks.evidence.captions import detectable_in_words, least_difference
 from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
@@ -22,7 +23,6 @@ from benchmarks.evidence.statistics import (
 )
 from benchmarks.evidence.words import in_epochs, interval_columns
 from benchmarks.table1 import TEACHER, Table1
-from benchmarks.table1.contrasts import contrasts
 from manifold.settings import Experiment
 from manifold.training.records import read_teacher, teacher_in_words
 
@@ -81,7 +81,12 @@ def measure(study: Table1) -> Measured:
         if not study.judges
         else pd.DataFrame([_claim_row(study, claim, top1) for claim in claims.values()]),
         seeds=pd.DataFrame(seeds),
-        contrasts=contrasts(study, top1),
+        contrasts=contrasts(
+            table.contrasts,
+            {(pair,): values for pair, values in top1.items()},
+            ("pair",),
+            experiment.statistics,
+        ),
         pooled=pooled,
         primary=study.primary,
         caption=_caption(study, records, captions, rows, pooled),

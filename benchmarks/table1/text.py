@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from benchmarks.evidence.between_methods import parts as on_contrasts
 from benchmarks.evidence.words import (
     MISSING,
     after_correction,
@@ -11,7 +12,6 @@ from benchmarks.evidence.words import (
     verdicts,
 )
 from benchmarks.table1 import Table1
-from benchmarks.table1.contrasts import parts as on_contrasts
 from benchmarks.table1.measure import Measured
 from manifold.settings import Experiment
 
@@ -78,7 +78,7 @@ def _gradient(shares: object) -> str:
 def parts(table: Measured, study: Table1) -> list[str | list[str] | pd.DataFrame]:
     """What stands below the caption."""
     whole, words = readable(table.rows, study), _in_words(table, study)
-    between = on_contrasts(table.contrasts, study.experiment)
+    between = on_contrasts(table.contrasts, study.experiment, {"pair": "Pair"}, "pair")
     if table.claims is None:
         return [whole, "## In words", words, *between]
     return [

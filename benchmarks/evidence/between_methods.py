@@ -1,37 +1,44 @@
 """Differences between two methods of a table, of which neither need be the baseline."""
 
+from typing import Any
+
 import pandas as pd
 
+from benchmarks.evidence.contrasts import Contrast, contrasted
 from benchmarks.evidence.statistics import are_equivalent, holm, paired_difference
 from benchmarks.evidence.words import interval_columns, readable_interval, readable_p
-from benchmarks.table1 import Table1
 from manifold.settings import Experiment
 from manifold.settings.experiment import Statistics
 
-Values = dict[str, dict[int, float]]  # of a pair: method → seed → top-1
+Values = dict[str, dict[int, float]]  # method → seed → top-1
 
 
-def contrasts(study: Table1, top1: dict[str, Values]) -> pd.DataFrame:
-    """The paired difference of each contrast of the section; Holm's correction over a pair's.
+def contrasts(
+    asked: list[Contrast],
+    groups: dict[tuple, Values],
+    names: tuple[str, ...],
+    statistics: Statistics,
+) -> pd.DataFrame:
+    """The paired difference of each contrast in each group; Holm's correction within a group.
 
-    A contrast is left out where the table lacks one of its methods.
+    A contrast is left out where a group lacks one of its methods.
 
     Args:
-        top1: by pair of networks.
+        groups: what is compared within, by its key.
+        names: the columns that such a key stands in.
     """
-    statistics, rows = study.experiment.statistics, []
-    for pair, values in top1.items():
-        asked = [each for each in study.table.contrasts if set(each) <= values.keys()]
+    rows = []
+    for key, values in groups.items():
         found = {
             (first, second): paired_difference(values[first], values[second], statistics.confidence)
-            for first, second in asked
+            for first, second in contrasted(asked, list(values))
         }
         adjusted = holm({each: interval.p for each, interval in found.items()})
         for (first, second), interval in found.items():
             both = values[first], values[second]
             rows.append(
                 {
-                    "pair": pair,
+                    **dict(zip(names, key, strict=True)),
                     "first": first,
                     "second": second,
                     **interval_columns("difference", interval),
@@ -46,32 +53,40 @@ def contrasts(study: Table1, top1: dict[str, Values]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def parts(rows: pd.DataFrame, experiment: Experiment) -> list[str | pd.DataFrame]:
-    """What stands of them in the table's document; nothing where there are none."""
+def parts(
+    rows: pd.DataFrame, experiment: Experiment, names: dict[str, str], group: str
+) -> list[str | pd.DataFrame]:
+    """What stands of them in a table's document; nothing where there are none.
+
+    Args:
+        names: of the columns that a group's key stands in; shown where there are several values.
+        group: what a group is called.
+    """
     if not len(rows):
         return []
     statistics = experiment.statistics
+    several = {key: name for key, name in names.items() if rows[key].nunique() > 1}
+    within = f", within each {group}" if several else ""
 
     def title(method: str) -> str:
         return experiment.method_definitions[method].title
 
-    shown = pd.DataFrame(
-        {
+    def shown(row: pd.Series) -> dict[str, Any]:
+        return {
             "Difference": f"{title(row['first'])} − {title(row['second'])}",
-            **({"Pair": row["pair"]} if rows["pair"].nunique() > 1 else {}),
+            **{name: row[key] for key, name in several.items()},
             "n": row["n"],
             "Top-1 (points)": readable_interval(row, "difference", "+"),
             "p (Holm)": readable_p(row["p_holm"]),
             "Decided": decided(row, statistics),
         }
-        for _, row in rows.iterrows()
-    )
+
     return [
         "## Between two methods",
-        "Paired differences, seed by seed; p after Holm over these. Ahead and behind: at p < "
-        f"{1 - statistics.confidence:.2g}; within {statistics.margin:g} points: by two one-sided "
-        "tests.",
-        shown,
+        f"Paired differences, seed by seed; p after Holm over these{within}. Ahead and behind: at "
+        f"p < {1 - statistics.confidence:.2g}; within {statistics.margin:g} points: by two "
+        "one-sided tests.",
+        pd.DataFrame(shown(row) for _, row in rows.iterrows()),
     ]
 
 
