@@ -236,6 +236,7 @@ def test_two_methods_are_compared_at_each_budget(finished):
     assert (found["p"] == found["p_holm"]).all()  # one comparison a budget is no family
     said = (finished.directory / "budgets.md").read_text(encoding="utf-8")
     assert "p after Holm over these, within each recipe and budget. Ahead" in said
+    assert "pair deit-cait, recipe A, budgets of 1 and 2 epochs, each with" in said
     assert "| Manifold, decoupled − FitNet |        1 |   3 | +4.10 [" in said
     assert not any("contrasts" in path.name for path in finished.studies["recipes"].files())
 

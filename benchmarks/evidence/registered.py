@@ -16,7 +16,7 @@ Primary = Literal["blocks", "paired"]
 
 PRIMARY = {  # in words
     "blocks": "the randomised-block model with Dunnett's comparison",
-    "paired": "paired differences with Holm's correction",
+    "paired": "the test of paired differences with Holm's correction",
 }
 
 

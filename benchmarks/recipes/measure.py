@@ -106,7 +106,7 @@ def measure(study: Budgets) -> Measured:
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
             f"{first['images']:,} {first['split']} images; pair "
             f"{settings.pair}, {_arms_in_words(study)}, budgets of "
-            f"{in_epochs(', '.join(map(str, settings.epochs)))}, each with its own full schedule. "
+            f"{in_epochs(_listed(settings.epochs))}, each with its own full schedule. "
             f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
             "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
@@ -131,6 +131,12 @@ def _detectable(study: Budgets, seeds: pd.DataFrame) -> str:
         *(named, "top1", settings.baseline, titles, experiment.statistics), ("recipe", "epochs")
     )
     return detectable_in_words(least, experiment.statistics, of="method, recipe and budget")
+
+
+def _listed(values: list) -> str:
+    """At least two values, with "and" before the last."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}"
 
 
 def _arms_in_words(study: Budgets) -> str:
