@@ -131,7 +131,10 @@ def test_the_page_says_in_short_what_the_readme_says(folder):
     shown = html.unescape(re.sub(r"<[^>]+>", "", made))
     assert "Ablation, 3 seeds: told from the reference: Pair untrained-teacher" in shown
     assert re.search(r"Not on this page: .*Transfer learning", shown)
-    assert re.search(r"Published of CIFAR-10 .*: Table 1, in results/published/cifar10", shown)
+    assert re.search(
+        r"Published of CIFAR-10 .*: Table 1; The gain .*, in results/published/cifar10",
+        shown,
+    )
     none = re.search("No study is published of: (.*)", shown)[1]
     assert "ImageNet-1k" in none and "cifar100" in none and "Fashion" not in none
 

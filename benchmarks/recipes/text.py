@@ -145,8 +145,9 @@ def _in_words(study: Measured, whole: Budgets) -> list[str]:
         said = verdicts(own, "change", "larger gain", "smaller gain", "undecided")
         told = own.loc[own["p_holm"] < level, "title"]
         lines.append(
-            f"{capital(question)}. {sentence(said)}. After Holm's correction over "
-            f"all {len(own)} methods, at p < {level:.2g}: {'; '.join(told) or 'none'}"
+            f"{capital(question)}. {sentence(said)}. Told from no change after Holm's "
+            f"correction over all {len(own)} methods, at p < {level:.2g}: "
+            f"{'; '.join(told) or 'none'}"
         )
     return [*lines, *_on_order(study, whole), *_on_untouched(study, whole), *_on_largest(study)]
 
