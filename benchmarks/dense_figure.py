@@ -5,12 +5,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.evidence.style import (
-    GREY,
     STYLE,
     WIDTH,
     colour_of,
     draw_row,
-    rule_out,
+    label_value_and_gain,
     write_caption,
 )
 
@@ -48,13 +47,6 @@ def draw(
                 if pd.notna(row["gain_mean"]):
                     draw_row(right, position, own["gain"], row, "gain", colour)
             left.set_title(title, loc="left", fontsize=9)
-            left.set_yticks(range(len(rows)), rows["title"])
-            left.set_ylim(len(rows) - 0.5, -0.5)
-            left.set_xlabel(value)
-            right.set_xlabel(f"Paired gain over {baseline} (points)")
-            right.axvline(0, color=GREY, linewidth=1)
-            for panel in (left, right):
-                rule_out(panel, "x")
-                panel.tick_params(axis="y", length=0)
+            label_value_and_gain(left, right, list(rows["title"]), value, baseline)
         write_caption(figure, caption)
     return figure

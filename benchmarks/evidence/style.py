@@ -68,6 +68,24 @@ def draw_row(axes, position: int, values: pd.Series, row: pd.Series, key: str, c
     axes.plot(values, offsets, "o", markersize=3, color=colour, alpha=0.6, markeredgewidth=0)
 
 
+def label_value_and_gain(left, right, titles: list[str], value: str, baseline: str) -> None:
+    """Name the rows and axes of two panels that share them: a value, and the paired gain in it.
+
+    Args:
+        titles: of the rows, from above.
+        value: what the left axis is of.
+        baseline: the title of the method that gains are over.
+    """
+    right.axvline(0, color=GREY, linewidth=1)
+    left.set_yticks(range(len(titles)), titles)
+    left.set_ylim(len(titles) - 0.5, -0.5)
+    left.set_xlabel(value)
+    right.set_xlabel(f"Paired gain over {baseline} (points)")
+    for panel in (left, right):
+        rule_out(panel, "x")
+        panel.tick_params(axis="y", length=0)
+
+
 def mark_cuts(
     axes, position: float, row: pd.Series, key: str, colour: str, upright: bool = False
 ) -> None:

@@ -10,8 +10,8 @@ from benchmarks.evidence.style import (
     WIDTH,
     colour_of,
     draw_row,
+    label_value_and_gain,
     leave_out_far_rows,
-    rule_out,
     write_caption,
 )
 from benchmarks.table1 import TEACHER
@@ -73,12 +73,5 @@ def _draw_pair(left, right, rows: pd.DataFrame, seeds: pd.DataFrame, baseline: s
             va="bottom",
             color=GREY,
         )
-    right.axvline(0, color=GREY, linewidth=1)
-    left.set_yticks(range(len(methods)), methods["title"])
-    left.set_ylim(len(methods) - 0.5, -0.5)
-    left.set_xlabel("Top-1 (%)")
     (title,) = methods.loc[methods["method"] == baseline, "title"]
-    right.set_xlabel(f"Paired gain over {title} (points)")
-    for panel in (left, right):
-        rule_out(panel, "x")
-        panel.tick_params(axis="y", length=0)
+    label_value_and_gain(left, right, list(methods["title"]), "Top-1 (%)", title)
