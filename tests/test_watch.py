@@ -247,6 +247,27 @@ def ask(experiment, jobs, students=()):
     write_asked(folder, ["reproduce_detection"], [*paths, folder / "nothing.csv"], whole)
 
 
+def test_cohorts_of_a_seed_that_is_cut_have_their_own_logs(folder):
+    """Their logs differ in a number alone, and the newer one is of the cohort that began last."""
+    root = folder.directory
+    cohorts = {"0": ["none", "soft_kd"], "1": ["fitnet", "manifold"]}
+    outputs = {
+        f"cohort-{number}-deit-cait-A-2-seed-3": [
+            folder.cell_directory("deit-cait", "A", 2, method, 3).relative_to(root) / "run.json"
+            for method in methods
+        ]
+        for number, methods in cohorts.items()
+    }
+    ask(folder, outputs)
+    put_log(folder, "cohort-1-deit-cait-A-2-seed-3")
+    saved = {"step": 20, "rows": {method: [] for method in cohorts["1"]}, "wall_seconds": 30.0}
+    torch.save(saved, root / "state/deit-cait/A/2-epochs/seed-3-ffffffff.pt")
+    first, second = sorted(underway.running(folder), key=lambda job: -job.done)
+    assert first.name.endswith("seed-3-3d33bf53") and first.said == LINE
+    assert second.name.endswith("seed-3-ffffffff")
+    assert second.said == "cohort-1-deit-cait-A-2-seed-3 says this"
+
+
 @pytest.mark.parametrize(
     "name, outputs",
     [

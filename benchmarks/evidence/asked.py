@@ -35,6 +35,11 @@ class Asked:
         """Whether a job has written all its outputs since the run began."""
         return all(_changed(folder / output) >= self.at for output in self.jobs[log])
 
+    def trains(self, log: str) -> set[str]:
+        """The methods whose students a job trains; none of a log that is of no job to be done."""
+        students = (_student(Path(), output) for output in self.jobs.get(log, []))
+        return {method for _, _, _, method, _ in filter(None, students)}
+
 
 def write_asked(
     folder: Path, targets: Iterable[str], paths: Iterable[str], jobs: Mapping[str, Iterable[str]]

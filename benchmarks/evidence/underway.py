@@ -86,10 +86,9 @@ def running(experiment: Experiment) -> list[Job]:
     logs, asked = _logs(folder), read_asked(folder)
     jobs, told = [], set()
     for state in _states(folder / "state"):
-        name = _name_of_log(state.relative_to(folder / "state"))
-        own = [log for log in logs if re.fullmatch(name, log.stem)]
+        job, own = _of_state(experiment, state, logs, asked)
         told |= set(own)
-        jobs.append(_of_state(experiment, state, own[-1] if own else None))
+        jobs.append(job)
     for log in logs:  # before the first checkpoint, and jobs that keep none
         if log not in told and _has_begun(folder, log, asked):
             text = text_of(log)
@@ -155,29 +154,47 @@ def _name_of_log(state: Path) -> str:
     return re.escape(state.stem)
 
 
-def _of_state(experiment: Experiment, path: Path, log: Path | None) -> Job:
-    place = path.relative_to(experiment.directory / "state").with_suffix("")
+def _of_state(
+    experiment: Experiment, path: Path, logs: list[Path], asked: Asked | None
+) -> tuple[Job, list[Path]]:
+    """The job of a checkpoint, and its logs among all of the folder, the newest last."""
+    folder = experiment.directory
+    place = path.relative_to(folder / "state").with_suffix("")
+    is_detector = place.parts[0] == DETECTION
+    state = None if is_detector else _checkpoint(path)
+    name = _name_of_log(path.relative_to(folder / "state"))
+    own = [log for log in logs if re.fullmatch(name, log.stem)]
+    if isinstance(state, dict) and asked is not None:
+        # A seed that is cut has several cohorts, whose logs have one name but for a number.
+        names = {log: asked.trains(str(log.relative_to(folder))) for log in own}
+        own = [log for log in own if all(name in state["rows"] for name in names[log])]
+    log = own[-1] if own else None
     text = "" if log is None else text_of(log)
-    newest = log or path
-    job = Job(str(place), _last_line(text), _age(newest))
-    if place.parts[0] == DETECTION:
+    job = Job(str(place), _last_line(text), _age(log or path))
+    if is_detector:
         job.name = str(place.parent)
         _take_detector(job, path, log)
+    elif isinstance(state, dict):
+        _take_checkpoint(job, experiment, state, place)
     else:
-        _take_checkpoint(job, experiment, path, place)
+        job.said = job.said or state
     job.take(pace_of(text))
-    return job
+    return job, own
 
 
-def _take_checkpoint(job: Job, experiment: Experiment, path: Path, place: Path) -> None:
+def _checkpoint(path: Path) -> dict[str, Any] | str:
+    """What a checkpoint says of step, metrics and time; the error's name where it says nothing."""
     import torch
 
     try:  # mapped: of its tensors nothing is read
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        step, rows, seconds = state["step"], state["rows"], state["wall_seconds"]
+        return {key: state[key] for key in ("step", "rows", "wall_seconds")}
     except Exception as error:  # it has just ended, or is damaged in one of many ways
-        job.said = job.said or type(error).__name__
-        return
+        return type(error).__name__
+
+
+def _take_checkpoint(job: Job, experiment: Experiment, state: dict[str, Any], place: Path) -> None:
+    step, rows, seconds = state["step"], state["rows"], state["wall_seconds"]
     job.done, members = step, rows if isinstance(rows, dict) else {"": rows}  # of a segmenter
     last = {method: own[-1] for method, own in members.items() if own}
     job.accuracies = {
