@@ -173,6 +173,8 @@ class BenchSettings(StudySettings):
 
     methods: list[str]
     """Further methods, under Table 1's pairs, recipe and budget."""
+    contrasts: list[Contrast] = Field(default_factory=list)
+    """Differences to show beside those of Table 1, first method minus second."""
 
 
 class Bench(Table1):
@@ -187,7 +189,8 @@ class Bench(Table1):
 
     @property
     def table(self) -> Table1Settings:
-        return self.experiment.table1
+        own = self.experiment.table1
+        return own.model_copy(update={"contrasts": [*own.contrasts, *self.settings.contrasts]})
 
     @property
     def methods(self) -> list[str]:
@@ -196,6 +199,7 @@ class Bench(Table1):
 
     def check(self) -> None:
         self.experiment.check_methods("bench.methods", self.settings.methods)
+        check_contrasts(self.experiment, "bench", self.settings.contrasts)
 
     @classmethod
     def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
