@@ -12,10 +12,11 @@ import pytest
 import yaml
 from scipy import stats
 
+from benchmarks.evidence import registered
 from benchmarks.evidence.blocks import blocks
 from benchmarks.evidence.claims import EVIDENCE, read_claims
 from benchmarks.evidence.judge import direction, judge
-from benchmarks.evidence.registered import differences
+from benchmarks.evidence.registered import Registered, differences, words_of
 from benchmarks.evidence.statistics import (
     Interval,
     are_equivalent,
@@ -587,6 +588,22 @@ def test_a_table_names_its_registration_and_in_what_it_differs(saying, finished)
     assert "recipe A instead of B" in other and "epochs 2 instead" not in other
     assert "the randomised-block model with Dunnett's comparison decides, over all comp" in other
     assert "registered.yaml, so exploratory." in caption_of(saying(study="bench"))
+
+
+def test_what_a_table_says_of_its_registration_is_found_in_it(saying):
+    for experiment in (saying(), saying(runs={"seeds": [0, 1]}), saying(study="bench")):
+        study = experiment.studies["table1"]
+        said = registered.words(experiment, "table1", study.runs)
+        assert said and words_of(f"Top-1. {caption_of(experiment)} Not so.\n") == said
+    assert words_of("# Table 1\n\nTop-1 of the last epoch.\n") is None
+
+
+def test_contrasts_are_listed_in_words():
+    runs = {"contrasts": [("manifold", "fitnet"), ("sp", "fitnet")]}
+    said = Registered(**SAID | {"runs": {"contrasts": [["manifold", "fitnet"]]}})
+    (other,) = differences(said, runs)
+    assert other == "contrasts manifold − fitnet, sp − fitnet instead of manifold − fitnet"
+    assert differences(said, {"contrasts": runs["contrasts"][:1]}) == []
 
 
 @pytest.mark.parametrize(

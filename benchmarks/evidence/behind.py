@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.evidence.markup import markdown_block
-from benchmarks.evidence.registered import differences
+from benchmarks.evidence.registered import words_of
 from benchmarks.evidence.runs import UNSAID, Run, Runs, listed_runs
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.times import TIMES
@@ -67,15 +67,17 @@ def _line(run: Any, record: Run | None) -> dict[str, str]:
     }
 
 
-def deviations(studies: Iterable[Study]) -> str:
-    """In what studies differ from what was registered, and a scale from the paper, as Markdown."""
+def deviations(studies: Iterable[Study], folder: Path) -> str:
+    """In what tables differ from what was registered, and a scale from the paper, as Markdown.
+
+    A table is of the runs that it was made of: what its caption says counts, and not what the
+    configuration or the registration has become since.
+    """
     lines = []
     for study in studies:
-        if (said := study.registered) is None:
-            lines.append(f"{study.title}: not registered, so exploratory")
-        else:
-            others = "; ".join(differences(said, study.runs)) or "in nothing"
-            lines.append(f"{study.title}: differs from what was registered {others}")
+        text = (folder / f"{study.name}.md").read_text(encoding="utf-8")
+        said = words_of(text) or "The table says nothing of a registration, so it is exploratory."
+        lines.append(f"{study.title}: {said}")
     parts = [markdown_block(lines)]
     if PAPER_SCALE.is_file():
         _, _, found = PAPER_SCALE.read_text(encoding="utf-8").partition(f"{DEVIATIONS}\n")

@@ -4,6 +4,7 @@ A file of ``results/registered`` is committed before the runs that it speaks of,
 A table says whether it was made as registered, and in what it differs.
 """
 
+import re
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -13,6 +14,8 @@ from manifold.settings import Experiment, Section, find, fingerprint, read_yaml
 from manifold.settings.messages import path_of
 
 Primary = Literal["blocks", "paired"]
+# What `words` says, in a table's file.
+SAID = re.compile(r"Registered in .+? on .+? decides, over [^.]+\.|Not in .+?, so exploratory\.")
 
 PRIMARY = {  # in words
     "blocks": "the randomised-block model with Dunnett's comparison",
@@ -90,12 +93,24 @@ def words(experiment: Experiment, study: str, runs: dict[str, Any]) -> str:
     )
 
 
+def words_of(table: str) -> str | None:
+    """What a table that was written says in its caption; None where it says nothing of it.
+
+    Args:
+        table: the text of its file.
+    """
+    found = SAID.search(table)
+    return found and found[0]
+
+
 def _text(value: Any) -> Any:
     """YAML reads a day as a date."""
     return value if isinstance(value, (dict, list)) else str(value)
 
 
 def _listed(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)
+    if not isinstance(value, list | tuple):
+        return str(value)
+    return ", ".join(
+        " − ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in value
+    )

@@ -91,7 +91,7 @@ def page(given: Experiment | None, folder: Path) -> str:
         figures=figures,  # of the answer, and not of its study once more
         studies=[replace(first, figures=first.figures[len(figures) :]), *others],
         faults=[fault.replace(str(folder), folder.name) for fault in faults],
-        deviations=html(deviations(studies), "Deviations"),
+        deviations=html(deviations(studies, folder), "Deviations"),
         provenance=provenance,
     )
 
