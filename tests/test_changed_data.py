@@ -9,7 +9,7 @@ import pytest
 import running
 from PIL import Image
 
-from benchmarks.evidence import kept
+from benchmarks.evidence import cells, kept
 from benchmarks.evidence.checked import CHECKED, unchecked
 from benchmarks.evidence.checked import identity_of as checked_identity
 from benchmarks.evidence.provenance import Sources
@@ -266,6 +266,19 @@ def test_a_table_refuses_runs_of_different_data_and_names_them(digests, named):
         sources_of(*digests).refuse_mixed_data()
     for part in (f"of the {len(digests)} runs were made on other data", named, "run snakemake"):
         assert part in str(caught.value)
+
+
+def test_runs_of_one_method_and_seed_of_two_pairs_are_told_apart(experiment, monkeypatch):
+    def found(_experiment, pair, *_of):
+        digest = {"deit-cait": OLD, "small-teacher": NEW}[pair]
+        return {"sp": {0: {"data_digest": digest, "source_hash": "s", "training_hash": "t"}}}
+
+    monkeypatch.setattr(cells, "collect", found)
+    study = experiment().studies["table1"]
+    for pair in ("deit-cait", "small-teacher"):
+        study.collect(pair, "A", 2)
+    with pytest.raises(UserError, match="1 of the 2 runs were made on other data"):
+        study.sources.refuse_mixed_data()
 
 
 def test_results_on_several_data_sets_are_compared_on_each():

@@ -243,13 +243,14 @@ def test_a_section_that_replaces_another_does_so_each_time_and_is_looked_into(ex
             read_settings(made, "retinanet")
 
 
-def test_an_epoch_without_an_end_is_refused_and_steps_alone_are_tried_once(photographs):
+def test_an_epoch_without_an_end_and_a_budget_in_steps_are_refused(photographs):
     endless = {"train_dataloader.sampler": {"type": "InfiniteSampler", "shuffle": True}}
     with pytest.raises(UserError, match="an epoch has no end"):
         photographs(options=endless, detectors={"mask_rcnn": None}).preflight()
     loop = {"_delete_": True, "type": "IterBasedTrainLoop", "max_iters": 10**6}
     steps = {**endless, "train_cfg": loop}
-    photographs(options=steps, detectors={"mask_rcnn": None}).preflight()
+    with pytest.raises(UserError, match="IterBasedTrainLoop counts steps, and the table says"):
+        photographs(options=steps, detectors={"mask_rcnn": None}).preflight()
 
 
 def test_what_trains_on_gpus_alone_takes_its_step_on_a_machine_without(photographs):

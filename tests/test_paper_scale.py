@@ -488,7 +488,7 @@ def rehearsed(clone, rehearse):
 
 def test_a_rehearsal_is_killed_resumed_and_written(rehearsed):
     small = resolve(FEW)
-    found = json.loads((rehearsed / "rehearsal/deit-cait-A.json").read_text(encoding="utf-8"))
+    found = json.loads((rehearsed / "rehearsal/deit-cait/A.json").read_text(encoding="utf-8"))
     assert found["resumed_at"] == small.rehearsal.killed_after == 1
     assert found["steps"] == small.rehearsal.steps == 3
     assert found["processes"] == small.rehearsal.processes == 2

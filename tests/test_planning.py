@@ -77,6 +77,24 @@ def test_a_seed_that_leaves_a_job_idle_is_trained_in_parts(touched):
     }
 
 
+RECIPES_OF_ONE_RULE_NAME = """
+recipes:
+  A.1: {extends: config/recipes/smoke.yaml, drop_path: 0.3}
+  A-1: {extends: config/recipes/smoke.yaml, drop_path: 0.2}
+recipe_study:
+  factors: {one: {recipe: A.1, epochs_factor: 1}, another: {recipe: A-1, epochs_factor: 1}}
+"""
+
+
+def test_recipes_whose_names_differ_in_punctuation_are_trained_and_rehearsed(touched, tmp_path):
+    given = tmp_path / "given.yaml"
+    given.write_text(f"scale: smoke\n{RECIPES_OF_ONE_RULE_NAME}", encoding="utf-8")
+    found = planned(touched, "reproduce_recipes", "rehearse", "--configfile", str(given))
+    trained = {rule for rule in found if rule.startswith("train_deit_cait_A_1_")}
+    assert len(trained) >= 2 and found["rehearsal_pair"] == 4  # of them A and B
+    assert planned(touched, "rehearse", "--config", "scale=mini")["rehearsal_pair"] == 5
+
+
 def test_what_is_done_is_not_planned_again(touched):
     assert planned(touched, "all", "figures", "--config", SCALE) == {}
 

@@ -122,16 +122,11 @@ class EndOfTrial(Exception):
 
 
 class TrialHook(Hook):
-    """End a training after its first epoch, when every other hook has had its turn.
-
-    One that counts in steps ends after the first.
-    """
+    """End a training after its first epoch, when every other hook has had its turn."""
 
     priority = "LOWEST"
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *_args: Any, **_named: Any) -> None:
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise EndOfTrial
         if batch_idx >= len(runner.train_dataloader):
             raise UserError("an epoch has no end with this train_dataloader.sampler")
 
@@ -152,6 +147,7 @@ def _try(cell: DetectorCell) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # its AP means nothing, and is no one's
             _make_small(settings)
             runner = build_runner(cell, settings, "check")
+            _refuse_steps(runner)
             runner.register_hook(TrialHook())
             with contextlib.suppress(EndOfTrial):
                 runner.train()
@@ -163,6 +159,20 @@ def _try(cell: DetectorCell) -> None:
             f"detection.detectors.{cell.detector}: {detection.detectors[cell.detector]} cannot be "
             f"used with detection.options {detection.options}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _refuse_steps(runner: Runner) -> None:
+    """Refuse a training that is not counted in epochs, as the table's budgets are.
+
+    Raises:
+        UserError: names the loop.
+    """
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        raise UserError(
+            f"train_cfg: {type(runner.train_loop).__name__} counts steps, and the table says after "
+            "how many epochs and images a detector was measured; take EpochBasedTrainLoop with "
+            "max_epochs"
+        )
 
 
 def _make_small(settings: Config) -> None:

@@ -287,7 +287,7 @@ class Study:
         records = collect(self.experiment, pair, recipe, epochs, methods, self.seeds)
         for method, runs in records.items():
             for seed, record in runs.items():
-                row = f"{method}, recipe {recipe}, {in_epochs(epochs)}"
+                row = f"{method}, {pair}, recipe {recipe}, {in_epochs(epochs)}"
                 self.sources.add(row, method, seed, record)
         return records
 

@@ -102,7 +102,7 @@ class Rehearsal(Study):
         self.experiment.check_methods("rehearsal.methods", self.settings.methods)
 
     def record(self, pair: str, recipe: str) -> Path:
-        return self.folder / f"{pair}-{recipe}.json"
+        return self.folder / pair / f"{recipe}.json"
 
     def jobs(self) -> list[Job]:
         return [
@@ -118,7 +118,7 @@ class Rehearsal(Study):
                 "pair",
                 run="benchmarks.rehearsal.run:run",
                 message="Rehearsing {wildcards.pair}, recipe {wildcards.recipe}",
-                outputs=("rehearsal/{pair}-{recipe}.json",),
+                outputs=("rehearsal/{pair}/{recipe}.json",),
                 inputs=lambda pair, recipe: [self.images],
                 identity=lambda pair, recipe: [
                     self.settings,

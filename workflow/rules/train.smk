@@ -91,13 +91,15 @@ rule evaluate_teacher:
 # A cohort is one job, but for seeds that it is cut for: its methods share the batches and the
 # teacher's passes. When one of its cells has to be trained again, the others are brought back
 # (manifold/training/finished.py).
+named = Counter()  # pair deit with recipe cait-A, and deit-cait with A, are one name
 for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
     training = (pair, recipe, epochs)
     jobs = [job for methods in cohorts for job in EXPERIMENT.jobs(training, methods)]
-    for number, (methods, seeds) in enumerate(jobs):
-        COMPUTES.add(
-            name := re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}_{number}")
-        )
+    of_training = re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}")
+    for methods, seeds in jobs:
+        number = named[of_training]
+        named[of_training] += 1
+        COMPUTES.add(name := f"{of_training}_{number}")
 
         rule:
             name:
