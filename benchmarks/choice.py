@@ -29,6 +29,7 @@ class Choice(Study):
     title = "Choice"
     question = "Which batch size, learning rate and budget does a scale take?"
     Settings = ChoiceSettings
+    measured = "top1"
     suffixes = (".md", ".csv")
     is_evidence = False
 

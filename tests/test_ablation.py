@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.ablation import table as ablation
+from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import fingerprint, resolve
 
@@ -79,6 +80,11 @@ def test_changes_are_to_the_reference_and_gains_to_the_variants_own_baseline(fin
     plain = stats.ttest_rel(TOP1["untrained-teacher", "A", "manifold"], TOP1[reference]).pvalue
     held = rows.loc[("untrained-teacher", "A", "manifold"), "p_holm"]
     assert held == pytest.approx(4 * plain)  # the smallest of four
+
+
+def test_the_references_own_row_is_no_group(experiment):
+    with pytest.raises(UserError, match="'Reference' stands for the reference's own row"):
+        experiment(ablation={"groups": {"Reference": ["manifold_full"]}})
 
 
 def test_words_follow_the_intervals(finished):

@@ -197,6 +197,9 @@ def test_measurements_that_are_missing_or_damaged_are_named(measured, content):
         ({"steps": {"profiled": 99}}, "cost.steps.profiled is 99"),
         ({"losses": {"batches": [8]}}, "cost.losses.batches"),
         ({"losses": {"rounds": 0}}, "cost.losses.rounds"),
+        ({"losses": {"most_pairwise": 1}}, "cost.losses.most_pairwise is 1, and the smallest"),
+        ({"steps": {"members": []}}, "cost.steps.members"),
+        ({"steps": {"teacher_precisions": []}}, "cost.steps.teacher_precisions"),
     ],
 )
 def test_a_setting_that_no_run_can_use_is_refused(experiment, section, message):

@@ -9,6 +9,7 @@ from PIL import Image
 pytest.importorskip("mmdet")
 
 from benchmarks.detection import check as module
+from benchmarks.detection import texts_of
 from benchmarks.detection.configuration import known_options, read_settings
 from manifold import settings
 from manifold.errors import UserError
@@ -241,6 +242,17 @@ def test_a_section_that_replaces_another_does_so_each_time_and_is_looked_into(ex
         made = experiment(detection={"options": options})
         with pytest.raises(UserError, match=words):
             read_settings(made, "retinanet")
+
+
+def test_files_that_a_configuration_extends_are_held_to_be_text_and_to_end(tmp_path):
+    base, own = tmp_path / "base.py", tmp_path / "own.py"
+    own.write_text('_base_ = "base.py"\n', encoding="utf-8-sig")
+    base.write_bytes("owner = 'José'\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"base\.py is not UTF-8"):
+        texts_of(own)
+    base.write_text("_base_ = ['own.py']\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"own\.py extends itself by _base_"):
+        texts_of(own)
 
 
 def test_an_epoch_without_an_end_and_a_budget_in_steps_are_refused(photographs):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from benchmarks import evaluate
 from benchmarks.evaluate import evaluate_checkpoint
-from benchmarks.evidence import publish, times
+from benchmarks.evidence import publish, sums, times
 from manifold.errors import UserError
 from manifold.models import create_model
 from manifold.settings import Model, read_yaml, read_yaml_text, resolve
@@ -152,6 +152,11 @@ def test_complete_tables_are_published_and_no_half_ones(run, tmp_path):
     assert set((tmp_path / "published/mine").iterdir()) == set(copies)
     (run.directory / "table1.png").write_text("table1.png", encoding="utf-8")
     (run.directory / "preflight.json").write_text("preflight.json", encoding="utf-8")
+    sums.write(tmp_path / "published/mine")
+    (tmp_path / "published/mine/rehearsal.csv").write_text("altered", encoding="utf-8")
+    with pytest.raises(UserError, match=r"rehearsal\.csv is not in SHA256SUMS; restore it"):
+        publish.publish(run)  # new sums would hide it
+    (tmp_path / "published/mine/rehearsal.csv").write_text("rehearsal.csv", encoding="utf-8")
     names = {path.name for path in publish.publish(run)}
     table = {path.name for path in files(run, "table1")}
     assert names == {*table, *rehearsal, "preflight.json", "experiment.yaml"}

@@ -204,14 +204,14 @@ def by_seed(mean, spread, n=3):
         ("rerun-gain-over-soft-kd", [(75.7, 0.1), (75.7, 0.1)], "supported"),
         ("rerun-gain-over-soft-kd", [(75.7, 0.5), (75.7, 0.1)], "inconclusive"),
         ("rerun-gain-over-soft-kd", [(77.7, 0.1), (75.7, 0.1)], "contradicted"),
-        ("deit-small", [(82.2, 0.1)], "not run"),  # remembered: nothing to hold a number to
+        ("deit-small", [(82.2, 0.1)], "no evidence"),  # remembered: nothing to hold a number to
     ],
 )
 def test_a_claim_is_held_to_what_one_more_run_would_give(claim, runs, verdict):
     values = [by_seed(*run) for run in runs]
     found, predicted = judge(read_claims(CLAIMS)[claim], values, 0.95, 0.3)
     assert found == verdict
-    assert (predicted is None) == (verdict == "not run")
+    assert (predicted is None) == (verdict == "no evidence")
 
 
 @pytest.mark.parametrize("n", [3, 5, 10, 30])
@@ -298,6 +298,9 @@ def test_a_remembered_value_is_never_printed():
         (lambda rows: rows[0].update(evidence="heard"), "line 2.*'heard'"),
         (lambda rows: rows[1].update(id=rows[0]["id"]), "line 3.*twice"),
         (lambda rows: [row.pop("source") for row in rows], "columns"),
+        (lambda rows: rows[1].update(value="76,5"), "line 3: a value of top1 must be a number, got '76,5'"),
+        (lambda rows: rows[1].update(value="nan"), "line 3: a value of top1 must be a number, got 'nan'"),
+        (lambda rows: rows.clear(), "holds no claim; where there is none, claims: null says so"),
     ],
 )
 def test_a_broken_claims_file_names_the_line(tmp_path, change, words):

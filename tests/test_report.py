@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from benchmarks.evidence import report, sums
+from benchmarks.evidence import answer, report, sums
 from benchmarks.evidence.markup import markdown_text
+from benchmarks.evidence.publish import in_short as in_words_of
 from manifold.errors import MARK, UserError
 from manifold.settings import ROOT, read_yaml, resolve
 from manifold.settings.recorded import packed
@@ -119,6 +120,29 @@ def test_a_harmed_table_is_left_out_of_what_is_in_short(folder):
     short = in_short(folder)
     assert "Who is ahead is not said here: table1.csv cannot be read." in short
     assert "Manifold, decoupled − FitNet: -0.47 [-0.65, -0.28] points, behind" in short
+
+
+def test_each_pair_of_a_table_answers_in_short():
+    rows = pd.read_csv(PUBLISHED / "table1.csv")
+    both = pd.concat([rows, rows.assign(pair="other", top1_mean=rows["top1_mean"] + 1)])
+    experiment = resolve({"scale": "mini"})
+    one, two = in_words_of(rows, experiment), in_words_of(both, experiment)
+    assert two.startswith(f"**deit-cait.** {one}\n\n**other.** Fashion-MNIST")
+    assert "The teacher reaches 89.99 %." in two and "The teacher reaches 89.99 %." not in one
+
+
+def test_a_scale_whose_files_are_missing_leaves_the_page_of_another_whole(folder, monkeypatch):
+    def resolve_but_cifar10(given):
+        if given["scale"] == "cifar10":
+            raise UserError("pairs.deit-cait.teacher.weights: no file student.safetensors")
+        return resolve(given)
+
+    answer._scales.cache_clear()
+    monkeypatch.setattr(answer, "resolve", resolve_but_cifar10)
+    short = in_short(folder)
+    answer._scales.cache_clear()
+    assert "What is published of the scale cifar10 is not said, since pairs.deit-cait." in short
+    assert "in results/published/cifar10" not in short and "No study is published of" in short
 
 
 def test_the_page_says_in_short_what_the_readme_says(folder):

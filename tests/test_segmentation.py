@@ -142,6 +142,10 @@ BROKEN = {
         lambda root: (root / "test/masks/0.png").unlink(),
         ["test/images/0.jpg has no mask; expected", "test/masks/0.png"],
     ),
+    "a name that is not UTF-8": (
+        lambda root: (root / "test/masks/0.png").rename(root / "test/masks/caf\udce9.png"),
+        ["caf\\xe9.png: its name is not UTF-8; rename it"],
+    ),
     "unreadable mask": (
         lambda root: (root / "train/masks/2.png").write_bytes(b"no image"),
         ["train/masks/2.png cannot be read as a mask"],

@@ -23,6 +23,7 @@ from benchmarks.transfer import (
     fine_tuning,
     probes,
 )
+from benchmarks.transfer import table as table_module
 from benchmarks.transfer.cells import fine_tuning_cell
 from benchmarks.transfer.prepare import prepare
 from benchmarks.transfer.probes import draw_name, draw_shots, linear_probe, nearest_neighbours
@@ -708,6 +709,20 @@ def test_gains_are_paired_by_seed_within_data_set_and_protocol(study):
     assert words[2].endswith("over the one comparison, at p < 0.05: Manifold, decoupled")
     assert words[1].endswith("over the one comparison, at p < 0.05: none")
     assert words[1].startswith("textures; k-NN, all images. behind Soft KD: Untrained. not told")
+
+
+def test_one_data_set_has_words_that_the_docs_can_show(study):
+    rows = pd.read_csv(study.experiment.directory / "transfer.csv", dtype={"shots": str})
+    seeds = pd.read_csv(study.experiment.directory / "transfer_seeds.csv", dtype={"shots": str})
+    of_one = [own[own["data"] == "faces"] for own in (rows, seeds)]
+    sizes = {"faces": {"classes": 2, "train": 70, "validation": 30, "test": 50}}
+    found = table_module.Measured(*of_one, sizes, "a caption")
+    text = [
+        part
+        for part in table_module._parts_of_text(found, study, "Soft KD")
+        if isinstance(part, str)
+    ]
+    assert text.count("## In words") == 1 and "## In words by data set" not in text
 
 
 def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):

@@ -14,7 +14,7 @@ import running
 from matplotlib.text import Text
 
 from benchmarks.ablation.figure import draw as draw_ablation
-from benchmarks.evidence import publish, students
+from benchmarks.evidence import publish, report, students
 from benchmarks.evidence.asked import read_asked
 from benchmarks.evidence.times import TIMES, read_runs
 from benchmarks.recipes.figure import draw as draw_recipes
@@ -395,6 +395,7 @@ def test_a_study_of_ones_own_is_made_in_all_formats_and_published(finished, tmp_
     study = experiment.studies["spread"]
     suffixes = {".md", ".csv", ".tex", ".png", ".pdf", ".svg"}
     assert {path.suffix for path in study.files() if path.stat().st_size} == suffixes
+    assert "left out (" not in report.page(experiment, experiment.directory)
     published = {path.name for path in publish.publish(experiment)}
     assert {path.name for path in study.files()} | {"experiment.yaml"} <= published
     shown = publish.results_page([study], tmp_path / "smoke")

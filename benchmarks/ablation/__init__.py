@@ -8,6 +8,7 @@ from manifold.settings.messages import unknown
 from manifold.settings.section import Epochs
 
 OWN_METHODS = "Your methods"  # their group
+REFERENCE = "Reference"  # in the place of a group: the row that the others are held to
 
 Variant = tuple[str, str, str]  # pair, recipe, method
 
@@ -39,6 +40,7 @@ class Ablation(Study):
     title = "Ablation"
     question = "What of the manifold loss matters: terms, layers, weights, tokens, teacher?"
     Settings = AblationSettings
+    measured = "top1"
 
     def check(self) -> None:
         experiment, ablation = self.experiment, self.settings
@@ -54,6 +56,10 @@ class Ablation(Study):
             raise UserError(
                 f"ablation: baseline and reference are both {ablation.reference!r}; gains are "
                 "taken over another method"
+            )
+        if REFERENCE in ablation.groups:
+            raise UserError(
+                f"ablation.groups: {REFERENCE!r} stands for the reference's own row; rename it"
             )
         taken = {ablation.pair, ablation.recipe, ablation.reference, ablation.baseline}
         for group, variants in ablation.groups.items():

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from benchmarks.ablation import Ablation, Variant
+from benchmarks.ablation import REFERENCE, Ablation, Variant
 from benchmarks.evidence.captions import detectable_in_words, least_difference
 from benchmarks.evidence.statistics import holm, mean_interval, paired_difference
 from benchmarks.evidence.words import (
@@ -18,8 +18,6 @@ from benchmarks.evidence.words import (
     verdicts,
 )
 from manifold.training.records import read_teacher
-
-REFERENCE = "Reference"
 
 
 @dataclass

@@ -35,6 +35,16 @@ class LossShapes(Section):
     rounds: Count
     """Times that every form is measured, one after another."""
 
+    @model_validator(mode="after")
+    def _has_a_pairwise_row(self) -> Self:
+        if self.most_pairwise < min(self.batches):
+            raise UserError(
+                f"most_pairwise is {self.most_pairwise}, and the smallest of the batches "
+                f"{min(self.batches)}: the pairwise form, which the others are held to, would have "
+                "no row"
+            )
+        return self
+
 
 class StepShapes(Section):
     """Whole steps, with drawn images and teachers of random weights."""
@@ -51,9 +61,11 @@ class StepShapes(Section):
     """Whose steps are measured."""
     baseline: str
     """A step of every other method is shown over one of this."""
-    members: list[Count]
+    members: Annotated[list[Count], Field(min_length=1)]
     """Sizes of the cohorts that are measured: so many of the methods, from the first on."""
-    teacher_precisions: list[Literal["float32", "bfloat16", "float16"]]
+    teacher_precisions: Annotated[
+        list[Literal["float32", "bfloat16", "float16"]], Field(min_length=1)
+    ]
     """Of weights and images in the teacher's pass alone, each measured beside the first."""
     rounds: Count
     """Times that every method and cohort is measured, one after another."""

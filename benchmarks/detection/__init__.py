@@ -10,6 +10,7 @@ from benchmarks.detection.settings import DetectionSettings
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FIGURES, Job, Study
 from manifold.errors import UserError
+from manifold.files import read_text
 from manifold.settings import CELL_FILES, Students, check_folder_name, find, suggest
 from manifold.settings.data_files import files_digest
 from manifold.settings.experiment import check_seeds
@@ -24,9 +25,16 @@ RECORD = "data.json"  # about the images
 VALIDATION = "validation"
 
 
-def texts_of(configuration: Path) -> list[str]:
-    """The text of one of mmengine's configuration files, and of those beside it that it extends."""
-    text = configuration.read_text(encoding="utf-8")
+def texts_of(configuration: Path, extended_by: tuple[Path, ...] = ()) -> list[str]:
+    """The text of one of mmengine's configuration files, and of those beside it that it extends.
+
+    Raises:
+        UserError: a file is not UTF-8, or extends itself.
+    """
+    own = configuration.resolve()
+    if own in extended_by:
+        raise UserError(f"{configuration} extends itself by _base_; name the file that it is of")
+    text = read_text(configuration)
     found = [text]
     with contextlib.suppress(SyntaxError, ValueError):  # the check before all compute says it
         for node in ast.parse(text).body:
@@ -35,7 +43,7 @@ def texts_of(configuration: Path) -> list[str]:
                 for base in [given] if isinstance(given, str) else given:
                     file = configuration.parent / base
                     if file.is_file():  # and not mmdet::FILE
-                        found += texts_of(file)
+                        found += texts_of(file, (*extended_by, own))
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.evidence.between_methods import decided
-from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN
+from benchmarks.evidence.judge import NO_EVIDENCE, NOT_COMPARABLE, NOT_RUN
 from benchmarks.evidence.markup import markdown_block, markdown_text
 from benchmarks.evidence.publish import PUBLISHED, in_short
 from benchmarks.evidence.study import Study
@@ -112,7 +112,7 @@ def _claims(claims: pd.DataFrame, experiment: Experiment) -> str:
             f"these, which are of {markdown_text(experiment.description)}: here it is neither "
             "confirmed nor refuted."
         )
-    judged = claims[~claims["verdict"].isin([NOT_COMPARABLE, NOT_RUN])]
+    judged = claims[~claims["verdict"].isin([NOT_COMPARABLE, NOT_RUN, NO_EVIDENCE])]
     lines = [f"{row['id']}: {row['verdict']}" for _, row in judged.iterrows()]
     return "\n\n".join([words, *([markdown_block(lines)] if lines else [])])
 
@@ -133,7 +133,8 @@ def _after_correction(study: Study, folder: Path) -> str:
 def other_scales(experiment: Experiment) -> list[str]:
     """Which studies are published at scales of other data, and of which scales none is."""
     lines, none = [], []
-    for group in _scales():
+    groups, unread = _scales()
+    for group in groups:
         if group[0].data == experiment.data:
             continue
         said = max(group, key=lambda other: len(other.studies)).description
@@ -148,17 +149,24 @@ def other_scales(experiment: Experiment) -> list[str]:
             lines.append(f"Published of {said}: {'; '.join(titles)}, in {at}.")
         else:
             none.append(f"{said} ({', '.join(other.scale for other in group)})")
-    return [*lines, *([f"No study is published of: {'; '.join(none)}."] if none else [])]
+    lines += [f"No study is published of: {'; '.join(none)}."] if none else []
+    return [*lines, *unread]
 
 
 @cache
-def _scales() -> list[list[Experiment]]:
-    """The scales of this suite, by their data.
+def _scales() -> tuple[list[list[Experiment]], list[str]]:
+    """The scales of this suite, by their data, and which could not be read.
 
     A choice, the user's own images and the tests' digits are no scale of an answer.
     """
     groups: list[list[Experiment]] = []
-    for other in (resolve({"scale": scale}) for scale in known_scales()):
+    unread: list[str] = []
+    for scale in known_scales():
+        try:
+            other = resolve({"scale": scale})
+        except UserError as error:  # a file that another scale ships is missing here
+            unread.append(f"What is published of the scale {scale} is not said, since {error}")
+            continue
         if other.evaluation_split != "test" or other.data.folder is None:
             continue
         of_its_data = [group for group in groups if group[0].data == other.data]
@@ -166,4 +174,4 @@ def _scales() -> list[list[Experiment]]:
             of_its_data[0].append(other)
         else:
             groups.append([other])
-    return groups
+    return groups, unread

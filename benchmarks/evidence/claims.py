@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,6 +14,7 @@ from manifold.files import read_text
 from manifold.settings import Experiment, find, suggest
 
 EVIDENCE = ("verbatim", "second-hand", "derived", "remembered")
+JUDGED = "top1"  # the metric of the claims that runs are held to
 ROUNDING = 1e-9  # of sums of decimals
 
 
@@ -103,13 +105,26 @@ def read_claims(path: Path, wanted: Iterable[str] = ()) -> dict[str, Claim]:
             raise UserError(
                 f"{path}, line {line}: evidence {claim.evidence!r} is none of {', '.join(EVIDENCE)}"
             )
+        if claim.metric == JUDGED and not _is_number(claim.value):
+            raise UserError(
+                f"{path}, line {line}: a value of {JUDGED} must be a number, got {claim.value!r}"
+            )
         if claim.id in claims:
             raise UserError(f"{path}, line {line}: id {claim.id!r} stands twice")
         claims[claim.id] = claim
+    if not claims:
+        raise UserError(f"{path} holds no claim; where there is none, claims: null says so")
     for name in wanted:
         if name not in claims:
             raise UserError(f"{path} has no claim {name!r}.{suggest(name, claims)}")
     return claims
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def is_of_pair(experiment: Experiment, side: Side, name: str) -> bool:

@@ -11,9 +11,15 @@ from benchmarks.evidence.statistics import (
     prediction_interval,
 )
 
-NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
+NOT_COMPARABLE, NOT_RUN, NO_EVIDENCE = "not comparable", "not run", "no evidence"
 Verdict = Literal[
-    "supported", "consistent", "contradicted", "inconclusive", "not comparable", "not run"
+    "supported",
+    "consistent",
+    "contradicted",
+    "inconclusive",
+    "not comparable",
+    "not run",
+    "no evidence",
 ]
 
 
@@ -35,7 +41,7 @@ def judge(
         The verdict, and what the runs predict of one more; None where there is no number to hold.
     """
     if claim.printed is None:
-        return NOT_RUN, None
+        return NO_EVIDENCE, None
     claimed = float(claim.value)
     if len(runs) == 1:
         low, high = prediction_interval(list(runs[0].values()), confidence)

@@ -48,8 +48,10 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
         times_alone: copy what the run took, and nothing else.
 
     Raises:
-        UserError: there is nothing to publish.
+        UserError: there is nothing to publish; or what was published before has been altered,
+            which new sums would hide.
     """
+    refuse_altered([PUBLISHED / experiment.name])
     complete = [
         study for study in experiment.studies.values() if all(map(Path.is_file, study.files()))
     ]
@@ -173,6 +175,16 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
     table = experiment.table1
     baseline = experiment.method_definitions[table.baseline].title
     by_blocks = experiment.studies[IN_README].primary == "blocks"
+    several = rows["pair"].nunique() > 1
+    blocks = [
+        (f"**{markdown_text(pair)}.** " if several else "")
+        + _of_pair(own, experiment, baseline, by_blocks)
+        for pair, own in rows.groupby("pair", sort=False)
+    ]
+    return "\n\n".join(blocks)
+
+
+def _of_pair(rows: pd.DataFrame, experiment: Experiment, baseline: str, by_blocks: bool) -> str:
     methods = rows[rows["method"] != TEACHER]
     (reached,) = rows.loc[rows["method"] == TEACHER, "top1_mean"]
     teacher = "" if pd.isna(reached) else f" The teacher reaches {reached:.2f} %."

@@ -85,9 +85,9 @@ class Study:
     """Sections without which there is nothing to do; where one is null, the study falls away."""
     taken_away_by_null: ClassVar[tuple[str, ...]] = ()
     """Keys of the section whose entries a null takes away."""
-    measured: ClassVar[str | None] = "top1"
-    """The column of ``NAME_seeds.csv`` that two folders of results are compared by; percent. None:
-    its rows are no runs of their own."""
+    measured: ClassVar[str | None] = None
+    """The column of ``NAME_seeds.csv``, in percent, that two folders of results are compared by;
+    beside it stand ``seed``, ``fingerprint`` and ``git_commit`` of each run. None: they are not."""
     row_names: ClassVar[tuple[str, ...]] = (
         *("data", "protocol", "shots", "detector", "kind", "group", "variant"),
         *("pair", "recipe", "epochs", "method"),

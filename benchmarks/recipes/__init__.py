@@ -94,6 +94,7 @@ class Budgets(Study):
     title = "The gain against the budget"
     question = "Does a method's gain over soft KD fade as the budget grows?"
     Settings = BudgetsSettings
+    measured = "top1"
     suffixes = (*FORMATS, "_changes.csv", CONTRASTS, "_seeds.csv")
     shown = ("How the gain moves", "Between two methods", "In words")
     section: ClassVar[str] = "budgets"

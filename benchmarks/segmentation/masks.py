@@ -130,6 +130,10 @@ def _files(
     for folder, names in walk(root, suffixes, passed_by):
         for name in names:
             path = Path(folder) / name
+            if not _is_text(name) or not _is_text(folder):
+                shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+                faults.add(f"{shown}: its name is not UTF-8; rename it")
+                continue
             key = os.path.splitext(os.path.relpath(path, root))[0]
             if key in found:
                 faults.add(f"{path} and {found[key]} have one name; rename or remove one of them")
@@ -137,6 +141,15 @@ def _files(
     if not found:
         raise UserError(f"{where}: {root} holds no file ending in {', '.join(suffixes)}")
     return found
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, as the archive of predictions needs it."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_folder(data: SegmentationData) -> tuple[dict[str, list[Example]], list[str]]:

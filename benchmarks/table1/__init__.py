@@ -49,6 +49,7 @@ class Table1(Study):
     title = "Table 1"
     question = "Is a method's student ahead of soft KD's, under one recipe and budget?"
     Settings = Table1Settings
+    measured = "top1"
     suffixes = (*FORMATS, CLAIMS, CONTRASTS, "_seeds.csv")
     shown = None
     section: ClassVar[str] = "table1"

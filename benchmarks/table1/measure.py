@@ -8,7 +8,7 @@ from benchmarks.evidence.between_methods import contrasts
 from benchmarks.evidence.blocks import Blocks, blocks
 from benchmarks.evidence.captions import detectable_in_words, least_difference
 from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
-from benchmarks.evidence.claims import Claim, Side, is_of_pair
+from benchmarks.evidence.claims import JUDGED, Claim, Side, is_of_pair
 from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN, direction, judge
 from benchmarks.evidence.registered import Primary
 from benchmarks.evidence.statistics import (
@@ -271,7 +271,7 @@ def _runs_of(
     experiment, table = study.experiment, study.table
     is_own = (
         claim.dataset == experiment.reported_dataset
-        and claim.metric == "top1"
+        and claim.metric == JUDGED
         and claim.epochs == str(table.epochs)
         and side.recipe == table.recipe
     )
@@ -283,7 +283,7 @@ def _runs_of(
 
 def _is_of_one_kind(study: Table1, claim: Claim, runs: dict) -> bool:
     """Whether a difference is of two methods of this run, with one teacher and its recipe."""
-    if len(claim.sides) != 2 or claim.metric != "top1" or " of " in claim.epochs:
+    if len(claim.sides) != 2 or claim.metric != JUDGED or " of " in claim.epochs:
         return False
     first, second = claim.sides
     return (

@@ -172,6 +172,7 @@ class Transfer(Study):
     title = "Transfer learning"
     question = "Is a method's student ahead of soft KD's on other data sets?"
     Settings = TransferSettings
+    measured = "top1"
     taken_away_by_null = ("data",)
 
     # ---- what it needs -----------------------------------------------------------------------

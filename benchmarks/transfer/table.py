@@ -14,6 +14,7 @@ from benchmarks.evidence.words import (
     in_epochs,
     interval_columns,
     readable_interval,
+    readable_p,
     verdicts,
 )
 from benchmarks.transfer import (
@@ -303,7 +304,7 @@ def _readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
         ]
         columns[f"Gain over {baseline}, {_shots_title(shots)}"] = [
             readable_interval(row, "gain", "+")
-            + ("" if pd.isna(row["p_holm"]) else f", p {row['p_holm']:.2g}")
+            + ("" if pd.isna(row["p_holm"]) else f", p {readable_p(row['p_holm'])}")
             for _, row in own.iterrows()
         ]
     return pd.DataFrame(columns)
@@ -332,7 +333,9 @@ def _parts_of_text(
         "after the correction follows."
     )
     is_mean = table.rows["data"] == MEAN
-    for title, rows in (("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])):
+    by_data = [("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])]
+    # One data set has no mean, and is all that there is to say.
+    for title, rows in by_data if is_mean.any() else [("", table.rows)]:
         if len(rows):
             words = in_words(rows, baseline, experiment.statistics.confidence)
             sections += [f"## In words{title}", warning, words]
