@@ -298,8 +298,14 @@ def test_a_remembered_value_is_never_printed():
         (lambda rows: rows[0].update(evidence="heard"), "line 2.*'heard'"),
         (lambda rows: rows[1].update(id=rows[0]["id"]), "line 3.*twice"),
         (lambda rows: [row.pop("source") for row in rows], "columns"),
-        (lambda rows: rows[1].update(value="76,5"), "line 3: a value of top1 must be a number, got '76,5'"),
-        (lambda rows: rows[1].update(value="nan"), "line 3: a value of top1 must be a number, got 'nan'"),
+        (
+            lambda rows: rows[1].update(value="76,5"),
+            "line 3: a value of top1 must be a number, got '76,5'",
+        ),
+        (
+            lambda rows: rows[1].update(value="nan"),
+            "line 3: a value of top1 must be a number, got 'nan'",
+        ),
         (lambda rows: rows.clear(), "holds no claim; where there is none, claims: null says so"),
     ],
 )
@@ -647,7 +653,9 @@ def test_the_test_that_decides_is_the_registered_one(saying, finished):
 
 def test_pooled_gains_are_those_of_the_block_model(finished):
     rows = table1.measure(finished.studies["table1"]).rows.set_index("method")
-    model = blocks({m: dict(enumerate(values)) for m, values in TOP1.items()}, "soft_kd", 0.95)
+    model = blocks(
+        {m: dict(enumerate(values)) for m, values in TOP1.items()}, "soft_kd", 0.95, 0.01
+    )
     for method, gain in model.gains.items():
         columns = ["pooled_gain_mean", "pooled_gain_low", "pooled_gain_high", "p_dunnett"]
         assert rows.loc[method, columns].tolist() == pytest.approx(
@@ -658,8 +666,9 @@ def test_pooled_gains_are_those_of_the_block_model(finished):
         assert rows.loc[method, "spreads_otherwise"] and pd.isna(rows.loc[method, "p_dunnett"])
 
 
-def test_a_method_of_another_spread_is_left_to_its_own_pairs(finished, monkeypatch):
-    monkeypatch.setattr("benchmarks.evidence.blocks.SPREAD_LEVEL", 0.2)  # three seeds tell little
+def test_a_method_of_another_spread_is_left_to_its_own_pairs(finished):
+    statistics = finished.statistics.replaced(spread_level=0.2)  # three seeds tell little
+    finished = finished.replaced(statistics=statistics)
     for seed, value in enumerate([40.0, 90.0, 15.0]):
         path = finished.cell_directory("deit-cait", "A", 2, "none", seed) / "run.json"
         record = json.loads(path.read_text(encoding="utf-8"))

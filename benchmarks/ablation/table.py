@@ -107,7 +107,7 @@ def measure(study: Ablation) -> Measured:
             f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
             f"{result['images']:,} {result['split']} images. The reference is {ablation.reference} "
             f"with pair {ablation.pair}, recipe {ablation.recipe}, {in_epochs(ablation.epochs)}; "
-            f"each variant changes one thing. n = {len(experiment.seeds)} paired seeds, "
+            f"each variant changes one thing. n = {len(study.seeds)} paired seeds, "
             f"{100 * confidence:g} % t intervals. Change: seed-by-seed difference of top-1 to the "
             "reference, p after Holm over all variants. "
             f"{detectable_in_words(least, experiment.statistics, what='change', of='variant')}"

@@ -59,7 +59,7 @@ def draw_pictures(study: Detection) -> Figure:
                     axis.set_title(title, fontsize=7)
         figure.supxlabel(
             f"{detector}, seed {seed}: detections of a score of at least {LEAST_SCORE:g}, on the "
-            "first test images.",
+            f"first {study.evaluated} images.",
             fontsize=6.5,
             x=0.01,
             ha="left",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from benchmarks.detection import Detection
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import Study, StudySettings
+from benchmarks.evidence.words import in_epochs
 from manifold.errors import UserError
 from manifold.settings import Students
 from manifold.settings.messages import refuse_doubles
@@ -166,5 +167,7 @@ def in_words(name: str, ap: pd.DataFrame, least_rise: float) -> str:
     """The outcome of the rule."""
     epochs = chosen(ap, least_rise)
     if epochs is None:
-        return f"{name}: AP rises still at {ap.index[-1]} epochs; no length of the grid is enough"
-    return f"{name}: {epochs} epochs"
+        return (
+            f"{name}: AP rises still at {in_epochs(ap.index[-1])}; no length of the grid is enough"
+        )
+    return f"{name}: {in_epochs(epochs)}"

@@ -14,7 +14,6 @@ from scipy.special import fdtr, fdtrc, ndtr, stdtrit
 from benchmarks.evidence.statistics import HIGHEST, Interval, cut_to
 
 NODES = 48  # of each quadrature: six digits of the probability
-SPREAD_LEVEL = 0.01  # at which a method's spread is called another than the others'
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,22 @@ class Blocks:
     left_out: tuple[str, ...]
 
 
-def blocks(values: dict[str, dict[int, float]], baseline: str, confidence: float) -> Blocks:
+def blocks(
+    values: dict[str, dict[int, float]], baseline: str, confidence: float, spread_level: float
+) -> Blocks:
     """Fit the model to every method's values by seed.
 
     An interval is of one comparison; the p-values are of the family of all of them.
+
+    Args:
+        values: method → seed → value.
+        spread_level: of the tests of equal spread, over the number of methods.
 
     Raises:
         ValueError: fewer than two seeds or methods, or seeds that differ.
     """
     _check(values, baseline)
-    left_out = _of_another_spread(values, baseline)
+    left_out = _of_another_spread(values, baseline, spread_level)
     kept = {name: own for name, own in values.items() if name not in left_out}
     table = _table(kept)
     methods, seeds = table.shape
@@ -109,11 +114,13 @@ def _p(gain: float, error: float, comparisons: int, degrees: int) -> float:
     return max(0.0, 1 - dunnett_probability(abs(gain) / error, comparisons, degrees))
 
 
-def _of_another_spread(values: dict[str, dict[int, float]], baseline: str) -> list[str]:
+def _of_another_spread(
+    values: dict[str, dict[int, float]], baseline: str, spread_level: float
+) -> list[str]:
     """Methods whose residuals spread otherwise than all others' together, the oddest first.
 
     Each is held, one after another, to the rest that is left: an F test of its variance at
-    ``SPREAD_LEVEL`` over the number of methods. The baseline, which all are held to, stays.
+    ``spread_level`` over the number of methods. The baseline, which all are held to, stays.
     """
     kept, odd = dict(values), []
     while len(kept) > 2:
@@ -125,7 +132,7 @@ def _of_another_spread(values: dict[str, dict[int, float]], baseline: str) -> li
             if name != baseline and others > 0:
                 p = _p_of_ratio(own / others, seeds - 1, (len(kept) - 1) * (seeds - 1))
                 worst, worst_p = (name, p) if p < worst_p else (worst, worst_p)
-        if worst is None or worst_p >= SPREAD_LEVEL / len(values):
+        if worst is None or worst_p >= spread_level / len(values):
             break
         odd.append(worst)
         del kept[worst]

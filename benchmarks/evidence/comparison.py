@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from benchmarks.evidence.folder import FILE, experiment_of, refuse_missing
 from benchmarks.evidence.runs import UNSAID, Runs, hold_to_experiment, listed_runs, read_runs
+from benchmarks.evidence.words import in_epochs
 from manifold.errors import UserError
 from manifold.settings import Experiment
 
@@ -150,7 +151,7 @@ def _of_students(
         if any(sides) and (all(sides) or study not in in_tables):
             part = parts.setdefault(study, Part(study, "from the records of the runs"))
             pair, recipe, epochs, method = row
-            name = f"{pair}, recipe {recipe}, {epochs} epochs"
+            name = f"{pair}, recipe {recipe}, {in_epochs(epochs)}"
             part.rows[name, titles.get(method, method)] = sides
     return list(parts.values())
 

@@ -91,9 +91,10 @@ class Sources:
                 others[machine].append(run)
         if not others:
             return ""
+        count = len(self.machines) - sum(map(len, others.values()))
         said = [f"{len(runs)} on {machine}: {_listed(runs)}" for machine, runs in others.items()]
         return (
-            f"Merged: of the {len(self.machines)} runs, most on {usual}, {'. '.join(said)}. "
+            f"Merged: of the {len(self.machines)} runs, {count} on {usual}, {'. '.join(said)}. "
             "Rounding differs from machine to machine, and training multiplies it."
         )
 

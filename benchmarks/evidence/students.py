@@ -30,7 +30,7 @@ from manifold.training.records import (
 )
 
 WEIGHTS, _, RUN = CELL_FILES
-MOST = 0.1  # points of top-1: one image in a thousand
+ONE_IN_A_THOUSAND = 0.1  # points of top-1
 SAME = ("processor", "device", "threads")  # of an environment, on one and the same machine,
 SAME_PACKAGES = ("torch", "timm")  # with these of its packages
 SAME_MACHINE = ("evaluation_batch_size", "channels_last", "compile")  # and of the machine's section
@@ -275,7 +275,7 @@ def _evaluate(experiment: Experiment, students: list[Student], found: Verified) 
             found.other.append(f"{student.folder}: {error}")
             continue
         is_same = there == here
-        if abs(top1 - recorded["top1"]) > (0 if is_same else MOST):
+        if abs(top1 - recorded["top1"]) > (0 if is_same else ONE_IN_A_THOUSAND):
             found.other.append(
                 f"{student.folder / RUN}: says {recorded['top1']!r}, and its student reaches "
                 f"{top1!r} {'on the same machine' if is_same else 'on another machine'}"

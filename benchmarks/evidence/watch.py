@@ -19,6 +19,7 @@ from benchmarks.evidence.events import Events
 from benchmarks.evidence.records import keys
 from benchmarks.evidence.runs import Runs, read_runs
 from benchmarks.evidence.underway import SILENT, Job, running, text_of
+from benchmarks.evidence.words import in_epochs
 from manifold.errors import UserError, last_error
 from manifold.settings import Experiment
 from manifold.settings.recorded import Key
@@ -66,7 +67,7 @@ def _done(experiment: Experiment, found: Runs) -> str:
         needed[tuple(row)].append(seed)
     rows = [
         {
-            "students": f"{pair}, {recipe}, {epochs} epochs",
+            "students": f"{pair}, {recipe}, {in_epochs(epochs)}",
             "method": method,
             "seeds done": f"{len(own)} of {len(seeds)}",
             "top-1 by seed": " ".join(f"{run.value:.2f}" for run in own),

@@ -20,7 +20,7 @@ from benchmarks.evidence.style import (
     rule_out,
     write_caption,
 )
-from benchmarks.evidence.words import interval_columns, readable_interval
+from benchmarks.evidence.words import in_epochs, interval_columns, readable_interval
 from benchmarks.maps import FILES, TEACHER, Maps
 from manifold.settings import UNTRAINED
 
@@ -241,7 +241,7 @@ def _source(study: Maps) -> str:
     experiment, maps = study.experiment, study.settings
     return (
         f"Scale {experiment.name}: {experiment.description}; pair {maps.pair}, recipe "
-        f"{maps.recipe}, {maps.epochs} epochs. The images follow from no result."
+        f"{maps.recipe}, {in_epochs(maps.epochs)}. The images follow from no result."
     )
 
 

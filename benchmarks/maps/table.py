@@ -15,6 +15,7 @@ from benchmarks.evidence.statistics import (
 )
 from benchmarks.evidence.words import (
     after_correction,
+    in_epochs,
     interval_columns,
     readable_interval,
     readable_number,
@@ -325,8 +326,9 @@ def _caption(study: Maps, record: dict, rows: pd.DataFrame) -> str:
     )
     return (
         f"Scale {experiment.name}: {experiment.description}. Students of pair {maps.pair}, recipe "
-        f"{maps.recipe}, {maps.epochs} epochs, and each as it was before its first step, against "
-        f"their teacher on {record['images']:,} {record['split']} images without augmentation. "
+        f"{maps.recipe}, {in_epochs(maps.epochs)}, and each as it was before its first step, "
+        f"against their teacher on {record['images']:,} {record['split']} images without "
+        f"augmentation. "
         f"Distance: mean squared difference of two relation maps (cosines), a mean over the "
         f"{len(teacher['layers'])} pairs of blocks of layer map {maps.layers}, over "
         f"{record['batches']} whole batches of {record['batch']} images, {record['tokens']} tokens "

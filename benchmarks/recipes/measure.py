@@ -25,7 +25,6 @@ from manifold.settings.recorded import Key
 from manifold.training.records import read_teacher, teacher_in_words
 
 FACTORS = ("method", "recipe", "budget")
-LEAST_LEAD = 1.0  # points that a teacher should keep before its students
 PUBLIC_CAPTION = (
     "Last panel: public ImageNet runs of DeiT-Ti ← CaiT-S24 under the published recipe B "
     "(thy960112/Distillation-Dynamics), one run each; mid-points of one schedule, not budgets of "
@@ -107,11 +106,12 @@ def measure(study: Budgets) -> Measured:
             f"{first['images']:,} {first['split']} images; pair "
             f"{settings.pair}, {_arms_in_words(study)}, budgets of "
             f"{in_epochs(_listed(settings.epochs))}, each with its own full schedule. "
-            f"n = {len(experiment.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
+            f"n = {len(study.seeds)} paired seeds, {100 * confidence:g} % t intervals; gains "
             f"are seed-by-seed differences to {settings.baseline} under the same recipe and "
             "budget, p after Holm over each recipe and budget; of changes, over the methods of a "
             f"question. {_detectable(study, seeds)}"
-            f"{teacher_in_words(teacher, '')}{_lead_in_words(teacher, seeds)}"
+            f"{teacher_in_words(teacher, '')}"
+            f"{_lead_in_words(teacher, seeds, experiment.statistics.least_lead)}"
         ),
     )
 
@@ -145,7 +145,7 @@ def _arms_in_words(study: Budgets) -> str:
     return f"recipe{'' if len(study.arms) == 1 else 's'} {', '.join(a.recipe for a in study.arms)}"
 
 
-def _lead_in_words(teacher: dict, seeds: pd.DataFrame) -> str:
+def _lead_in_words(teacher: dict, seeds: pd.DataFrame, least: float) -> str:
     """How far ahead of its best single student at the longest budget the teacher is."""
     longest = seeds[seeds["budget"] == seeds["budget"].max()]
     leads = {
@@ -161,8 +161,9 @@ def _lead_in_words(teacher: dict, seeds: pd.DataFrame) -> str:
     shown = " and ".join(
         f"{lead:+.2f} points on the {split} split" for split, lead in leads.items()
     )
-    near = min(leads.values()) < LEAST_LEAD
-    more = f", so that it does not stay {LEAST_LEAD:g} point ahead of every student" if near else ""
+    points = f"{least:g} point{'' if least == 1 else 's'}"
+    near = min(leads.values()) < least
+    more = f", so that it does not stay {points} ahead of every student" if near else ""
     return f" Its lead over the best single run of a student at the longest budget: {shown}{more}."
 
 

@@ -18,6 +18,7 @@ from benchmarks.evidence.words import (
     MISSING,
     against,
     before_and_after,
+    in_epochs,
     interval_columns,
     readable_interval,
     readable_number,
@@ -243,12 +244,13 @@ def _caption(study: Segmentation, data: dict, rows: pd.DataFrame, records: Recor
     ignored = f"{IGNORED} and 0" if own.data.ignore_zero else f"{IGNORED}"
     return (
         f"Scale {experiment.name}: {experiment.description}. Segmentation on the students of pair "
-        f"{own.pair} (recipe {own.recipe}, {own.epochs} epochs) as backbones; {images}: {train:,} "
-        f"to train and {evaluated:,} {study.evaluated} images, {len(data['classes'])} classes"
+        f"{own.pair} (recipe {own.recipe}, {in_epochs(own.epochs)}) as backbones; {images}: "
+        f"{train:,} to train and {evaluated:,} {study.evaluated} images, "
+        f"{len(data['classes'])} classes"
         f"{f', {absent} of them in no {study.evaluated} mask' if absent else ''}. "
-        f"Frozen: batch norm and a linear layer on the last tokens, {own.frozen.epochs} epochs; "
-        "fine-tuned: all weights, with a small UPerNet on the pyramid, "
-        f"{own.fine_tuned.epochs} epochs. mIoU (%) from one confusion matrix over all "
+        "Frozen: batch norm and a linear layer on the last tokens, "
+        f"{in_epochs(own.frozen.epochs)}; fine-tuned: all weights, with a small UPerNet on the "
+        f"pyramid, {in_epochs(own.fine_tuned.epochs)}. mIoU (%) from one confusion matrix over all "
         f"{study.evaluated} pixels but the ignored ({ignored}), at the masks' own size; a class "
         "that is neither in the masks nor predicted is left out of the mean, and one that is only "
         "predicted counts as 0. "

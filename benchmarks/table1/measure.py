@@ -70,7 +70,12 @@ def measure(study: Table1) -> Measured:
             for method, runs in records.items()
         }
         if len(methods) > 1:
-            pooled[pair] = blocks(top1[pair], table.baseline, experiment.statistics.confidence)
+            pooled[pair] = blocks(
+                top1[pair],
+                table.baseline,
+                experiment.statistics.confidence,
+                experiment.statistics.spread_level,
+            )
         rows += _pair_rows(study, pair, records, top1[pair], pooled.get(pair), claims)
         rows.append(_teacher_row(experiment, pair, teacher))
         seeds += _seed_rows(pair, records)
@@ -343,7 +348,7 @@ def _caption(
         f"{result['images']:,} {result['split']} images; pair {', '.join(table.pairs)}, recipe "
         f"{table.recipe}, "
         f"{in_epochs(table.epochs)} = {run['images_seen']:,} images seen. "
-        f"n = {len(experiment.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
+        f"n = {len(study.seeds)} paired seeds, {100 * experiment.statistics.confidence:g} % "
         f"t intervals; gains are seed-by-seed differences to {table.baseline}, p after Holm. "
         f"{_on_blocks(pooled)}{detectable_in_words(least, statistics)}"
         f"Runs ahead: of all pairs of one run each and any seeds, those in which the method is "

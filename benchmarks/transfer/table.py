@@ -258,7 +258,7 @@ def _caption(study: Transfer, seeds: pd.DataFrame) -> str:
     return (
         f"Scale {experiment.name}: {experiment.description}. Students of pair {transfer.pair}, "
         f"recipe {transfer.recipe}, {in_epochs(transfer.epochs)}, on other data sets: top-1 (%) on "
-        f"{experiment.evaluation_split} images. n = {len(experiment.seeds)} paired seeds, "
+        f"{experiment.evaluation_split} images. n = {len(study.seeds)} paired seeds, "
         f"{100 * experiment.statistics.confidence:g} % t intervals; gains are seed-by-seed "
         f"differences to {transfer.baseline}, p after Holm within each data set, protocol and "
         f"number of images. {_detectable(study, seeds)}{weighs if len(transfer.data) > 1 else ''}"

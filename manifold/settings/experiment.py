@@ -37,6 +37,11 @@ class Statistics(Section):
     """With which the gain is told from zero that a caption calls detectable."""
     least_share: Share
     """Of the gradient: a row says so whose own terms make less of it."""
+    spread_level: Annotated[float, Field(gt=0, le=0.5)]
+    """Of the F tests, over the number of methods: one whose residuals spread otherwise leaves the
+    block model."""
+    least_lead: Annotated[float, Field(ge=0, le=100)]
+    """In points of top-1: a caption says that a teacher is less than this ahead of a student."""
 
 
 class Experiment(Section):
