@@ -607,6 +607,19 @@ def test_what_a_table_says_of_its_registration_is_found_in_it(saying):
     assert words_of("# Table 1\n\nTop-1 of the last epoch.\n") is None
 
 
+def test_the_bench_may_have_fewer_seeds_than_table_1_and_is_made_as_registered():
+    ten, five = list(range(10)), list(range(5))
+    made = resolve({"scale": "mini", "seeds": ten, "bench": {"seeds": five}})
+    bench, table1 = made.studies["bench"], made.studies["table1"]
+    assert (bench.seeds, table1.seeds) == (five, ten)
+    for study in (bench, table1):
+        said = registered.words(made, study.name, study.runs)
+        assert "and made so; the randomised-block model" in said
+    assert not any("seed-7" in str(path) for path in bench.cells())
+    with pytest.raises(UserError, match=r"bench\.seeds: \[3\] has 1"):
+        resolve({"scale": "mini", "bench": {"seeds": [3]}})
+
+
 def test_contrasts_are_listed_in_words():
     runs = {"contrasts": [("manifold", "fitnet"), ("sp", "fitnet")]}
     said = Registered(**SAID | {"runs": {"contrasts": [["manifold", "fitnet"]]}})

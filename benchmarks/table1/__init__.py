@@ -14,7 +14,8 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
-from manifold.settings.section import Epochs
+from manifold.settings.experiment import check_seeds
+from manifold.settings.section import Epochs, WholeNumber
 
 CLAIMS = "_claims.csv"  # the file of the verdicts
 TEACHER = "teacher"  # in the place of a method: the teacher's own row
@@ -176,6 +177,8 @@ class BenchSettings(StudySettings):
     """Further methods, under Table 1's pairs, recipe and budget."""
     contrasts: list[Contrast] = Field(default_factory=list)
     """Differences to show beside those of Table 1, first method minus second."""
+    seeds: list[WholeNumber] | None = None
+    """Of its students; null: those of all studies."""
 
 
 class Bench(Table1):
@@ -194,6 +197,10 @@ class Bench(Table1):
         return own.model_copy(update={"contrasts": [*own.contrasts, *self.settings.contrasts]})
 
     @property
+    def seeds(self) -> list[int]:
+        return self.settings.seeds or self.experiment.seeds
+
+    @property
     def methods(self) -> list[str]:
         own = self.experiment.methods
         return [*own, *(method for method in self.settings.methods if method not in own)]
@@ -201,6 +208,8 @@ class Bench(Table1):
     def check(self) -> None:
         self.experiment.check_methods("bench.methods", self.settings.methods)
         check_contrasts(self.experiment, "bench", self.settings.contrasts)
+        if self.settings.seeds is not None:
+            check_seeds("bench.seeds", self.settings.seeds)
 
     @classmethod
     def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:
