@@ -493,6 +493,8 @@ def test_a_second_table_has_pairs_methods_and_a_baseline_of_its_own_and_judges_n
     for wrong, words in (
         ({"pairs": ["swin"]}, "hierarchical.pairs: unknown 'swin'"),
         ({"baseline": "sp"}, "hierarchical.baseline 'sp' is not among the methods"),
+        ({"baseline": "sp"}, "add it to hierarchical.methods"),
+        ({"pairs": ["deit-cait", "deit-cait"]}, "hierarchical.pairs lists deit-cait more than"),
         ({"methods": ["none", "manifolt"]}, "hierarchical.methods: unknown 'manifolt'"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):

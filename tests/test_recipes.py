@@ -270,6 +270,12 @@ def test_budgets_compare_two_of_each_but_one_recipe_is_enough(key):
         resolve({"scale": "smoke", "budgets": {key: one}})
     with pytest.raises(UserError, match=r"budgets\.recipes must list at least one different"):
         resolve({"scale": "smoke", "budgets": {"recipes": []}})
+    words = (
+        r"budgets\.methods: pair 'small-teacher' is not for none, fitnet; its methods are soft_kd"
+    )
+    with pytest.raises(UserError, match=words):
+        own = {"pair": "small-teacher", "methods": ["none", "soft_kd", "fitnet", "manifold"]}
+        resolve({"scale": "mini", "budgets": own})
 
 
 def test_a_missing_cell_of_the_study_is_named(finished):

@@ -128,11 +128,12 @@ def results_page(studies: list[Study], published: Path) -> str:
             continue
         kept = [path.name for path in study.files() if (published / path.name).is_file()]
         here = f"../results/published/{published.name}"
+        figure = f"{study.name}.png"
         files = ", ".join(f"[{name}]({here}/{name})" for name in kept)
         parts += [
             f"## {study.title}",
             f"*{study.question}*",
-            f"![{study.title}]({here}/{study.name}.png)",
+            *([f"![{study.title}]({here}/{figure})"] if figure in kept else []),
             block(table.read_text(encoding="utf-8"), study.shown),
             f"Files: {files}.",
         ]

@@ -110,6 +110,12 @@ class Budgets(Study):
         self.check_arms()
         for method in study.methods:
             experiment.check_known(f"{section}.methods", method, experiment.method_definitions)
+        of_pair = experiment.methods_of(study.pair, study.methods)
+        if others := [method for method in study.methods if method not in of_pair]:
+            raise UserError(
+                f"{section}.methods: pair {study.pair!r} is not for {', '.join(others)}; its "
+                f"methods are {', '.join(experiment.pairs[study.pair].methods)}"
+            )
         experiment.check_known(f"{section}.baseline", study.baseline, study.methods)
         check_contrasts(experiment, section, study.contrasts)
         for key in ("epochs", "methods"):

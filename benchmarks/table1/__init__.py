@@ -15,6 +15,7 @@ from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
 from manifold.settings.experiment import check_seeds
+from manifold.settings.messages import refuse_doubles
 from manifold.settings.section import Epochs, WholeNumber
 
 CLAIMS = "_claims.csv"  # the file of the verdicts
@@ -54,6 +55,7 @@ class Table1(Study):
     suffixes = (*FORMATS, CLAIMS, CONTRASTS, "_seeds.csv")
     shown = None
     section: ClassVar[str] = "table1"
+    methods_key: ClassVar[str] = "methods"
 
     @property
     def table(self) -> TableSettings:
@@ -92,9 +94,11 @@ class Table1(Study):
         experiment, table, section = self.experiment, self.table, self.section
         if not table.pairs:
             raise UserError(f"{section}.pairs must list at least one pair")
+        refuse_doubles(f"{section}.pairs", table.pairs)
         if TEACHER in self.methods:
             raise UserError(
-                f"methods: {TEACHER!r} stands for the teacher's own row; rename the method"
+                f"{self.methods_key}: {TEACHER!r} stands for the teacher's own row; rename "
+                "the method"
             )
         for pair in table.pairs:
             experiment.check_known(f"{section}.pairs", pair, experiment.pairs)
@@ -110,7 +114,8 @@ class Table1(Study):
             if experiment.methods and table.baseline not in methods:
                 raise UserError(
                     f"{section}.baseline {table.baseline!r} is not among the methods that run for "
-                    f"pair {pair!r} ({', '.join(methods)}); gains are taken over it, so add it"
+                    f"pair {pair!r} ({', '.join(methods)}); gains are taken over it, so add it to "
+                    f"{self.methods_key}"
                 )
 
     def preflight(self) -> None:
@@ -233,6 +238,7 @@ class Hierarchical(Table1):
     suffixes = (*FORMATS, "_seeds.csv")
     shown = ("In words",)
     section = "hierarchical"
+    methods_key = "hierarchical.methods"
 
     @property
     def methods(self) -> list[str]:
