@@ -18,7 +18,7 @@ import pandas as pd
 
 from benchmarks.evidence import sums
 from benchmarks.evidence.markup import markdown_block, markdown_text
-from benchmarks.evidence.records import finished, keys, keys_of, write_records
+from benchmarks.evidence.records import finished, keys, write_records
 from benchmarks.evidence.runs import WEIGHTS
 from benchmarks.evidence.study import Study
 from benchmarks.evidence.times import TIMES, times_table
@@ -84,7 +84,7 @@ def publish_students(experiment: Experiment, folder: Path) -> list[Path]:
     there is any to copy.
     """
     study = experiment.studies.get(IN_README)
-    of_first_seed = [] if study is None else [k for k in keys_of(study) if k[4] == study.seeds[0]]
+    of_first_seed = [] if study is None else [k for k in study.needed() if k[4] == study.seeds[0]]
     sources = {}
     for key in of_first_seed:
         place = record_path(Path(), key).with_suffix("")

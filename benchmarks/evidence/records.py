@@ -6,7 +6,6 @@ measured; ``python -m benchmarks merge`` takes them in, on this machine or on an
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from manifold.errors import UserError
 from manifold.files import write_text
@@ -53,16 +52,8 @@ def write_records(experiment: Experiment, folder: Path) -> list[Path]:
 def keys(experiment: Experiment) -> Iterator[Key]:
     """Every cell that a study needs, once."""
     return iter(
-        dict.fromkeys(key for study in experiment.studies.values() for key in keys_of(study))
+        dict.fromkeys(key for study in experiment.studies.values() for key in study.needed())
     )
-
-
-def keys_of(study: Any) -> Iterator[Key]:
-    """The cells that one study needs."""
-    for training, methods in study.students().items():
-        for method in methods:
-            for seed in study.seeds:
-                yield (*training, method, seed)
 
 
 def finished(experiment: Experiment, key: Key) -> Recorded | None:

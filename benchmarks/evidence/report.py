@@ -114,12 +114,7 @@ def _absent(study: Study, folder: Path, runs: Runs) -> list[str]:
         ]
     if not study.is_evidence:
         return []
-    needed = [
-        (*key, method, seed)
-        for key, methods in study.students().items()
-        for method in methods
-        for seed in study.seeds
-    ]
+    needed = study.needed()
     recorded = {run.key for run in runs}
     known = sum(key in recorded for key in needed)
     records = f", but the records of {known} of its {len(needed)} students" if known else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.evaluate import evaluate_checkpoint
 from benchmarks.evidence.publish import STUDENTS
-from benchmarks.evidence.records import keys, keys_of
+from benchmarks.evidence.records import keys
 from benchmarks.evidence.runs import CELLS, Run, check_run, differing, in_words
 from manifold import ranks
 from manifold.errors import Faults, UserError
@@ -76,7 +76,7 @@ def verify_students(experiment: Experiment, found: Verified) -> None:
         key: f"{study.name}.csv"
         for study in experiment.studies.values()
         if (experiment.directory / f"{study.name}.csv").is_file()
-        for key in keys_of(study)
+        for key in study.needed()
     }
     students, alone, faults = [], [], Faults()
     for key in keys(experiment):

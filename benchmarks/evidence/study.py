@@ -18,7 +18,7 @@ from benchmarks.evidence.provenance import Sources
 from benchmarks.evidence.registered import Primary, Registered, registered, words
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
-from manifold.settings.recorded import RECORDS, record_path, recorded
+from manifold.settings.recorded import RECORDS, Key, record_path, recorded
 from manifold.training.command import limit_threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -260,17 +260,30 @@ class Study:
 
     def files(self) -> list[Path]:
         """The files that ``build`` fills."""
-        return [self.experiment.directory / f"{self.name}{suffix}" for suffix in self.suffixes]
+        suffixes = [suffix for suffix in self.suffixes if suffix not in self.absent()]
+        return [self.experiment.directory / f"{self.name}{suffix}" for suffix in suffixes]
+
+    def absent(self) -> set[str]:
+        """Those of ``suffixes`` for which there is nothing to write, as it is configured."""
+        return set()
+
+    def needed(self) -> list[Key]:
+        """Of every cell that it needs."""
+        return [
+            (*training, method, seed)
+            for training, methods in self.students().items()
+            for method in methods
+            for seed in self.seeds
+        ]
 
     def cells(self) -> list[Path]:
         """The files of every cell that it needs; its record, where that is all that is here."""
         experiment, paths = self.experiment, []
-        for key, methods in self.students().items():
-            for cell in ((*key, method, seed) for method in methods for seed in self.seeds):
-                if recorded(experiment, cell) is not None:
-                    paths.append(record_path(experiment.directory / RECORDS, cell))
-                else:
-                    paths += [experiment.cell_directory(*cell) / name for name in CELL_FILES]
+        for key in self.needed():
+            if recorded(experiment, key) is not None:
+                paths.append(record_path(experiment.directory / RECORDS, key))
+            else:
+                paths += [experiment.cell_directory(*key) / name for name in CELL_FILES]
         return paths
 
     def collect(

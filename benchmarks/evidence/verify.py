@@ -16,7 +16,6 @@ from benchmarks.evidence import sums
 from benchmarks.evidence.anew import differing
 from benchmarks.evidence.folder import experiment_of, given_for
 from benchmarks.evidence.merge import merge
-from benchmarks.evidence.records import keys_of
 from benchmarks.evidence.students import Verified, verify_published_students, verify_students
 from benchmarks.evidence.study import Study
 from manifold.errors import UserError
@@ -44,7 +43,7 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
         for study in made.studies.values():
             if not (published / f"{study.name}.csv").is_file():
                 continue
-            needed, taken_in = list(keys_of(study)), made.directory / RECORDS
+            needed, taken_in = list(study.needed()), made.directory / RECORDS
             here = [key for key in needed if record_path(taken_in, key).is_file()]
             without = [key for key in needed if key not in here]
             if missing := _missing(study, published, here, without):

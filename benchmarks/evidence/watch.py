@@ -89,12 +89,7 @@ def _of_all_studies(experiment: Experiment, students: list[Key], here: set[Key])
     """How many students of the scale are done, study by study."""
     counts = []
     for name, study in experiment.studies.items():
-        own = {
-            (*training, method, seed)
-            for training, methods in study.students().items()
-            for method in methods
-            for seed in study.seeds
-        }
+        own = set(study.needed())
         counts += [f"{name} {len(own & here)} of {len(own)}"] if own else []
     return (
         f"{experiment.directory}: {len(here.intersection(students))} of the {len(students)} "

@@ -156,10 +156,9 @@ class Budgets(Study):
     def reads(self) -> list[Path]:
         return [] if self.experiment.claims is None else [find(self.settings.public_curves)]
 
-    def files(self) -> list[Path]:
+    def absent(self) -> set[str]:
         has_contrasts = contrasted(self.settings.contrasts, self.settings.methods)
-        absent = set() if has_contrasts else {f"{self.name}{CONTRASTS}"}
-        return [path for path in super().files() if path.name not in absent]
+        return set() if has_contrasts else {CONTRASTS}
 
     def build(self) -> Document:
         from benchmarks.recipes.figure import draw

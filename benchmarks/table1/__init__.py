@@ -147,11 +147,9 @@ class Table1(Study):
     def reads(self) -> list[Path]:
         return [find(self.experiment.claims)] if self.judges else []
 
-    def files(self) -> list[Path]:
+    def absent(self) -> set[str]:
         absent = set() if self.judges else {CLAIMS}
-        absent |= set() if contrasted(self.table.contrasts, self.methods) else {CONTRASTS}
-        names = {f"{self.name}{suffix}" for suffix in absent}
-        return [path for path in super().files() if path.name not in names]
+        return absent | (set() if contrasted(self.table.contrasts, self.methods) else {CONTRASTS})
 
     def identity(self):
         return [super().identity(), self.table]
