@@ -10,7 +10,8 @@ from benchmarks.detection import CONTROLS, VALIDATION, Detection
 from benchmarks.detection.data import annotation_file, read_record, title_of
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.statistics import gains_over, holm, mean_interval
+from benchmarks.evidence.gains import gain_columns
+from benchmarks.evidence.statistics import gains_over
 from benchmarks.evidence.words import (
     MISSING,
     against,
@@ -177,12 +178,10 @@ def _rows(study: Detection, detector: str, kind: str, records: dict) -> list[dic
         method: {seed: run["result"][kind]["ap"] for seed, run in runs.items()}
         for method, runs in records.items()
     }
-    gains = gains_over(baseline, ap, confidence)
+    columns = gain_columns("ap", ap, baseline, confidence, CONTROLS)
     leads = {control: gains_over(control, ap, confidence) for control in study.settings.controls}
-    adjusted = holm({method: gain.p for method, gain in gains.items() if method not in CONTROLS})
     rows = []
     for method, runs in records.items():
-        mean, gain = mean_interval(list(ap[method].values()), confidence), gains.get(method)
         results = pd.DataFrame([run["result"][kind] for run in runs.values()])
         first = next(iter(runs.values()))
         rows.append(
@@ -191,10 +190,7 @@ def _rows(study: Detection, detector: str, kind: str, records: dict) -> list[dic
                 "kind": kind,
                 "method": method,
                 "title": title_of(experiment, method),
-                "n": mean.n,
-                **interval_columns("ap", mean),
-                **interval_columns("gain", gain),
-                "p_holm": adjusted.get(method),
+                **columns[method],
                 **_merged(
                     interval_columns(f"over_{control}", lead.get(method))
                     for control, lead in leads.items()

@@ -10,10 +10,10 @@ import pandas as pd
 from benchmarks.evidence.between_methods import contrasts
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.cells import metrics_of
+from benchmarks.evidence.gains import gain_columns
 from benchmarks.evidence.statistics import (
     HIGHEST,
     Interval,
-    gains_over,
     holm,
     mean_interval,
     paired_difference,
@@ -179,11 +179,9 @@ def _rows(whole: Budgets, seeds: pd.DataFrame, teacher: float | None) -> pd.Data
     for arm, own_budget, epochs in whole.trainings():
         recipe = arm.recipe
         top1 = {method: _by_seed(seeds, recipe, epochs, method) for method in study.methods}
-        gains = gains_over(study.baseline, top1, confidence)
-        adjusted = holm({method: gain.p for method, gain in gains.items()})
+        columns = gain_columns("top1", top1, study.baseline, confidence)
         runs = seeds[(seeds["recipe"] == recipe) & (seeds["epochs"] == epochs)].iloc[0]
-        for method, values in top1.items():
-            mean, gain = mean_interval(list(values.values()), confidence), gains.get(method)
+        for method, own in columns.items():
             rows.append(
                 {
                     "recipe": recipe,
@@ -194,11 +192,8 @@ def _rows(whole: Budgets, seeds: pd.DataFrame, teacher: float | None) -> pd.Data
                     "steps": runs["steps"],
                     "method": method,
                     "title": experiment.method_definitions[method].title,
-                    "n": mean.n,
-                    **interval_columns("top1", mean),
-                    **interval_columns("gain", gain),
-                    "p_holm": adjusted.get(method),
-                    "behind_teacher": None if teacher is None else teacher - mean.mean,
+                    **own,
+                    "behind_teacher": None if teacher is None else teacher - own["top1_mean"],
                     "teacher_sha256": runs["teacher_sha256"],
                 }
             )

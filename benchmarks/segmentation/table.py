@@ -9,17 +9,12 @@ import pandas as pd
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.evidence.captions import least_difference
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.statistics import (
-    gains_over,
-    holm,
-    mean_interval,
-)
+from benchmarks.evidence.gains import gain_columns
 from benchmarks.evidence.words import (
     MISSING,
     against,
     before_and_after,
     in_epochs,
-    interval_columns,
     readable_interval,
     readable_number,
     readable_p,
@@ -156,24 +151,19 @@ def summarise(study: Segmentation, protocol: str, records: Records) -> list[dict
         method: {seed: run["result"]["miou"] for seed, run in runs.items()}
         for method, runs in records.items()
     }
-    gains = gains_over(baseline, miou, statistics.confidence)
-    adjusted = holm({method: gain.p for method, gain in gains.items() if method not in CONTROLS})
+    columns = gain_columns("miou", miou, baseline, statistics.confidence, CONTROLS)
     rows = []
     for method, runs in records.items():
-        mean = mean_interval(list(miou[method].values()), statistics.confidence)
         first = next(iter(runs.values()))
         detectable = None
-        if method in adjusted:
+        if columns[method]["p_holm"] is not None:
             detectable = least_difference(miou[method], miou[baseline], statistics)
         rows.append(
             {
                 "protocol": protocol,
                 "method": method,
                 "title": study.backbones[method],
-                "n": mean.n,
-                **interval_columns("miou", mean),
-                **interval_columns("gain", gains.get(method)),
-                "p_holm": adjusted.get(method),
+                **columns[method],
                 "gain_detectable": detectable,
                 "pixel_accuracy_mean": np.mean(
                     [run["result"]["pixel_accuracy"] for run in runs.values()]

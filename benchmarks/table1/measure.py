@@ -1,6 +1,7 @@
 """The rows of Table 1, and the claims that this scale can judge."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -9,12 +10,11 @@ from benchmarks.evidence.blocks import Blocks, blocks
 from benchmarks.evidence.captions import detectable_in_words, least_difference
 from benchmarks.evidence.cells import gradient_shares, loss_terms, metrics_of, own_share
 from benchmarks.evidence.claims import JUDGED, Claim, Side, is_of_pair
+from benchmarks.evidence.gains import gain_columns
 from benchmarks.evidence.judge import NOT_COMPARABLE, NOT_RUN, direction, judge
 from benchmarks.evidence.registered import Primary
 from benchmarks.evidence.statistics import (
     Interval,
-    gains_over,
-    holm,
     mean_interval,
     paired_difference,
     seeds_to_detect,
@@ -108,18 +108,15 @@ def _pair_rows(
 ) -> list[dict]:
     """One row a method of the pair; gains are over the pair's own baseline."""
     table, beside = study.table, study.beside.get(pair, {})
-    confidence = study.experiment.statistics.confidence
-    gains, own = gains_over(table.baseline, top1, confidence), top1[table.baseline]
-    adjusted = holm({method: gain.p for method, gain in gains.items()})
+    confidence, own = study.experiment.statistics.confidence, top1[table.baseline]
+    columns = gain_columns("top1", top1, table.baseline, confidence)
     return [
         _method_row(
             study,
             pair,
             method,
             records[method],
-            mean_interval(list(top1[method].values()), confidence),
-            gains.get(method),
-            adjusted.get(method),
+            columns[method],
             pooled,
             None
             if method == table.baseline
@@ -136,9 +133,7 @@ def _method_row(
     pair: str,
     method: str,
     runs: dict[int, dict],
-    top1: Interval,
-    gain: Interval | None,
-    p_holm: float | None,
+    columns: dict[str, Any],
     pooled: Blocks | None,
     detectable: float | None,
     claim: Claim | None,
@@ -151,13 +146,9 @@ def _method_row(
     ]
     terms, shares = loss_terms(metrics[0]), gradient_shares(metrics)
     in_blocks = pooled and pooled.gains.get(method)
-    confidence = experiment.statistics.confidence
     return {
         "method": method,
-        "n": top1.n,
-        **interval_columns("top1", top1),
-        **interval_columns("gain", gain),
-        "p_holm": p_holm,
+        **columns,
         "reported": claim and claim.printed,
         "evidence": claim and claim.evidence,
         "parameters": first["resolved"]["parameters"],
@@ -182,18 +173,20 @@ def _method_row(
         "spreads_otherwise": pooled is not None and method in pooled.left_out,
         "gradient_shares": " ".join(f"{term}={share:.4g}" for term, share in shares.items()),
         "own_gradient_share": own_share(shares),
-        "decided": gain and _decided(gain, p_holm, in_blocks, study.primary, 1 - confidence),
+        "decided": _decided(columns, in_blocks, study.primary, experiment.statistics.confidence),
     }
 
 
 def _decided(
-    gain: Interval, p_holm: float | None, in_blocks: Interval | None, primary: Primary, level: float
-) -> str:
+    columns: dict[str, Any], in_blocks: Interval | None, primary: Primary, confidence: float
+) -> str | None:
     """Who is ahead, by the test that decides; a method that left the block model by its pairs."""
-    p = in_blocks.p if primary == "blocks" and in_blocks else p_holm
-    if p >= level:
+    if columns["p_holm"] is None:  # the baseline
+        return None
+    p = in_blocks.p if primary == "blocks" and in_blocks else columns["p_holm"]
+    if p >= 1 - confidence:
         return "undecided"
-    return "ahead" if gain.mean > 0 else "behind"
+    return "ahead" if columns["gain_mean"] > 0 else "behind"
 
 
 def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:

@@ -7,12 +7,11 @@ import pandas as pd
 
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.statistics import gains_over, holm, mean_interval
+from benchmarks.evidence.gains import gain_columns
 from benchmarks.evidence.words import (
     against,
     before_and_after,
     in_epochs,
-    interval_columns,
     readable_interval,
     readable_p,
     verdicts,
@@ -201,21 +200,12 @@ def summarise(seeds: pd.DataFrame, study: Transfer) -> pd.DataFrame:
             method: dict(zip(runs["seed"], runs["top1"], strict=True))
             for method, runs in own.groupby("method", sort=False)
         }
-        gains = gains_over(transfer.baseline, top1, confidence)
-        adjusted = holm({method: gain.p for method, gain in gains.items() if method != UNTRAINED})
-        for method, title in titles.items():
-            mean = mean_interval(list(top1[method].values()), confidence)
-            rows.append(
-                {
-                    **dict(zip(KEY, key, strict=True)),
-                    "method": method,
-                    "title": title,
-                    "n": mean.n,
-                    **interval_columns("top1", mean),
-                    **interval_columns("gain", gains.get(method)),
-                    "p_holm": adjusted.get(method),
-                }
-            )
+        columns = gain_columns("top1", top1, transfer.baseline, confidence, [UNTRAINED])
+        names = dict(zip(KEY, key, strict=True))
+        rows += [
+            {**names, "method": method, "title": title, **columns[method]}
+            for method, title in titles.items()
+        ]
     return pd.DataFrame(rows)
 
 
