@@ -150,6 +150,17 @@ def test_what_is_fine_tuned_has_its_own_log(folder):
     assert (job.total, job.accuracies, job.curves) == (None, {"none": "50.00"}, {})
 
 
+def test_the_training_of_an_outside_study_is_shown_by_its_place(folder):
+    state = folder.directory / "state/spread/deit-cait/A/last.pt"
+    state.parent.mkdir(parents=True)
+    rows = {"none": [{"epoch": 1, "step": 10}]}
+    torch.save({"step": 15, "rows": rows, "wall_seconds": 30.0}, state)
+    put_log(folder, "last")
+    job, _ = sorted(underway.running(folder), key=lambda job: job.done)
+    assert (job.name, job.done, job.total) == ("spread/deit-cait/A/last", 15, None)
+    assert (job.said, job.curves) == ("last says this", {})
+
+
 def test_a_log_is_known_by_its_whole_name(folder):
     put_log(folder, "cohort-1-cnn-deit-cait-A-2-seed-3")  # of the pair cnn-deit-cait
     (job,) = underway.running(folder)

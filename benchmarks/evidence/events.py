@@ -5,6 +5,7 @@ Finished students are read from their cells or records, the others from their ch
 training knows of it.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from manifold.settings import Experiment
 from manifold.settings.recorded import Key, expected_fingerprint
 
 NO_CURVES = ("epoch", "step")
+COHORT = re.compile(
+    r"(?P<pair>[^/]+)/(?P<recipe>[^/]+)/(?P<epochs>\d+)-epochs/seed-(?P<seed>\d+)-[^/-]+"
+)
 Curves = dict[str, list[Mapping[str, Any]]]  # by the run's name, a row an epoch
 
 
@@ -76,17 +80,26 @@ def _is_of(experiment: Experiment, run: Run) -> bool:
     return is_known and run.record["fingerprint"] == expected_fingerprint(experiment, run.key)
 
 
+def cohort_of(place: Path) -> tuple[str, str, int, int] | None:
+    """Pair, recipe, epochs and seed of a cohort's checkpoint; None of one of another kind.
+
+    Args:
+        place: below the folder of states, without its suffix.
+    """
+    found = COHORT.fullmatch(place.as_posix())
+    return found and (found["pair"], found["recipe"], int(found["epochs"]), int(found["seed"]))
+
+
 def of_checkpoint(place: Path, rows: Mapping[str, list[Mapping[str, Any]]]) -> Curves:
     """The curves of the members of a cohort that is being trained.
 
     Args:
-        place: of the checkpoint below the folder of states: PAIR/RECIPE/N-epochs/seed-SEED-HASH.
+        place: of the checkpoint, as in ``cohort_of``.
     """
-    if len(place.parts) != 4:  # a teacher's, or of a study's own training
+    if (cohort := cohort_of(place)) is None:  # a teacher's, or of a study's own training
         return {}
-    pair, recipe, epochs, file = place.parts
-    seed, count = int(file.split("-")[1]), int(epochs.removesuffix("-epochs"))
-    return {_name(pair, recipe, count, method, seed): own for method, own in rows.items()}
+    pair, recipe, epochs, seed = cohort
+    return {_name(pair, recipe, epochs, method, seed): own for method, own in rows.items()}
 
 
 def _name(pair: str, recipe: str, epochs: int, method: str, seed: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence.asked import Asked, read_asked
-from benchmarks.evidence.events import Curves, of_checkpoint
+from benchmarks.evidence.events import Curves, cohort_of, of_checkpoint
 from manifold.errors import last_error
 from manifold.settings import Experiment
 from manifold.training.progress import SECONDS_BETWEEN_LINES
@@ -132,13 +132,16 @@ def _states(folder: Path) -> list[Path]:
     return sorted([*files, *(path for path in detectors.glob("*/*") if path.is_dir())])
 
 
-def _name_of_log(state: Path) -> str:
+def _name_of_log(place: Path) -> str:
     """A pattern of the name of a checkpoint's log, as the workflow gives it.
 
     Args:
-        state: below the folder of states.
+        place: below the folder of states, without its suffix.
     """
-    match state.with_suffix("").parts:
+    if cohort := cohort_of(place):
+        pair, recipe, epochs, seed = cohort
+        return rf"cohort-\d+-{re.escape(f'{pair}-{recipe}-{epochs}-seed-{seed}')}"
+    match place.parts:
         case pair, "teacher":
             return re.escape(f"teacher-{pair}")
         case "segmentation", file if found := RUN.fullmatch(file):
@@ -146,12 +149,9 @@ def _name_of_log(state: Path) -> str:
             return re.escape(f"segmentation-train-{method}-{found['seed']}")
         case "detection", file, _ if found := RUN.fullmatch(file):
             return re.escape(f"detection-train-{found['of']}-{found['seed']}")
-        case "transfer", data, file:  # seed-SEED-HASH
+        case "transfer", data, file if file.startswith("seed-"):  # and -SEED-HASH
             return re.escape(f"transfer-fine-tuning-{data}-{file.split('-')[1]}")
-        case pair, recipe, epochs, file:  # the same
-            of = f"{pair}-{recipe}-{epochs.removesuffix('-epochs')}-{file.rpartition('-')[0]}"
-            return rf"cohort-\d+-{re.escape(of)}"
-    return re.escape(state.stem)
+    return re.escape(place.name)  # of another study
 
 
 def _of_state(
@@ -162,7 +162,7 @@ def _of_state(
     place = path.relative_to(folder / "state").with_suffix("")
     is_detector = place.parts[0] == DETECTION
     state = None if is_detector else _checkpoint(path)
-    name = _name_of_log(path.relative_to(folder / "state"))
+    name = _name_of_log(place)
     own = [log for log in logs if re.fullmatch(name, log.stem)]
     if isinstance(state, dict) and asked is not None:
         # A seed that is cut has several cohorts, whose logs have one name but for a number.
@@ -213,6 +213,8 @@ def _take_checkpoint(job: Job, experiment: Experiment, state: dict[str, Any], pl
 def _epochs(experiment: Experiment, place: Path) -> int | None:
     """Of the whole training that a checkpoint is of; None where the configuration knows none."""
     studies = experiment.studies
+    if cohort := cohort_of(place):
+        return cohort[2]
     with suppress(KeyError):
         match place.parts:
             case pair, "teacher":
@@ -222,8 +224,6 @@ def _epochs(experiment: Experiment, place: Path) -> int | None:
                 return studies["segmentation"].recipe_of(protocol).epochs
             case "transfer", data, _:
                 return studies["transfer"].settings.data[data].epochs
-            case _, _, epochs, _:
-                return int(epochs.removesuffix("-epochs"))
     return None
 
 
