@@ -410,7 +410,7 @@ def test_the_files_of_the_table(finished):
     markdown = (folder / "table1.md").read_text(encoding="utf-8")
     assert "76.5 (verbatim)" in markdown and "gain-over-soft-kd" in markdown
     assert "- ahead of Soft KD (the interval lies above zero): Manifold, decoupled\n" in markdown
-    assert "trained without labels, by the recipe's alpha = 1: Soft KD; Manifold" in markdown
+    assert "trained without labels: Soft KD; Manifold" in markdown
     assert "| Teacher (cait_xxs24_224)    |   1 | 88.00" in markdown
     assert "| manifold ahead of soft_kd" in markdown and "Not comparable: " in markdown
     latex = (folder / "table1.tex").read_text(encoding="utf-8")

@@ -204,5 +204,5 @@ def _in_words(table: Measured, study: Table1) -> list[str]:
         )
     unlabelled = rows.loc[~rows["labels"].astype(bool), "title"]
     if len(unlabelled):
-        lines.append(f"trained without labels, by the recipe's alpha = 1: {'; '.join(unlabelled)}")
+        lines.append(f"trained without labels: {'; '.join(unlabelled)}")
     return lines
