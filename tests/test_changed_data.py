@@ -281,6 +281,18 @@ def test_runs_of_one_method_and_seed_of_two_pairs_are_told_apart(experiment, mon
         study.sources.refuse_mixed_data()
 
 
+def test_runs_that_are_alike_are_listed_together():
+    found = Sources()
+    for method in ("none", "sp", "dkd"):
+        for seed in (0, 1, 2):
+            code = "new" if seed == 2 or method == "dkd" else "old"
+            record = {"source_hash": "s", "training_hash": code}
+            found.add(f"{method}, deit-cait, recipe A, 2 epochs", method, seed, record)
+    of = "of deit-cait, recipe A, 2 epochs"
+    assert found.words().startswith("Mixed: 4 of the 9 runs were made by other code than the rest")
+    assert f": none, sp {of} (seed 0, 1); --config stale" in found.words()
+
+
 def test_results_on_several_data_sets_are_compared_on_each():
     found = Sources()
     for name, digest in (("pets", OLD), ("cars", NEW)):

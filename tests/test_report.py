@@ -174,6 +174,14 @@ def test_of_the_other_studies_stands_what_the_correction_leaves(tmp_path):
     assert "ahead of" not in text and "behind Soft KD" not in text
 
 
+def test_of_a_study_that_was_registered_stands_the_test_that_decides(tmp_path):
+    copy_studies(tmp_path / "mini", ("table1", "bench"))
+    text = in_short(tmp_path / "mini").partition("The other studies")[2]
+    line = text.partition("The full bench, 5 seeds: ")[2].partition("\n")[0]
+    assert line.startswith("in the block model, by Dunnett's comparison over its 38 methods at")
+    assert "Manifold on cross-entropy" in line and "told from" not in line
+
+
 def lost(folder, name):
     (folder / name).unlink()
 
@@ -422,6 +430,14 @@ def test_mixed_code_is_named(with_records):
     found["run"]["training_hash"] = "another"
     path.write_text(packed(found), encoding="utf-8")
     assert "mixed: the runs differ in training code" in text_of(with_records)
+
+
+def test_runs_that_only_a_table_which_is_not_here_needs_are_not_missing(with_records):
+    """Fewer seeds of the bench than of Table 1, and budgets that would need the rest."""
+    copied = PUBLISHED / "records/deit-cait/A/2-epochs/fitnet_on_soft_kd"
+    shutil.copytree(copied, with_records / "records/deit-cait/A/2-epochs/fitnet_on_soft_kd")
+    shutil.copy(PUBLISHED / "experiment.yaml", with_records)
+    assert "is without seed" not in text_of(with_records)
 
 
 def test_rows_know_their_family_and_every_method_has_one(folder):

@@ -13,7 +13,7 @@ from benchmarks.evidence.judge import NO_EVIDENCE, NOT_COMPARABLE, NOT_RUN
 from benchmarks.evidence.markup import markdown_block, markdown_text
 from benchmarks.evidence.publish import PUBLISHED, in_short
 from benchmarks.evidence.study import Study
-from benchmarks.evidence.words import readable_interval
+from benchmarks.evidence.words import DECIDES, readable_interval
 from manifold.errors import UserError, told
 from manifold.settings import Experiment, resolve
 from manifold.settings.resolve import known_scales
@@ -77,8 +77,8 @@ def after_correction(shown: list[Study], folder: Path, faults: list[str]) -> str
     if not lines:
         return ""
     head = (
-        "The other studies, by what Holm's correction within each of their families leaves, ahead "
-        "and behind alike:"
+        "The other studies, by the test that was registered, or else by what Holm's correction "
+        "within each of their families leaves, ahead and behind alike:"
     )
     return "\n\n".join([head, "\n".join(lines)])
 
@@ -120,13 +120,15 @@ def _claims(claims: pd.DataFrame, experiment: Experiment) -> str:
 def _after_correction(study: Study, folder: Path) -> str:
     text = (folder / f"{study.name}.md").read_text(encoding="utf-8")
     _, _, words = text.partition("\n## In words\n")
-    told = []
+    told, decides = [], []
     for line in re.findall(r"^- (.+)$", words.partition("\n## ")[0], re.MULTILINE):
+        if line.startswith(DECIDES):
+            decides.append(line.removeprefix(DECIDES))
         if found := CORRECTED.search(line):
             about = "" if found.start() == 0 else f"{line.partition('. ')[0]}, "
             told.append(f"{about}told from {found['what']}: {found['left'].rstrip('.')}")
     runs = pd.read_csv(folder / f"{study.name}_seeds.csv", usecols=["seed"])["seed"].nunique()
-    said = ". ".join(told) or "its words are single intervals or describe; see there"
+    said = ". ".join(decides or told) or "its words are single intervals or describe; see there"
     return f"- {markdown_text(study.title)}, {runs} seeds: {said}"
 
 

@@ -126,12 +126,17 @@ def _machine(environment: dict) -> str:
 
 
 def _listed(runs: list[Run]) -> str:
-    """Runs in words, row by row."""
+    """Runs in words; rows of the same seeds, and alike but for their first word, together."""
     seeds: dict[str, set[int]] = defaultdict(set)
     for row, seed in runs:
         seeds[row].add(seed)
+    alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row, own in seeds.items():
+        first, _, rest = row.partition(", ")
+        alike[rest, ", ".join(map(str, sorted(own)))].append(first)
     return "; ".join(
-        f"{row} (seed {', '.join(map(str, sorted(own)))})" for row, own in seeds.items()
+        f"{', '.join(firsts)}{f' of {rest}' if rest else ''} (seed {own})"
+        for (rest, own), firsts in alike.items()
     )
 
 

@@ -129,7 +129,10 @@ def read_runs(folder: Path) -> Runs:
 
 
 def hold_to_experiment(folder: Path, experiment: Experiment, runs: Runs) -> list[str]:
-    """Take out runs that no study of a folder needs, and name them and those that are missing."""
+    """Take out runs that no study of a folder needs, and name them and those that are missing.
+
+    Missing are those of the studies whose tables are there, or, where none is, of all studies.
+    """
     faults, needed = [], dict.fromkeys(keys(experiment))
     here = {run.key for run in runs}
     foreign = [run for run in runs if run.key not in needed]
@@ -140,7 +143,9 @@ def hold_to_experiment(folder: Path, experiment: Experiment, runs: Runs) -> list
         )
     runs.rows = {row: seeds for row, seeds in runs.rows.items() if seeds}
     missing: dict[Row, list[int]] = defaultdict(list)
-    for key in needed:
+    studies = experiment.studies.values()
+    shown = [study for study in studies if (folder / f"{study.name}.md").is_file()] or studies
+    for key in dict.fromkeys(key for study in shown for key in study.needed()):
         if key[:4] in runs.rows and key not in here:
             missing[key[:4]].append(key[4])
     for row, seeds in missing.items():

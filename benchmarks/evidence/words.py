@@ -10,6 +10,7 @@ MISSING = "—"
 PARTS = ("mean", "low", "high")
 CUT = "_cut"  # ends the name of the column that tells which ends of an interval are cut
 CUT_MARK = " (cut)"  # follows such an end
+DECIDES = "the test that decides: "  # begins a study's words on the registered test
 LEAST_P = 1e-4  # below it the digits of a p-value are those of rounding
 
 

@@ -335,7 +335,6 @@ def _caption(
     least = [(row.get("gain_detectable"), row["title"]) for row in rows]
     run = next(iter(records[table.baseline].values()))
     result = run["result"]
-    environment = run["environment"]
     return (
         f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
         f"{result['images']:,} {result['split']} images; pair {', '.join(table.pairs)}, recipe "
@@ -347,6 +346,17 @@ def _caption(
         f"Runs ahead: of all pairs of one run each and any seeds, those in which the method is "
         f"ahead of {table.baseline}. "
         f"{' '.join(teachers)} Images/s: training, the "
-        f"method alone with its teacher's pass, on {environment['device']} "
-        f"({environment['processor']}, {environment['threads']} thread(s))."
+        f"method alone with its teacher's pass, {_where(records)}."
     )
+
+
+def _where(records: dict[str, dict[int, dict]]) -> str:
+    """On which machine the rates were taken."""
+    places = {
+        f"on {found['device']} ({found['processor']}, {found['threads']} thread(s))"
+        for runs in records.values()
+        for found in (run["environment"] for run in runs.values())
+    }
+    if len(places) == 1:
+        return places.pop()
+    return "each on the machine of its runs: rates of different machines are not comparable"

@@ -4,6 +4,7 @@ import pandas as pd
 
 from benchmarks.evidence.between_methods import parts as on_contrasts
 from benchmarks.evidence.words import (
+    DECIDES,
     MISSING,
     after_correction,
     readable_interval,
@@ -191,7 +192,7 @@ def _in_words(table: Measured, study: Table1) -> list[str]:
         paired = after_correction(own, baseline, confidence, "title")
         tests = {"blocks": _in_blocks(own, baseline, confidence), "paired": paired}
         others = [line for name, line in tests.items() if name != table.primary]
-        lines += [f"the test that decides: {tests[table.primary]}", *others]
+        lines += [f"{DECIDES}{tests[table.primary]}", *others]
     weak = rows[rows["own_gradient_share"] < experiment.statistics.least_share]
     if len(weak):
         least = f"{100 * experiment.statistics.least_share:g} %"
