@@ -29,7 +29,6 @@ class Choice(Study):
     title = "Choice"
     question = "Which batch size, learning rate and budget does a scale take?"
     Settings = ChoiceSettings
-    measured = "top1"
     suffixes = (".md", ".csv")
     is_evidence = False
 

@@ -288,9 +288,8 @@ def test_runs_that_are_alike_are_listed_together():
             code = "new" if seed == 2 or method == "dkd" else "old"
             record = {"source_hash": "s", "training_hash": code}
             found.add(f"{method}, deit-cait, recipe A, 2 epochs", method, seed, record)
-    of = "of deit-cait, recipe A, 2 epochs"
     assert found.words().startswith("Mixed: 4 of the 9 runs were made by other code than the rest")
-    assert f": none, sp {of} (seed 0, 1); --config stale" in found.words()
+    assert ": none, sp (deit-cait, recipe A, 2 epochs, seed 0, 1); --config" in found.words()
 
 
 def test_results_on_several_data_sets_are_compared_on_each():

@@ -606,6 +606,9 @@ def test_what_a_table_says_of_its_registration_is_found_in_it(saying):
         study = experiment.studies["table1"]
         said = registered.words(experiment, "table1", study.runs)
         assert said and words_of(f"Top-1. {caption_of(experiment)} Not so.\n") == said
+    odd = "gains (vs. soft KD) at p < 0.05 of config.yaml"
+    said = registered.words(saying(family=odd), "table1", {})
+    assert odd in said and words_of(f"A caption. {said} Mixed: 1 of 2.") == said
     assert words_of("# Table 1\n\nTop-1 of the last epoch.\n") is None
 
 

@@ -183,7 +183,7 @@ def test_runs_of_two_machines_are_told_of(make, tmp_path):
     merge(whole, [tmp_path / "records"])
     said = tables(whole)["md"].decode()
     assert "of the 12 runs, 9 on cpu (a processor, torch 2), 3 on cpu (another pro" in said
-    assert "none, soft_kd, manifold of deit-cait, recipe A, 2 epochs (seed 3)" in said
+    assert "none, soft_kd, manifold (deit-cait, recipe A, 2 epochs, seed 3)" in said
 
 
 def test_folders_and_experiments_without_records_are_named(make, tmp_path):

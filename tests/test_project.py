@@ -195,7 +195,7 @@ def shown_in(page, name):
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
     found, published = students.Verified(), ROOT / f"results/published/{scale}"
-    verify.verify_tables(as_published(published), published, found)
+    verify.verify_tables(experiment_of(published), published, found)
     assert found.other == []
     for name in ("table1.csv", "table1_seeds.csv", "table1.md", "table1.tex"):
         assert f"{published / name} from its records" in found.same
@@ -203,15 +203,10 @@ def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
 
 def test_the_published_bench_is_made_of_its_records_to_the_letter():
     found, published = students.Verified(), ROOT / "results/published/mini"
-    verify.verify_tables(as_published(published), published, found)
+    verify.verify_tables(experiment_of(published), published, found)
     assert found.other == []
     for name in ("bench.csv", "bench_seeds.csv", "bench_contrasts.csv", "bench.md", "bench.tex"):
         assert f"{published / name} from its records" in found.same
-
-
-def as_published(folder):
-    """What the tables of a published folder were made by."""
-    return experiment_of(folder)
 
 
 def test_the_published_files_are_those_of_their_sums():
@@ -223,7 +218,7 @@ def test_the_published_files_are_those_of_their_sums():
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_the_students_of_table_1s_first_seed_are_published(scale):
     folder = ROOT / "results/published" / scale
-    made, runs = as_published(folder), students.published_runs(folder)
+    made, runs = experiment_of(folder), students.published_runs(folder)
     methods = sorted(made.methods_of("deit-cait"))
     assert sorted(path.parts[-3] for path in runs) == methods
     assert {path.parts[-2] for path in runs} == {f"seed-{made.seeds[0]}"}
@@ -232,7 +227,7 @@ def test_the_students_of_table_1s_first_seed_are_published(scale):
 def test_a_published_student_reaches_what_its_record_says(monkeypatch):
     """One of them; ``python -m benchmarks verify --published`` evaluates all."""
     folder = ROOT / "results/published/mini"
-    made, found = as_published(folder), students.Verified()
+    made, found = experiment_of(folder), students.Verified()
     raw = ROOT / made.data.folder / "FashionMNIST/raw/t10k-images-idx3-ubyte"
     if not raw.is_file():
         pytest.skip(f"Fashion-MNIST is not there ({raw}); a run of mini fetches it")
@@ -362,7 +357,7 @@ def test_the_hours_in_the_docs_are_those_of_the_rehearsal():
     assert runs["peak_memory_gib"].max() < 16
 
 
-def test_mini_is_the_choice_that_was_published():
+def test_mini_is_the_choice_that_wexperiment_of():
     choice = pd.read_csv(ROOT / "results/published/mini-choice/choice.csv")
     best = choice.groupby("recipe")["validation_top1"].mean().idxmax()
     grid = resolve({"scale": "mini-choice"}).recipes

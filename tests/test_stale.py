@@ -81,7 +81,7 @@ def test_an_edited_method_is_told_of_and_made_anew_on_request(clone):
     mixed = records(clone)
     assert changed(fresh, mixed) == {"sp seed-1"}
     assert "Mixed: 1 of the 4 runs" in caption(clone)
-    assert "sp of deit-cait, recipe A, 1 epoch (seed 0)" in caption(clone)
+    assert "sp (deit-cait, recipe A, 1 epoch, seed 0)" in caption(clone)
     for suffix in ("md", "tex"):
         assert "stale=retrain" in (clone / f"results/s/table1.{suffix}").read_text(encoding="utf-8")
 

@@ -279,6 +279,17 @@ def test_cohorts_of_a_seed_that_is_cut_have_their_own_logs(folder):
     assert second.said == "cohort-1-deit-cait-A-2-seed-3 says this"
 
 
+def test_a_cohort_of_which_a_part_is_missing_is_one_job(folder):
+    """What is missing alone is trained, and its job writes the outputs of all."""
+    root = folder.directory
+    methods = ["none", "soft_kd", "fitnet"]  # the checkpoint has the first two
+    cells = [folder.cell_directory("deit-cait", "A", 2, method, 3) for method in methods]
+    outputs = [cell.relative_to(root) / "run.json" for cell in cells]
+    ask(folder, {"cohort-0-deit-cait-A-2-seed-3": outputs})
+    (job,) = underway.running(folder)
+    assert (job.done, job.said) == (160, LINE)
+
+
 @pytest.mark.parametrize(
     "name, outputs",
     [

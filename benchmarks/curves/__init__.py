@@ -28,7 +28,6 @@ class Curves(Study):
     title = "Training curves"
     question = "How do a method's accuracy, its losses and their gradients move in training?"
     Settings = CurvesSettings
-    measured = None
 
     def check(self) -> None:
         experiment, curves = self.experiment, self.settings

@@ -97,10 +97,6 @@ class Detection(Study):
         return {(detection.pair, detection.recipe, detection.epochs): detection.methods}
 
     @property
-    def seeds(self) -> list[int]:
-        return self.settings.seeds or self.experiment.seeds
-
-    @property
     def backbones(self) -> list[str]:
         """What detectors are trained on: the controls, and the students of the methods."""
         return [*self.settings.controls, *self.settings.methods]

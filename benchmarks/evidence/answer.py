@@ -64,8 +64,10 @@ def answer(experiment: Experiment, folder: Path, shown: list[Study], faults: lis
     return "\n\n".join(parts)
 
 
-def after_correction(shown: list[Study], folder: Path, faults: list[str]) -> str:
-    """Of each study on the page but the first to answer what Holm's correction leaves, in a line.
+def in_other_studies(shown: list[Study], folder: Path, faults: list[str]) -> str:
+    """Of each study on the page but the first to answer what its registered test tells, in a line.
+
+    Of one that was not registered it is what Holm's correction leaves.
 
     Single intervals are not repeated here: of many some lie beside zero where nothing differs.
     """
@@ -73,7 +75,7 @@ def after_correction(shown: list[Study], folder: Path, faults: list[str]) -> str
     for study in shown:
         if study.is_evidence and study.name != IN_SHORT:
             with leaving_out(f"{study.title}: left out of what is in short", faults):
-                lines.append(_after_correction(study, folder))
+                lines.append(_in_one_line(study, folder))
     if not lines:
         return ""
     head = (
@@ -117,7 +119,7 @@ def _claims(claims: pd.DataFrame, experiment: Experiment) -> str:
     return "\n\n".join([words, *([markdown_block(lines)] if lines else [])])
 
 
-def _after_correction(study: Study, folder: Path) -> str:
+def _in_one_line(study: Study, folder: Path) -> str:
     text = (folder / f"{study.name}.md").read_text(encoding="utf-8")
     _, _, words = text.partition("\n## In words\n")
     told, decides = [], []

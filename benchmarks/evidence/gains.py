@@ -1,4 +1,4 @@
-"""The columns that every table of methods has: mean, paired gain over a baseline, Holm's p."""
+"""The columns that tables of methods share: mean, paired gain over a baseline, Holm's p."""
 
 from collections.abc import Collection
 from typing import Any

@@ -135,7 +135,7 @@ def _listed(runs: list[Run]) -> str:
         first, _, rest = row.partition(", ")
         alike[rest, ", ".join(map(str, sorted(own)))].append(first)
     return "; ".join(
-        f"{', '.join(firsts)}{f' of {rest}' if rest else ''} (seed {own})"
+        f"{', '.join(firsts)} ({f'{rest}, ' if rest else ''}seed {own})"
         for (rest, own), firsts in alike.items()
     )
 

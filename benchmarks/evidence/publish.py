@@ -52,6 +52,7 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
             which new sums would hide.
     """
     refuse_altered([PUBLISHED / experiment.name])
+    (PUBLISHED / experiment.name / sums.SUMS).unlink(missing_ok=True)  # of files that follow anew
     complete = [
         study for study in experiment.studies.values() if all(map(Path.is_file, study.files()))
     ]
@@ -176,6 +177,8 @@ def in_short(rows: pd.DataFrame, experiment: Experiment) -> str:
     table = experiment.table1
     baseline = experiment.method_definitions[table.baseline].title
     by_blocks = experiment.studies[IN_README].primary == "blocks"
+    if rows.empty or rows["pair"].isna().any():
+        raise UserError(f"{IN_README}.csv has no row, or one without its pair; make it anew")
     several = rows["pair"].nunique() > 1
     blocks = [
         (f"**{markdown_text(pair)}.** " if several else "")
@@ -267,7 +270,7 @@ def refuse_altered(folders: Iterable[Path]) -> None:
         if (folder / sums.SUMS).is_file():
             for fault in sums.check(folder):
                 if not fault.startswith(f"{folder / REPORT} "):
-                    faults.add(f"{fault}; restore it, or publish the run again")
+                    faults.add(f"{fault}; restore it, as git has it")
     faults.raise_any()
 
 

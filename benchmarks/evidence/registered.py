@@ -15,7 +15,10 @@ from manifold.settings.messages import path_of
 
 Primary = Literal["blocks", "paired"]
 # What `words` says, in a table's file.
-SAID = re.compile(r"Registered in .+? on .+? decides, over [^.]+\.|Not in .+?, so exploratory\.")
+SAID = re.compile(
+    r"(?:Registered in .+? on .+? decides, over .+?|Not in .+?, so exploratory)\.(?= [A-Z]|$)",
+    re.MULTILINE,
+)
 
 PRIMARY = {  # in words
     "blocks": "the randomised-block model with Dunnett's comparison",

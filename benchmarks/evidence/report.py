@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from benchmarks.evidence import behind, sums
 from benchmarks.evidence.anew import differing
-from benchmarks.evidence.answer import IN_SHORT, after_correction, answer, leaving_out
+from benchmarks.evidence.answer import IN_SHORT, answer, in_other_studies, leaving_out
 from benchmarks.evidence.behind import deviations
 from benchmarks.evidence.folder import FILE, experiment_of, given_for, refuse_missing
 from benchmarks.evidence.markup import markdown_text
@@ -78,7 +78,7 @@ def page(given: Experiment | None, folder: Path) -> str:
             "--cores all reproduce_table1 report makes both, all report every study and the page"
         )
     short = html(answer(experiment, folder, studies, faults), "In short")
-    words = html(after_correction(studies, folder, faults), "In short")
+    words = html(in_other_studies(studies, folder, faults), "In short")
     provenance = _provenance(experiment, folder, runs, faults)
     first, *others = shown
     figures = first.figures if first.name == IN_SHORT else []

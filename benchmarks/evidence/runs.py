@@ -144,7 +144,7 @@ def hold_to_experiment(folder: Path, experiment: Experiment, runs: Runs) -> list
     runs.rows = {row: seeds for row, seeds in runs.rows.items() if seeds}
     missing: dict[Row, list[int]] = defaultdict(list)
     studies = experiment.studies.values()
-    shown = [study for study in studies if (folder / f"{study.name}.md").is_file()] or studies
+    shown = [s for s in studies if s.needed() and (folder / f"{s.name}.md").is_file()] or studies
     for key in dict.fromkeys(key for study in shown for key in study.needed()):
         if key[:4] in runs.rows and key not in here:
             missing[key[:4]].append(key[4])

@@ -126,8 +126,8 @@ class Study:
 
     @property
     def seeds(self) -> list[int]:
-        """Of its students and jobs; two at least."""
-        return self.experiment.seeds
+        """Of its students and jobs, two at least: the section's own, or those of all studies."""
+        return getattr(self.settings, "seeds", None) or self.experiment.seeds
 
     @property
     def runs(self) -> dict[str, Any]:

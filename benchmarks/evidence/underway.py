@@ -165,9 +165,10 @@ def _of_state(
     name = _name_of_log(place)
     own = [log for log in logs if re.fullmatch(name, log.stem)]
     if isinstance(state, dict) and asked is not None:
-        # A seed that is cut has several cohorts, whose logs have one name but for a number.
+        # A seed that is cut has several cohorts, whose logs have one name but for a number; of a
+        # cohort that was there in part, what is missing alone is trained.
         names = {log: asked.trains(str(log.relative_to(folder))) for log in own}
-        own = [log for log in own if all(name in state["rows"] for name in names[log])]
+        own = [log for log in own if not names[log] or names[log].intersection(_names(state))]
     log = own[-1] if own else None
     text = "" if log is None else text_of(log)
     job = Job(str(place), _last_line(text), _age(log or path))
@@ -180,6 +181,11 @@ def _of_state(
         job.said = job.said or state
     job.take(pace_of(text))
     return job, own
+
+
+def _names(state: dict[str, Any]) -> set[str]:
+    """The methods that a checkpoint holds; none of a segmenter's."""
+    return set(state["rows"]) if isinstance(state["rows"], dict) else set()
 
 
 def _checkpoint(path: Path) -> dict[str, Any] | str:

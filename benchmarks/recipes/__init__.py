@@ -114,7 +114,8 @@ class Budgets(Study):
         if others := [method for method in study.methods if method not in of_pair]:
             raise UserError(
                 f"{section}.methods: pair {study.pair!r} is not for {', '.join(others)}; its "
-                f"methods are {', '.join(experiment.pairs[study.pair].methods)}"
+                f"methods are {', '.join(experiment.pairs[study.pair].methods)}; list those, or "
+                f"give {section}: null"
             )
         experiment.check_known(f"{section}.baseline", study.baseline, study.methods)
         check_contrasts(experiment, section, study.contrasts)

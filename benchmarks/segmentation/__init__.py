@@ -88,10 +88,6 @@ class Segmentation(Study):
         return {(own.pair, own.recipe, own.epochs): own.methods}
 
     @property
-    def seeds(self) -> list[int]:
-        return self.settings.seeds or self.experiment.seeds
-
-    @property
     def backbones(self) -> dict[str, str]:
         """The rows of the table, and their titles: the controls, and the students of methods."""
         definitions = self.experiment.method_definitions

@@ -130,7 +130,7 @@ def _files(
     for folder, names in walk(root, suffixes, passed_by):
         for name in names:
             path = Path(folder) / name
-            if not _is_text(name) or not _is_text(folder):
+            if not _is_text(str(path)):
                 shown = os.fsencode(path).decode("utf-8", "backslashreplace")
                 faults.add(f"{shown}: its name is not UTF-8; rename it")
                 continue

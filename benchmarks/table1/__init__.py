@@ -200,10 +200,6 @@ class Bench(Table1):
         return own.model_copy(update={"contrasts": [*own.contrasts, *self.settings.contrasts]})
 
     @property
-    def seeds(self) -> list[int]:
-        return self.settings.seeds or self.experiment.seeds
-
-    @property
     def methods(self) -> list[str]:
         own = self.experiment.methods
         return [*own, *(method for method in self.settings.methods if method not in own)]

@@ -61,7 +61,7 @@ def measure(study: Table1) -> Measured:
     """Read the cells and compute the table."""
     experiment, table = study.experiment, study.table
     claims = study.claims
-    rows, seeds, top1, captions, pooled = [], [], {}, [], {}
+    rows, seeds, top1, captions, pooled, places = [], [], {}, [], {}, set()
     for (pair, recipe, epochs), methods in study.students().items():
         records = study.collect(pair, recipe, epochs, methods)
         teacher = read_teacher(experiment, pair)
@@ -76,6 +76,7 @@ def measure(study: Table1) -> Measured:
                 experiment.statistics.confidence,
                 experiment.statistics.spread_level,
             )
+        places |= _places(records)
         rows += _pair_rows(study, pair, records, top1[pair], pooled.get(pair), claims)
         rows.append(_teacher_row(experiment, pair, teacher))
         seeds += _seed_rows(pair, records)
@@ -94,7 +95,7 @@ def measure(study: Table1) -> Measured:
         ),
         pooled=pooled,
         primary=study.primary,
-        caption=_caption(study, records, captions, rows, pooled),
+        caption=_caption(study, records, places, captions, rows, pooled),
     )
 
 
@@ -326,6 +327,7 @@ def _on_blocks(pooled: dict[str, Blocks]) -> str:
 def _caption(
     study: Table1,
     records: dict,
+    places: set[str],
     teachers: list[str],
     rows: list[dict],
     pooled: dict[str, Blocks],
@@ -335,6 +337,9 @@ def _caption(
     least = [(row.get("gain_detectable"), row["title"]) for row in rows]
     run = next(iter(records[table.baseline].values()))
     result = run["result"]
+    where = "each on the device and threads of its runs: such rates are not comparable"
+    if len(places) == 1:
+        (where,) = places
     return (
         f"Scale {experiment.name}: {experiment.description}. Top-1 (%) of the last epoch on "
         f"{result['images']:,} {result['split']} images; pair {', '.join(table.pairs)}, recipe "
@@ -346,17 +351,14 @@ def _caption(
         f"Runs ahead: of all pairs of one run each and any seeds, those in which the method is "
         f"ahead of {table.baseline}. "
         f"{' '.join(teachers)} Images/s: training, the "
-        f"method alone with its teacher's pass, {_where(records)}."
+        f"method alone with its teacher's pass, {where}."
     )
 
 
-def _where(records: dict[str, dict[int, dict]]) -> str:
-    """On which machine the rates were taken."""
-    places = {
+def _places(records: dict[str, dict[int, dict]]) -> set[str]:
+    """On which devices the runs were made, in words."""
+    return {
         f"on {found['device']} ({found['processor']}, {found['threads']} thread(s))"
         for runs in records.values()
         for found in (run["environment"] for run in runs.values())
     }
-    if len(places) == 1:
-        return places.pop()
-    return "each on the machine of its runs: rates of different machines are not comparable"

@@ -324,7 +324,7 @@ def _parts_of_text(
     )
     is_mean = table.rows["data"] == MEAN
     by_data = [("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])]
-    # One data set has no mean, and is all that there is to say.
+    # Without a mean, data sets are all that there is to say.
     for title, rows in by_data if is_mean.any() else [("", table.rows)]:
         if len(rows):
             words = in_words(rows, baseline, experiment.statistics.confidence)

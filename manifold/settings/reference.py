@@ -169,7 +169,8 @@ def _bounds(kind: Any) -> str:
     found = bounds_of(kind)
     fewest, most = found.get("min_length"), found.get("max_length")
     if fewest is not None:
-        number = fewest if fewest == most else f"{fewest} to {most}"
+        number = f"{fewest} or more" if most is None else f"{fewest} to {most}"
+        number = fewest if fewest == most else number
         words.append(f"{number} of them")
     return ", ".join(filter(None, words))
 
