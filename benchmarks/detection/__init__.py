@@ -36,15 +36,22 @@ def texts_of(configuration: Path, extended_by: tuple[Path, ...] = ()) -> list[st
         raise UserError(f"{configuration} extends itself by _base_; name the file that it is of")
     text = read_text(configuration)
     found = [text]
+    for base in _bases(text):
+        file = configuration.parent / base
+        if file.is_file():  # and not mmdet::FILE
+            found += texts_of(file, (*extended_by, own))
+    return found
+
+
+def _bases(text: str) -> list[str]:
+    """What a configuration extends, in its own words."""
+    bases: list[str] = []
     with contextlib.suppress(SyntaxError, ValueError):  # the check before all compute says it
         for node in ast.parse(text).body:
             if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_base_":
                 given = ast.literal_eval(node.value)
-                for base in [given] if isinstance(given, str) else given:
-                    file = configuration.parent / base
-                    if file.is_file():  # and not mmdet::FILE
-                        found += texts_of(file, (*extended_by, own))
-    return found
+                bases += [given] if isinstance(given, str) else given
+    return bases
 
 
 class Detection(Study):
