@@ -214,6 +214,7 @@ def test_every_study_that_is_evidence_is_held_to_it(mini):
     assert {*shown, "cost"} == set(CAPTIONS)  # choices and rehearsals compare no methods
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAPTIONS)
 def test_a_caption_says_scale_n_interval_and_the_least_gain(name, mini, monkeypatch, tmp_path):
     study = mini.studies[name]

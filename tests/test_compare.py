@@ -326,6 +326,7 @@ def test_a_figure_that_fails_takes_no_page_and_no_table_with_it(two, monkeypatch
     assert "seed-0/run.json is damaged" in made.with_suffix(".md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_names_are_text_whatever_stands_in_them(make):
     odd = r"R&D | $a$ _b_ <b>x</b> 蒸馏"
     definitions = {"soft_kd": {"title": odd}}

@@ -153,6 +153,7 @@ def test_operators_that_are_not_named_are_one_row(measured):
     assert dict(rows) == {"addmm": 0.6, "mm": 0.2, "copy": 0.1, table.OTHERS: 0.1}
 
 
+@pytest.mark.slow
 def test_the_document_has_every_form_method_and_cohort(measured):
     measured.write()
     folder = measured.experiment.directory

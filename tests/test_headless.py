@@ -80,6 +80,7 @@ def test_the_teacher_has_no_classifier_and_its_registers_are_no_patches():
     assert FrozenTeacher(network, 196).is_headless and network.num_prefix_tokens == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_that_read_no_logits_learn_from_it_and_the_others_are_refused(method, build):
     if method not in WITHOUT_LOGITS:

@@ -230,6 +230,7 @@ def test_gradient_by_the_teacher_is_none(loss):
     assert teacher.grad is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", TERMS)
 def test_torch_compile_takes_the_loss_whole(loss):
     torch.compiler.reset()

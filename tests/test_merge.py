@@ -36,6 +36,7 @@ def halves(make, tmp_path):
     return folders
 
 
+@pytest.mark.slow
 def test_two_halves_are_the_whole_byte_for_byte_without_weights_or_data(make, halves):
     whole, merged = make("whole"), make("merged")
     train(whole, SEEDS)
@@ -45,6 +46,7 @@ def test_two_halves_are_the_whole_byte_for_byte_without_weights_or_data(make, ha
     assert tables(merged) == tables(whole)
 
 
+@pytest.mark.slow
 def test_a_record_beside_cells_is_the_same_table(make, halves):
     whole, merged = make("whole"), make("merged")
     train(whole, SEEDS)
@@ -174,6 +176,7 @@ def test_what_no_study_needs_is_counted_and_left(make, halves):
     )
 
 
+@pytest.mark.slow
 def test_runs_of_two_machines_are_told_of(make, tmp_path):
     whole, other = make("whole"), make("other")
     train(whole, SEEDS[:3])

@@ -355,6 +355,7 @@ def has_a_base(method):
 WITH_A_BASE = list(filter(has_a_base, METHODS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["soft_kd", "cross_entropy"])
 @pytest.mark.parametrize("method", WITH_A_BASE)
 def test_a_base_stands_under_the_same_own_terms(build, method, base):

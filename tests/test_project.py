@@ -192,6 +192,7 @@ def shown_in(page, name):
     return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
     found, published = students.Verified(), ROOT / f"results/published/{scale}"
@@ -201,6 +202,7 @@ def test_the_published_table_is_made_of_its_records_to_the_letter(scale):
         assert f"{published / name} from its records" in found.same
 
 
+@pytest.mark.slow
 def test_the_published_bench_is_made_of_its_records_to_the_letter():
     found, published = students.Verified(), ROOT / "results/published/mini"
     verify.verify_tables(experiment_of(published), published, found)
@@ -238,6 +240,7 @@ def test_a_published_student_reaches_what_its_record_says(monkeypatch):
     assert found.same[-1].startswith("1 student(s) reach what their records say")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_the_published_page_is_that_of_the_published_files(scale):
     published = ROOT / "results/published" / scale

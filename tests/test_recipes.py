@@ -134,6 +134,7 @@ def test_a_factor_changes_what_it_is_called_by_and_nothing_else():
     }
 
 
+@pytest.mark.slow
 def test_the_tables_name_the_factor_and_what_it_changes(finished):
     study = finished.studies["recipes"]
     study.write()
@@ -200,6 +201,7 @@ def test_the_words_follow_from_the_intervals(finished):
     ) in said
 
 
+@pytest.mark.slow
 def test_the_files_of_the_study(finished):
     finished.studies["recipes"].write()
     folder = finished.directory
@@ -212,6 +214,7 @@ def test_the_files_of_the_study(finished):
     assert "each with its own full schedule" in text and "n = 3 paired seeds" in text
 
 
+@pytest.mark.slow
 def test_budgets_are_the_study_of_one_recipe(finished):
     finished.studies["budgets"].write()
     folder = finished.directory
@@ -228,6 +231,7 @@ def test_budgets_are_the_study_of_one_recipe(finished):
     assert "The teacher reaches 88.00 % (one run)" in said and "variance" not in said
 
 
+@pytest.mark.slow
 def test_two_methods_are_compared_at_each_budget(finished):
     finished.studies["budgets"].write()
     found = pd.read_csv(finished.directory / "budgets_contrasts.csv").set_index("epochs")

@@ -57,6 +57,7 @@ def test_every_shipped_file_is_valid_and_names_its_schema(kind):
         assert path.read_text(encoding="utf-8").startswith(f"{line}\n"), path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scale",
     [

@@ -68,6 +68,7 @@ def test_the_page_is_whole_and_asks_nobody(folder):
     assert read.headings[0] == 1 and all(after <= before + 1 for before, after in steps)
 
 
+@pytest.mark.slow
 def test_the_published_page_shows_every_number_of_its_tables():
     text = html.unescape(re.sub(r"<[^>]+>", "|", page(PUBLISHED)))
     for table in sorted(PUBLISHED.glob("*.md")):
@@ -82,6 +83,7 @@ def in_short(folder):
     return html.unescape(re.sub(r"<[^>]+>", "", text))
 
 
+@pytest.mark.slow
 def test_the_published_page_has_no_fault_but_what_was_not_run():
     faults = re.findall(r'<p class="missing">([^<]*)', page(PUBLISHED))
     assert [fault for fault in faults if ": nothing of it is here" not in fault] == []

@@ -544,6 +544,7 @@ def check_labels_are_named(distiller):
     assert read == (table1.LABEL_TERM in losses[0]), "labels are not what the terms say"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", DEFINITIONS)
 def test_labels_are_named_when_alpha_is_one(method, setting):
     chosen = setting(**distilled(alpha=1.0))
