@@ -43,7 +43,7 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
         for study in made.studies.values():
             if not (published / f"{study.name}.csv").is_file():
                 continue
-            needed, taken_in = list(study.needed()), made.directory / RECORDS
+            needed, taken_in = study.needed(), made.directory / RECORDS
             here = [key for key in needed if record_path(taken_in, key).is_file()]
             without = [key for key in needed if key not in here]
             if missing := _missing(study, published, here, without):
