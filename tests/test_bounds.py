@@ -2,6 +2,7 @@
 
 import math
 import typing
+from functools import cache
 from importlib import import_module
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def parts(kind):
             yield from parts(inner)
 
 
+@cache
 def models():
     """Every model that a scale's experiment is made of."""
     pending, found = [type(resolve({"scale": scale})) for scale in SCALES], set()

@@ -365,6 +365,22 @@ def gradients_of_a_step(cohort):
     return caught
 
 
+def test_of_one_pass_memory_holds_the_gradients_of_one_member(cohort):
+    made = cohort("none", "soft_kd", "fitnet")
+    holding = []
+    for member in made.members:
+        member.optimizer.register_step_pre_hook(
+            lambda *_: holding.append([m.name for m in made.members if has_gradients(m)])
+        )
+    made.step(*batch(), 0)
+    assert holding == [["none"], ["soft_kd"], ["fitnet"]]
+    assert not any(has_gradients(member) for member in made.members)
+
+
+def has_gradients(member):
+    return any(p.grad is not None for p in member.distiller.parameters())
+
+
 def test_ema_after_two_steps_is_the_weighted_mean(cohort):
     made = cohort("soft_kd", recipes={RECIPE: {"ema_decay": 0.75}})
     distiller = made.members[0].distiller

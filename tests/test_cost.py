@@ -56,6 +56,7 @@ def measured(study):
                 {"methods": methods[:1], "peak_bytes": 3 * 2**20},
                 {"methods": methods[:2], "peak_bytes": 4.5 * 2**20},
             ],
+            "held_bytes": dict.fromkeys(methods, 0.75 * 2**20),
             "uses_teacher": [name for name in methods if name != "none"],
             "cohorts": [
                 {"members": 1, "seconds": [2.0, 4.0]},
@@ -126,6 +127,9 @@ def test_a_cohort_is_held_to_its_members_apart(measured):
     # Of none and soft_kd one asks the teacher: there is no second pass to be saved.
     assert rows.loc[2, "limit"] == 1
     assert rows.loc[2, "peak_over_heaviest"] == 1.5
+    # None takes 3 MiB alone; the other keeps 0.75 between its steps.
+    assert rows.loc[2, "memory_limit"] == 1.25
+    assert rows.loc[1, "memory_limit"] == 1
 
 
 def test_operations_take_the_time_of_so_many_products(measured):
@@ -164,6 +168,7 @@ def test_the_document_has_every_form_method_and_cohort(measured):
     rows = pd.read_csv(folder / "cost.csv")
     assert "the teacher's pass, bfloat16, takes 0.60 of it in float32" in text
     assert "1.50 of the memory of its heaviest member alone" in text
+    assert "and nothing else, would make it 1.25" in text
     assert "at the 1 GFLOP/s of a product of 64³ here, would take 0.00 of that time" in text
     timed = rows[rows["part"] != table.OPERATORS]
     assert len(timed) == 7 + 2 + len(measured.settings.steps.methods) + 2 + 1
@@ -241,6 +246,20 @@ def test_everything_is_measured_and_written(study):
         "product",
     }
     assert (rows["peak_mebibytes"] > 0)[rows["part"] != "loss"].any()
+
+
+def test_a_member_keeps_its_weights_their_average_and_two_moments(study):
+    settings = study.settings.steps
+    members, teacher = steps.build(study.experiment, settings, torch.device("cpu"), ["soft_kd"])
+    (member,) = members
+    images = torch.zeros(2, *study.experiment.data.image_shape)
+    targets = torch.full((2, settings.classes), 1 / settings.classes)
+    steps.Cohort(members, teacher).step(images, targets, 0)
+    student = member.distiller.get_trainable_module()
+    weights = sum(p.nbytes for p in student.parameters())
+    counts = 4 * len(list(student.parameters()))  # AdamW's step, a float32 of each tensor
+    kept = 4 * weights + 2 * sum(b.nbytes for b in student.buffers()) + counts
+    assert steps.held_bytes(member) == kept
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ def run(experiment: Experiment) -> None:
     found = measure(experiment, steps, members, teacher)
     found |= look_into(experiment, steps, members, teacher)
     found["peaks"] = peaks(experiment, steps, device)
+    found["held_bytes"] = {member.name: held_bytes(member) for member in members}
     content = {"environment": describe_environment(device), **found}
     write_text(study.measured("steps"), json.dumps(content, indent=2) + "\n")
 
@@ -190,6 +191,14 @@ def peaks(experiment: Experiment, steps: StepShapes, device: torch.device) -> li
         peak = peak_bytes(two_steps, file, company, device, device=device)
         found.append({"methods": company, "peak_bytes": peak})
     return found
+
+
+def held_bytes(member: Member) -> int:
+    """What a member keeps between its steps: weights, their average, the optimizer's state."""
+    network = member.distiller
+    states = [value for state in member.optimizer.state.values() for value in state.values()]
+    tensors = [*network.parameters(), *network.buffers(), *filter(torch.is_tensor, states)]
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def two_steps(file: Path, methods: list[str], device: torch.device) -> Iterator[None]:

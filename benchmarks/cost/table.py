@@ -218,7 +218,8 @@ def _method_rows(study: Cost, steps: dict, baseline: str) -> list[dict]:
 def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
     """Ratios are over the sum of the members' steps alone; ``limit`` pays for one pass only.
 
-    Memory is over that of the heaviest of the members by itself.
+    Memory is over that of the heaviest of the members by itself; its ``memory_limit`` adds to the
+    heaviest what the others keep between their steps, and nothing else.
     """
     alone = {name: np.array(seconds) for name, seconds in steps["alone"].items()}
     shared = float(np.median(steps["teacher"])) if steps["teacher"] else 0.0
@@ -230,6 +231,8 @@ def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
         taught = sum(name in steps["uses_teacher"] for name in names)
         passes = max(0, taught - 1)  # that are saved
         computed = sum(steps["operations"][name] for name in names)
+        heaviest = max(names, key=lambda name: peaks[name,])
+        kept = sum(steps["held_bytes"][name] for name in names if name != heaviest)
         rows.append(
             {
                 "part": COHORTS,
@@ -241,7 +244,8 @@ def _cohort_rows(study: Cost, steps: dict) -> list[dict]:
                 "limit": 1 - passes * shared / float(np.median(apart)),
                 **_at_rate(computed - passes * steps["operations_of_teacher"], study, steps),
                 "peak_mebibytes": peaks[tuple(names)] / MEBIBYTE,
-                "peak_over_heaviest": peaks[tuple(names)] / max(peaks[name,] for name in names),
+                "peak_over_heaviest": peaks[tuple(names)] / peaks[heaviest,],
+                "memory_limit": 1 + kept / peaks[heaviest,],
             }
         )
     return rows
@@ -276,6 +280,7 @@ def readable(found: Found) -> tuple[pd.DataFrame, ...]:
     losses, steps, cohorts, operators = (
         parts[part] for part in (LOSSES, STEPS, COHORTS, OPERATORS)
     )
+    hundredths = cohorts[["limit", "peak_over_heaviest", "memory_limit"]].map("{:.2f}".format)
     return (
         pd.DataFrame(
             {
@@ -300,12 +305,11 @@ def readable(found: Found) -> tuple[pd.DataFrame, ...]:
                 "Members": cohorts["size"].map(str),
                 "ms": _texts(cohorts, "milliseconds"),
                 "Over its members apart": _texts(cohorts, "ratio"),
-                "If the teacher's pass is all that is saved": cohorts["limit"].map("{:.2f}".format),
+                "If the teacher's pass is all that is saved": hundredths["limit"],
                 **_at_rates(cohorts),
                 "Peak memory (MiB)": _peaks(cohorts),
-                "Over its heaviest member alone": cohorts["peak_over_heaviest"].map(
-                    "{:.2f}".format
-                ),
+                "Over its heaviest member alone": hundredths["peak_over_heaviest"],
+                "If what members keep is all that is added": hundredths["memory_limit"],
             }
         ),
         pd.DataFrame(
@@ -388,6 +392,8 @@ def in_words(found: Found) -> list[str]:
     )
     lines.append(
         f"it takes {last['peak_over_heaviest']:.2f} of the memory of its heaviest member alone, "
-        "networks, teacher and optimizers included"
+        "networks, teacher and optimizers included; what the others keep between their steps "
+        "(weights, their averages, the optimizer's state), and nothing else, would make it "
+        f"{last['memory_limit']:.2f}"
     )
     return lines

@@ -315,8 +315,9 @@ def cohort_name(methods: list[str]) -> str:
 class Cohort:
     """Members that share batches and the teacher's outputs, and nothing else.
 
-    The teacher runs once a pass for all of them; they go forward and backward one after another,
-    so that memory holds the graph of one. What a member learns is bit-identical to what it learns
+    The teacher runs once a pass for all of them; they go forward, backward and through their
+    update one after another, so that memory holds the graph of one, and of one pass the gradients
+    of one. What a member learns is bit-identical to what it learns
     alone with the same seed.
     """
 
@@ -355,8 +356,8 @@ class Cohort:
                         share=1 / passes,
                         is_last=is_last,
                     )
-        for member in self.members:
-            member.update(step)
+                if is_last:
+                    member.update(step)
 
     def _run_teacher(self, images: Tensor) -> None:
         started = time.perf_counter()
