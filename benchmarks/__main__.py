@@ -6,9 +6,7 @@ has been made; ``python -m benchmarks transfer probes data=digits seed=0`` does 
 ``verify``, ``describe-methods``, ``evaluate`` and ``voc-to-coco`` are of no study.
 """
 
-import sys
-
-from manifold.__main__ import call
+from manifold.__main__ import call, name_of_command
 
 COMMANDS = {
     "preflight": "benchmarks.evidence.preflight",
@@ -27,9 +25,10 @@ STUDY = "benchmarks.evidence.make"
 
 
 def main() -> None:
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(f"usage: python -m benchmarks {{{','.join(COMMANDS)},STUDY}} …\n\n{__doc__}")
-    call("benchmarks", sys.argv[1], COMMANDS.get(sys.argv[1], STUDY))
+    name = name_of_command(
+        f"usage: python -m benchmarks {{{','.join(COMMANDS)},STUDY}} …\n\n{__doc__}"
+    )
+    call("benchmarks", name, COMMANDS.get(name, STUDY))
 
 
 if __name__ == "__main__":

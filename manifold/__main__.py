@@ -38,10 +38,22 @@ def call(package: str, name: str, module: str) -> None:
     command.run(work)
 
 
-def main() -> None:
+def name_of_command(usage: str) -> str:
+    """The first word of the command line; the usage where there is none, or where it is asked."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("-h", "--help"):
+        print(usage)
+        sys.exit()
+    if not name or name.startswith("-"):
+        sys.exit(usage)
+    return name
+
+
+def main() -> None:
+    usage = f"usage: python -m manifold {{{','.join(COMMANDS)}}} …"
+    name = name_of_command(usage)
     if name not in COMMANDS:
-        sys.exit(f"usage: python -m manifold {{{','.join(COMMANDS)}}} …; got {name!r}")
+        sys.exit(f"{usage}; got {name!r}")
     call("manifold", name, COMMANDS[name])
 
 

@@ -87,3 +87,16 @@ def test_a_pipe_that_breaks_elsewhere_is_told(capfd):
 
     with pytest.raises(SystemExit, match="BrokenPipeError"):
         command.run(work)
+
+
+@pytest.mark.parametrize("package", ["manifold", "benchmarks"])
+@pytest.mark.parametrize(("words", "ends_with"), [(["--help"], 0), ([], 1), (["--hlep"], 1)])
+def test_the_usage_is_an_error_where_nobody_asked(package, words, ends_with):
+    ended = subprocess.run(
+        [sys.executable, "-m", package, *words], capture_output=True, encoding="utf-8"
+    )
+    told, silent = ended.stdout, ended.stderr
+    if ends_with:
+        told, silent = silent, told
+    assert (ended.returncode, silent) == (ends_with, "")
+    assert told.startswith(f"usage: python -m {package} {{")
