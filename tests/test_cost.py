@@ -11,6 +11,7 @@ from benchmarks.cost import forms, losses, steps, table, work
 from benchmarks.cost.figure import draw
 from benchmarks.cost.memory import peak_bytes
 from manifold.errors import UserError
+from manifold.settings import write_experiment
 
 COST = {"losses": {"batches": [2, 3], "most_pairwise": 2, "rounds": 2, "tokens": 4}}
 
@@ -260,6 +261,15 @@ def test_a_member_keeps_its_weights_their_average_and_two_moments(study):
     counts = 4 * len(list(student.parameters()))  # AdamW's step, a float32 of each tensor
     kept = 4 * weights + 2 * sum(b.nbytes for b in student.buffers()) + counts
     assert steps.held_bytes(member) == kept
+
+
+def test_memory_is_measured_with_a_batch_of_its_own(experiment, monkeypatch):
+    own = {**COST, "steps": {"images": 3, "memory_images": 5}}
+    sizes = []
+    monkeypatch.setattr(steps.Cohort, "step", lambda _, images, *__: sizes.append(len(images)))
+    file = write_experiment(experiment(cost=own))
+    assert list(steps.two_steps(file, ["none"], torch.device("cpu"))) == [None]
+    assert sizes == [5, 5]
 
 
 @pytest.mark.slow

@@ -54,7 +54,9 @@ class StepShapes(Section):
     recipe: str
     """Of all methods."""
     images: Count
-    """Of a step, in place of the recipe's batch."""
+    """Of a step that is timed, in place of the recipe's batch."""
+    memory_images: Count
+    """Of a step whose memory is measured, once: it may be the batch that a process trains with."""
     classes: Count
     """Of the drawn targets."""
     methods: list[str]

@@ -150,13 +150,16 @@ def look_into(
     }
 
 
-def _batch(experiment: Experiment, steps: StepShapes, number: int) -> tuple[Tensor, Tensor]:
+def _batch(
+    experiment: Experiment, steps: StepShapes, number: int, images: int | None = None
+) -> tuple[Tensor, Tensor]:
+    count = steps.images if images is None else images
     generator = torch.Generator().manual_seed(derive(0, "cost", number))
     shape = experiment.data.image_shape
-    images = torch.randn(steps.images, *shape, generator=generator)
-    targets = torch.randn(steps.images, steps.classes, generator=generator).softmax(dim=1)
+    drawn = torch.randn(count, *shape, generator=generator)
+    targets = torch.randn(count, steps.classes, generator=generator).softmax(dim=1)
     device = torch.device(experiment.machine.device)
-    return images.to(device), targets.to(device)
+    return drawn.to(device), targets.to(device)
 
 
 def _seconds(cohort: Cohort, images: Tensor, targets: Tensor, step: int) -> float:
@@ -208,4 +211,4 @@ def two_steps(file: Path, methods: list[str], device: torch.device) -> Iterator[
     steps = experiment.studies["cost"].settings.steps
     cohort = Cohort(*build(experiment, steps, device, methods))
     for number in range(2):
-        cohort.step(*_batch(experiment, steps, number), number)
+        cohort.step(*_batch(experiment, steps, number, steps.memory_images), number)

@@ -265,9 +265,10 @@ def _caption(study: Cost, losses: dict, steps: dict) -> str:
         f"one layer pair, forward and backward, float32, N = {shapes.tokens} tokens of "
         f"{shapes.student_channels} (student) and {shapes.teacher_channels} (teacher) channels, "
         f"K = {shapes.samples}. Steps: pair {own.pair}, recipe {own.recipe}, {own.images} images, "
-        f"n = {own.rounds} rounds, the teacher's pass in each. Rounds are no seeds: nothing is "
-        "tested, and so no least gain is said. Other machines have other times; ratios are taken "
-        "round by round. GFLOP: floating-point operations of products, convolutions and "
+        f"n = {own.rounds} rounds, the teacher's pass in each; their memory: of "
+        f"{own.memory_images} images, networks and optimizers included. Rounds are no seeds: "
+        "nothing is tested, and so no least gain is said. Other machines have other times; ratios "
+        "are taken round by round. GFLOP: floating-point operations of products, convolutions and "
         f"attention, forward and backward; at that rate: what they would take at the rate of a "
         f"float32 product of {own.product}³, if everything else (normalisation, activations, "
         "losses, optimizer, copies) cost nothing. Operators: of one step."
@@ -391,9 +392,8 @@ def in_words(found: Found) -> list[str]:
         f"would take {part:.2f} of that time"
     )
     lines.append(
-        f"it takes {last['peak_over_heaviest']:.2f} of the memory of its heaviest member alone, "
-        "networks, teacher and optimizers included; what the others keep between their steps "
-        "(weights, their averages, the optimizer's state), and nothing else, would make it "
-        f"{last['memory_limit']:.2f}"
+        f"it takes {last['peak_over_heaviest']:.2f} of the memory of its heaviest member alone; "
+        "what the others keep between their steps (weights, their averages, the optimizer's "
+        f"state), and nothing else, would make it {last['memory_limit']:.2f}"
     )
     return lines
