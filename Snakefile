@@ -13,6 +13,8 @@ from pathlib import Path
 # The folder of this file, also where it is a module of another workflow.
 HERE = workflow.current_basedir.get_path_or_uri(secret_free=True)
 sys.path.insert(0, HERE)
+# A job is `python -m …`, which finds a study or method of one's own in its working folder.
+sys.path.append(os.getcwd())
 
 from manifold.errors import MARK, ending_the_process, full_disk, last_error
 from manifold.settings import read_yaml, refuse_repeated, resolve

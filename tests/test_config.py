@@ -430,6 +430,8 @@ def test_results_stand_apart_when_something_that_shapes_weights_changes():
         )
     }
     assert len(names) == 4 and all(name.startswith("smoke-") for name in names)
+    title = {"method_definitions": {"sp": {"title": "Similarity"}}}
+    assert resolve({**SMOKE, **title}).name == "smoke"  # which shapes no weights
     assert resolve({**SMOKE, "name": "mine", "data": {"validation": 150}}).name == "mine"
 
 

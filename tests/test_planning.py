@@ -6,6 +6,8 @@ planned in seconds.
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,32 +40,42 @@ def planned(folder, *arguments):
     return {rule: int(count) for rule, count in jobs if rule != "total"}
 
 
-@pytest.fixture(scope="module")
-def touched(tmp_path_factory):
-    """A folder in which every study stands as finished, its name with a space."""
-    folder = tmp_path_factory.mktemp("a folder")
+def stand_as_finished(folder, scale, *targets):
+    """Make the files of all studies of a scale, empty, and let Snakemake take them as done."""
     for name in (*COPIED, "results/reported", "results/published"):
         (folder / name).parent.mkdir(exist_ok=True)
         os.symlink(ROOT / name, folder / name)
-    experiment = resolve({"scale": "smoke"})
+    experiment = resolve({"scale": scale})
     paths = [experiment.directory / "preflight.json"]
-    for pair in ("deit-cait", "untrained-teacher"):
+    for pair in experiment.pairs:
         teacher = experiment.teacher_directory(pair)
         paths += [teacher / name for name in (*CELL_FILES, "evaluation.json")]
         paths += [teacher / f"untrained.{suffix}" for suffix in ("safetensors", "json")]
     for study in experiment.studies.values():
-        if study.is_evidence:
-            paths += [*study.files(), *study.cells(), *study.results()]
-    paths.append(experiment.studies["transfer"].found)
-    for seed in experiment.seeds:
-        for name in ("transfer", "segmentation"):
-            student = experiment.studies[name].untrained_student(seed)
-            paths += [student, student.with_suffix(".json")]
+        paths += [*study.files(), *study.cells(), *study.results()]
+        for job in study.jobs():
+            made = [experiment.directory / path for path in job.outputs if "{" not in path]
+            paths += [path / "made" if job.is_folder else path for path in made]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
-    done = snakemake(folder, "all", "--touch", "--config", SCALE)
+    take_as_done(folder, scale, *targets)
+
+
+def take_as_done(folder, scale, *words):
+    done = snakemake(folder, *words, "--touch", "--config", f"scale={scale}")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ASKED_FOR = ("rehearse", "rehearse_detection", "reproduce_cost")  # which `all` leaves out
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory):
+    """A folder in which every study stands as finished, its name with a space."""
+    folder = tmp_path_factory.mktemp("a folder")
+    stand_as_finished(folder, "smoke", "all")
+    take_as_done(folder, "smoke", *ASKED_FOR, "--forceall")
     return folder
 
 
@@ -91,7 +103,7 @@ def test_recipes_whose_names_differ_in_punctuation_are_trained_and_rehearsed(tou
     given.write_text(f"scale: smoke\n{RECIPES_OF_ONE_RULE_NAME}", encoding="utf-8")
     found = planned(touched, "reproduce_recipes", "rehearse", "--configfile", str(given))
     trained = {rule for rule in found if re.fullmatch(r"train_deit_cait_A_1_[12]_\d", rule)}
-    assert len(trained) == 4 and found["rehearsal_pair"] == 4  # of them A and B
+    assert len(trained) == 4 and found["rehearsal_pair"] == 2  # A and B are finished
     assert planned(touched, "rehearse", "--config", "scale=mini")["rehearsal_pair"] == 5
 
 
@@ -107,6 +119,7 @@ def test_what_is_done_is_not_planned_again(touched):
         ("bench={methods: [nkd, cka, rkd]}", {"bench", "train_deit_cait_A_2_1"}),
         ("recipe_study={epochs: [1, 3]}", {"recipes", "train_deit_cait_A_3_0"}),
         ("recipe_study={public_curves: config/config.yaml}", {"recipes"}),
+        ("budgets={epochs: [1, 2, 3]}", {"budgets", "train_deit_cait_A_3_0"}),
         ("ablation={epochs: 3}", {"ablation", "train_deit_cait_A_3_0"}),
         ("ablation={groups: {Teacher: []}}", {"ablation"}),
         ("transfer={draws: 3}", {"transfer", "transfer_probes"}),
@@ -142,6 +155,59 @@ def test_a_change_plans_what_it_touches(touched, word, rules):
     wanted = {rule for rule in rules if rule.startswith("train_")}
     assert found - trainings - own == rules - wanted
     assert bool(trainings) == bool(wanted) and wanted <= trainings
+
+
+@pytest.mark.parametrize(
+    ("target", "word", "rules"),
+    [
+        ("rehearse", "rehearsal={steps: 4}", {"rehearsal_images", "rehearsal_pair", "rehearsal"}),
+        (
+            "rehearse_detection",
+            "detection_rehearsal={objects: 7}",
+            {"rehearsal_detection_folder", "rehearsal_detection_detector", "rehearsal_detection"},
+        ),
+        ("reproduce_cost", "cost={losses: {rounds: 3}}", {"cost_losses", "cost_steps", "cost"}),
+        ("reproduce_cost", "cost={steps: {images: 16}}", {"cost_steps", "cost"}),
+    ],
+)
+def test_a_change_plans_what_it_touches_of_a_study_that_is_asked_for(touched, target, word, rules):
+    assert not planned(touched, target, "--config", SCALE)
+    assert set(planned(touched, target, "--config", SCALE, word)) == {*rules, target}
+    assert not planned(touched, "all", "--config", SCALE, word)
+
+
+@pytest.mark.parametrize(
+    ("scale", "target", "changes"),
+    [
+        (
+            "mini",
+            "reproduce_hierarchical",
+            {
+                "hierarchical={epochs: 3}": {"train_swin_swin_A_3_0", "hierarchical"},
+                "hierarchical={baseline: none}": {"hierarchical"},
+            },
+        ),
+        (
+            "mini-choice",
+            "choose",
+            {
+                "choice={epochs: [3]}": {"train_deit_cait_b64_lr2_3_0", "choice"},
+                "choice={recipes: [b64-lr2]}": {"choice"},
+            },
+        ),
+    ],
+)
+def test_a_change_plans_what_it_touches_of_a_study_of_other_scales(
+    tmp_path, scale, target, changes
+):
+    stand_as_finished(tmp_path, scale, target, "--forceall")
+    assert not planned(tmp_path, target, "--config", f"scale={scale}")
+    for word, rules in changes.items():
+        found = set(planned(tmp_path, target, "--config", f"scale={scale}", word))
+        trainings = {rule for rule in found if rule.startswith("train_")}
+        wanted = {rule for rule in rules if rule.startswith("train_")}
+        assert found - trainings == {*rules - wanted, target}
+        assert bool(trainings) == bool(wanted) and wanted <= trainings
 
 
 def test_a_change_of_ones_data_plans_one_data_sets_jobs(touched):
@@ -310,6 +376,17 @@ def test_a_study_of_ones_own_is_planned_like_the_others(touched):
     assert "Did you mean 'epochs'?" in misspelt.stdout + misspelt.stderr
     gone = snakemake(touched, "-n", "--config", SCALE, "spread={study: 'own:Spred', epochs: 2}")
     assert "spread.study: there is no 'own:Spred'" in gone.stdout + gone.stderr
+
+
+def test_a_study_in_ones_working_folder_is_found_by_the_plain_command(tmp_path):
+    (tmp_path / "own.py").write_text(OWN_STUDY, encoding="utf-8")
+    section = "spread={study: 'own:Spread', epochs: 2}"
+    command = Path(sys.executable).with_name("snakemake")  # unlike `python -m`, adds no folder
+    words = ("-n", "-s", ROOT / "Snakefile", "reproduce_spread", "--config", SCALE, section)
+    done = subprocess.run(
+        [command, *words], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert done.returncode == 0 and "reproduce_spread" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("scale", ["smoke", "mini", "imagenet"])

@@ -213,9 +213,17 @@ def outputs_of(job):
 
 
 def log_of(study, job):
+    return f"{RESULTS}/logs/{name_of(study, job)}.txt"
+
+
+def benchmark_of(study, job):
+    return f"{RESULTS}/benchmarks/{name_of(study, job)}.tsv"
+
+
+def name_of(study, job):
     names = dict.fromkeys(re.findall(r"{(\w+)}", job.outputs[0]))
     marks = "".join(f"-{{{name}}}" for name in names)
-    return f"{RESULTS}/logs/{study.name}-{job.name}{marks}.txt"
+    return f"{study.name}-{job.name}{marks}"
 
 
 KINDS = {

@@ -16,6 +16,8 @@ for study in STUDIES.values():
                 outputs_of(job),
             log:
                 log_of(study, job),
+            benchmark:
+                benchmark_of(study, job)
             priority: job.priority
             localrule: job.is_local
             conda:
