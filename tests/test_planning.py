@@ -188,6 +188,14 @@ def test_a_change_plans_what_it_touches_of_a_study_that_is_asked_for(touched, ta
             },
         ),
         (
+            "smoke",
+            "reproduce_transfer",
+            {
+                "transfer={data: {faces: {epochs: 2}}}": {"transfer_fine_tuning", "transfer"},
+                "transfer={draws: 3}": {"transfer_probes", "transfer"},
+            },
+        ),
+        (
             "mini-choice",
             "choose",
             {
@@ -197,7 +205,7 @@ def test_a_change_plans_what_it_touches_of_a_study_that_is_asked_for(touched, ta
         ),
     ],
 )
-def test_a_change_plans_what_it_touches_of_a_study_of_other_scales(
+def test_a_change_plans_what_it_touches_where_every_job_is_on_record(
     tmp_path, scale, target, changes
 ):
     stand_as_finished(tmp_path, scale, target, "--forceall")

@@ -334,7 +334,9 @@ class Transfer(Study):
         own = files_digest(experiment.data, experiment.results)
         files[UNTRAINED] = planned_data(read_record(untrained), own)
         changing = {name: digest for name, digest in files.items() if digest is not None}
-        return [experiment.data, student, self.settings.data, *([changing] if changing else [])]
+        # However long it is trained on, the images are held to the same.
+        asked = {name: entry.replaced(epochs=1) for name, entry in self.settings.data.items()}
+        return [experiment.data, student, asked, *([changing] if changing else [])]
 
     def probe_identity(self, data: str, seed: int) -> dict[str, Any]:
         """What shapes the probes on a data set, except the bytes of the student's file."""
