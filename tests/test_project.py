@@ -360,7 +360,7 @@ def test_the_hours_in_the_docs_are_those_of_the_rehearsal():
     assert runs["peak_memory_gib"].max() < 16
 
 
-def test_mini_is_the_choice_that_wexperiment_of():
+def test_mini_is_the_choice_that_was_published():
     choice = pd.read_csv(ROOT / "results/published/mini-choice/choice.csv")
     best = choice.groupby("recipe")["validation_top1"].mean().idxmax()
     grid = resolve({"scale": "mini-choice"}).recipes

@@ -95,7 +95,7 @@ def measure(
     shown = progress(what="steps", unit="round", total=1 + steps.rounds)
     step = 0
     for number in range(1 + steps.rounds):
-        images, targets = _batch(experiment, steps, number)
+        images, targets = _batch(experiment, steps, number, steps.images)
         for member in members:
             cohort = Cohort([member], teacher)
             taken = _seconds(cohort, images, targets, step)
@@ -136,7 +136,7 @@ def look_into(
     After ``measure``: each member takes one step more, the profiled ones two.
     """
     step = (1 + steps.rounds) * (1 + len(steps.members))
-    images, targets = _batch(experiment, steps, step)
+    images, targets = _batch(experiment, steps, step, steps.images)
 
     def taken_by(company: list[Member], number: int) -> Callable[[], None]:
         unseen = images.clone()  # which the teacher has not been asked with
@@ -151,9 +151,8 @@ def look_into(
 
 
 def _batch(
-    experiment: Experiment, steps: StepShapes, number: int, images: int | None = None
+    experiment: Experiment, steps: StepShapes, number: int, count: int
 ) -> tuple[Tensor, Tensor]:
-    count = steps.images if images is None else images
     generator = torch.Generator().manual_seed(derive(0, "cost", number))
     shape = experiment.data.image_shape
     drawn = torch.randn(count, *shape, generator=generator)
