@@ -124,16 +124,14 @@ def test_transfer_is_checked_and_measured_again_on_other_files_of_its_data(folde
     jobs = {job.name: job for job in study.jobs()}
 
     def planned():
-        found = {"prepare": jobs["prepare"].identity()}
+        found = {"prepare": jobs["prepare"].identity(data="pets")}
         for name in ("probes", "fine-tuning"):
             found[name] = jobs[name].data_files(data="pets", seed=0)
         return found
 
     before = planned()
-    study.found.parent.mkdir(parents=True)
-    study.found.write_text(
-        json.dumps({"pets": {"data_digest": before["probes"]}}), encoding="utf-8"
-    )
+    study.found("pets").parent.mkdir(parents=True)
+    study.found("pets").write_text(json.dumps({"data_digest": before["probes"]}), encoding="utf-8")
     touch(folder)
     assert planned() == before
     folder.rename(folder.with_name("away"))

@@ -4,6 +4,7 @@ The files of a whole run are made empty, and Snakemake told that they are done; 
 planned in seconds.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,8 @@ import yaml
 
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, ROOT, refuse_repeated, resolve
+from manifold.settings.recorded import expected_fingerprint
+from manifold.settings.sources import source_hash
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +59,8 @@ def stand_as_finished(folder, scale, *targets):
         for job in study.jobs():
             made = [experiment.directory / path for path in job.outputs if "{" not in path]
             paths += [path / "made" if job.is_folder else path for path in made]
+    if transfer := experiment.studies.get("transfer"):
+        paths += [transfer.found(name) for name in transfer.settings.data]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
@@ -74,8 +79,7 @@ ASKED_FOR = ("rehearse", "rehearse_detection", "reproduce_cost")  # which `all` 
 def touched(tmp_path_factory):
     """A folder in which every study stands as finished, its name with a space."""
     folder = tmp_path_factory.mktemp("a folder")
-    stand_as_finished(folder, "smoke", "all")
-    take_as_done(folder, "smoke", *ASKED_FOR, "--forceall")
+    stand_as_finished(folder, "smoke", "all", *ASKED_FOR, "--forceall")
     return folder
 
 
@@ -150,7 +154,7 @@ def test_a_change_plans_what_it_touches(touched, word, rules):
     found = set(planned(touched, "all", "--config", SCALE, word)) - {"all"}
     # Of the trainings that a budget of its own asks for, one stands for all; and what a study's
     # data are prepared by is the study's.
-    own = {"transfer_prepare", "detection_prepare", "segmentation_prepare"}
+    own = {"detection_prepare", "segmentation_prepare"}
     trainings = {rule for rule in found if rule.startswith("train_")}
     wanted = {rule for rule in rules if rule.startswith("train_")}
     assert found - trainings - own == rules - wanted
@@ -216,6 +220,48 @@ def test_a_change_plans_what_it_touches_where_every_job_is_on_record(
         wanted = {rule for rule in rules if rule.startswith("train_")}
         assert found - trainings == {*rules - wanted, target}
         assert bool(trainings) == bool(wanted) and wanted <= trainings
+
+
+def write_record(folder, experiment, key, **changes):
+    """The run.json of a cell as it is asked for, as old as the file that it replaces."""
+    record = {
+        "fingerprint": expected_fingerprint(experiment, key),
+        "source_hash": source_hash(experiment.method_definitions[key[3]].distiller),
+    }
+    path = folder / experiment.cell_directory(*key) / "run.json"
+    before = path.stat()
+    path.write_text(json.dumps(record | changes), encoding="utf-8")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_cohort_is_trained_again_for_a_cell_that_is_something_else_and_for_no_other(
+    tmp_path, monkeypatch
+):
+    stand_as_finished(tmp_path, "smoke", "reproduce_table1", "--forceall")
+    monkeypatch.chdir(tmp_path)
+    experiment = resolve({"scale": "smoke"})
+    (((pair, recipe, epochs), methods),) = experiment.studies["table1"].students().items()
+    assert len(methods) > 2 and len(experiment.seeds) == 2
+    cells = [
+        (pair, recipe, epochs, method, seed) for method in methods for seed in experiment.seeds
+    ]
+    for cell in cells:
+        write_record(tmp_path, experiment, cell)
+    # Its first method is left out, so the first seed's cohort is smaller, and cut otherwise.
+    smaller = f"methods=[{', '.join(methods[1:])}]"
+
+    def trainings(*words):
+        found = planned(tmp_path, "reproduce_table1", "--config", SCALE, *words)
+        return sum(count for rule, count in found.items() if rule.startswith("train_"))
+
+    for changes in ({"fingerprint": "of another rate"}, {"fingerprint": "of another width"}):
+        assert trainings() == trainings(smaller) == trainings(smaller, "seeds=[1, 0]") == 0
+        write_record(tmp_path, experiment, cells[0], **changes)
+        assert trainings() == 1 and trainings(smaller) == 0
+        take_as_done(tmp_path, "smoke", "reproduce_table1")  # Snakemake's record of its job
+        write_record(tmp_path, experiment, cells[0])
+    write_record(tmp_path, experiment, cells[0], source_hash="of older code")
+    assert trainings() == 0 and trainings("stale=retrain") == 1
 
 
 def test_a_change_of_ones_data_plans_one_data_sets_jobs(touched):

@@ -25,6 +25,7 @@ from benchmarks.transfer import (
 )
 from benchmarks.transfer import table as table_module
 from benchmarks.transfer.cells import fine_tuning_cell
+from benchmarks.transfer.prepare import initialise as initialise_students
 from benchmarks.transfer.prepare import prepare
 from benchmarks.transfer.probes import draw_name, draw_shots, linear_probe, nearest_neighbours
 from benchmarks.transfer.students import students_of
@@ -57,7 +58,9 @@ def study(tmp_path_factory):
     """Students of one epoch, whose teacher knows nothing, carried through the whole study."""
     made = experiment_in(tmp_path_factory.mktemp("study"))
     initialise(made, STUDY["pair"])
-    prepare(made)
+    for name in made.transfer.data:
+        prepare(made, name)
+    initialise_students(made)
     for seed in made.seeds:
         train(*student_setting(made, STUDY["pair"], "A", 1, METHODS, seed))
         for name in made.transfer.data:
@@ -531,8 +534,8 @@ def test_a_folder_of_ones_own_is_carried_through(study, tmp_path):
     entry = {**own_folder(tmp_path / "mine", train=40), "protocols": ["linear-probe", "k-nn"]}
     made = mine(study, entry)
     assert list(made.transfer.data) == ["mine"] and made.name == "smoke"
-    found = json.loads(json.dumps(prepare(made)))
-    assert found["mine"]["splits"] == {"train": 114, "validation": 6, "test": 12}
+    found = json.loads(json.dumps(prepare(made, "mine")))
+    assert found["splits"] == {"train": 114, "validation": 6, "test": 12}
     for seed in made.seeds:
         probes.run(made, "mine", seed)
     rows = build(made.studies["transfer"]).csv[""]
@@ -642,7 +645,7 @@ def test_a_bad_study_names_the_culprit(changes, words):
 def test_probes_are_not_measured_on_the_split_of_their_choices():
     made = resolve({"scale": "smoke", "evaluation_split": "validation"})
     with pytest.raises(UserError, match=r"transfer\.data\.textures\.protocols.*fine-tuning"):
-        prepare(made)
+        prepare(made, "textures")
 
 
 def test_the_study_trains_what_table_1_has_not_and_nothing_else():

@@ -236,10 +236,9 @@ class Transfer(Study):
 
     # ---- folders -----------------------------------------------------------------------------
 
-    @property
-    def found(self) -> Path:
-        """What was found of the data sets before anything was computed."""
-        return self.experiment.directory / "transfer" / "data.json"
+    def found(self, name: str) -> Path:
+        """What was found of a data set before anything was computed."""
+        return self.experiment.directory / "transfer" / name / "data.json"
 
     def directory(self, name: str, method: str, seed: int) -> Path:
         return self.experiment.directory / "transfer" / name / method / f"seed-{seed}"
@@ -271,25 +270,30 @@ class Transfer(Study):
             Job(
                 "prepare",
                 run="benchmarks.transfer.prepare:prepare",
-                message="Checking the data sets of the transfer study",
-                outputs=(
-                    "transfer/data.json",
-                    *(
-                        f"transfer/seed-{seed}/{UNTRAINED}.{suffix}"
-                        for seed in self.experiment.seeds
-                        for suffix in ("safetensors", "json")
-                    ),
-                ),
+                message="Checking {wildcards.data} for the transfer study",
+                outputs=("transfer/{data}/data.json",),
                 identity=self._prepared,
                 is_local=True,
                 priority=100,  # errors in the data come before the training of students
+            ),
+            Job(
+                "initialise",
+                run="benchmarks.transfer.prepare:initialise",
+                message="Initialising the transfer study's untrained students",
+                outputs=tuple(
+                    f"transfer/seed-{seed}/{UNTRAINED}.{suffix}"
+                    for seed in self.experiment.seeds
+                    for suffix in ("safetensors", "json")
+                ),
+                identity=self._initialised,
+                is_local=True,
             ),
             Job(
                 "probes",
                 run="benchmarks.transfer.probes:run",
                 message="Probing the students of seed {wildcards.seed} on {wildcards.data}",
                 outputs=tuple(f"{cell}/{file}" for cell in cells for file in PROBE_FILES),
-                inputs=lambda data, seed: [self.found, *self.student_files(seed)],
+                inputs=lambda data, seed: [self.found(data), *self.student_files(seed)],
                 identity=self.probe_identity,
                 data_files=lambda data, seed: self.data_files(data),
                 processes="one",
@@ -301,7 +305,7 @@ class Transfer(Study):
                 outputs=tuple(
                     f"{cell}/fine-tuning/{file}" for cell in cells for file in CELL_FILES
                 ),
-                inputs=lambda data, seed: [self.found, *self.student_files(seed)],
+                inputs=lambda data, seed: [self.found(data), *self.student_files(seed)],
                 identity=self.fine_tuning_identity,
                 data_files=lambda data, seed: self.data_files(data),
                 processes="as trainings",
@@ -321,22 +325,19 @@ class Transfer(Study):
             )
         ]
 
-    def _prepared(self) -> Any:
-        experiment = self.experiment
-        student = experiment.pairs[self.settings.pair].student
-        found = read_record(self.found)
-        files = {
-            name: planned_data(found and found.get(name, {}), self.data_files(name))
-            for name in self.settings.data
-        }
-        untrained = self.untrained_student(experiment.seeds[0]).with_suffix(".json")
-        # The experiment's own data say how many classes an untrained student has.
-        own = files_digest(experiment.data, experiment.results)
-        files[UNTRAINED] = planned_data(read_record(untrained), own)
-        changing = {name: digest for name, digest in files.items() if digest is not None}
+    def _prepared(self, data: str) -> Any:
         # However long it is trained on, the images are held to the same.
-        asked = {name: entry.replaced(epochs=1) for name, entry in self.settings.data.items()}
-        return [experiment.data, student, asked, *([changing] if changing else [])]
+        asked = self.settings.data[data].replaced(epochs=1)
+        files = planned_data(read_record(self.found(data)), self.data_files(data))
+        return [self.experiment.data, asked, *([] if files is None else [files])]
+
+    def _initialised(self) -> Any:
+        # The experiment's own data say how many classes an untrained student has.
+        experiment = self.experiment
+        record = read_record(self.untrained_student(experiment.seeds[0]).with_suffix(".json"))
+        files = planned_data(record, files_digest(experiment.data, experiment.results))
+        student = experiment.pairs[self.settings.pair].student
+        return [experiment.data, student, *([] if files is None else [files])]
 
     def probe_identity(self, data: str, seed: int) -> dict[str, Any]:
         """What shapes the probes on a data set, except the bytes of the student's file."""

@@ -86,25 +86,27 @@ def _check_neighbours(
         )
 
 
-def prepare(experiment: Experiment) -> dict:
-    """Open every data set, then initialise the untrained student of every seed.
+def prepare(experiment: Experiment, data: str) -> dict:
+    """Open a data set, and hold it to what the study asks of it.
 
-    Their images were decoded by ``benchmarks.transfer.check``, where that is asked for.
+    Its images were decoded by ``benchmarks.transfer.check``, where that is asked for.
 
     Returns:
-        What ``transfer/data.json`` holds: sizes, classes and digest of every data set.
+        What ``transfer/DATA/data.json`` holds: its sizes, classes and digest.
 
     Raises:
-        UserError: a data set is not what the study asks for.
+        UserError: the data set is not what the study asks for.
     """
     study = experiment.studies["transfer"]
-    found = {
-        name: check_data(study, name, open_data(name, study.data(name)))
-        for name in study.settings.data
-    }
+    found = check_data(study, data, open_data(data, study.data(data)))
+    write_text(study.found(data), json.dumps(found, indent=2) + "\n")
+    return found
+
+
+def initialise(experiment: Experiment) -> None:
+    """Initialise the untrained student of every seed."""
+    study = experiment.studies["transfer"]
     splits = load_splits(experiment.data)
     student = experiment.pairs[study.settings.pair].student
     for seed in experiment.seeds:
         write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
-    write_text(study.found, json.dumps(found, indent=2) + "\n")
-    return found

@@ -45,7 +45,9 @@ def students_of(study: Transfer, seed: int) -> list[Student]:
     records = collect(experiment, *key, methods, [seed])
     untrained = study.untrained_student(seed)
     if not record_of(untrained).is_file():
-        raise UserError(f"{untrained}: not there; python -m benchmarks transfer prepare makes it")
+        raise UserError(
+            f"{untrained}: not there; python -m benchmarks transfer initialise makes it"
+        )
     classes = read_run(record_of(untrained))["classes"]
     students = [Student(UNTRAINED, pair.student, untrained, classes)]
     for method, runs in records.items():

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from manifold.settings.data_files import is_of_files
+from manifold.settings.data_files import is_of_files, is_other
 from manifold.settings.experiment import Experiment
+from manifold.settings.recorded import Key, expected_fingerprint
 from manifold.settings.sources import PROJECT, job_hash, source_hash
 
 RECORDS = ("run.json", "probes.json")  # the files of outputs that tell what made them
@@ -31,6 +32,28 @@ def is_followed(experiment: Experiment, module: str) -> bool:
 def is_outdated(experiment: Experiment, distiller: str, made_by: str | None) -> bool:
     """Whether what sources of this hash made of a method is to be made anew for its code."""
     return made_by != source_hash(distiller) and is_followed(experiment, distiller)
+
+
+def is_made_anew(experiment: Experiment, key: Key, data: str | None) -> bool:
+    """Whether a finished cell is something else than what is asked for, so that it is made anew.
+
+    One that is not there, or whose teacher is not, is made anyway: of it nothing is said.
+
+    Args:
+        data: the digest of the files that it is to be trained on.
+
+    Raises:
+        UserError: the method's file is not Python.
+    """
+    distiller = experiment.method_definitions[key[3]].distiller
+    source_hash(distiller)  # whether there is a record or not
+    record = read_record(experiment.cell_directory(*key) / "run.json")
+    expected = record and expected_fingerprint(experiment, key)
+    return expected is not None and (
+        record.get("fingerprint") != expected
+        or is_outdated(experiment, distiller, record.get("source_hash"))
+        or is_other(record.get("data_digest"), data)
+    )
 
 
 def planned_sources(

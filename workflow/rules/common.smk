@@ -1,5 +1,7 @@
 """What the rules share: how a job is started, and what plans it again."""
 
+import ast
+
 import psutil  # which Snakemake brings
 from benchmarks.evidence.asked import write_asked
 from benchmarks.evidence.checked import asked_studies, unchecked
@@ -11,13 +13,14 @@ from manifold.settings.data_files import files_digest
 from manifold.settings.files import let_jobs_run_these_sources
 from manifold.settings.sources import job_hash
 from manifold.settings.stale import (
-    planned_sources_of_cells,
+    is_made_anew,
     planned_sources_of_job,
     planned_sources_of_teacher,
 )
 from manifold.training.finished import forget_all, keep_all
 from manifold.training.launch import cpus, resources
 from manifold.training.parent import tell_jobs
+from snakemake.io import IOFile
 
 MACHINE = EXPERIMENT.machine
 
@@ -96,29 +99,42 @@ wildcard_constraints:
     seed=r"\d+",
 
 
-def identity_of(pair, recipe, epochs, methods):
-    """A params function: what shapes the weights of a cohort of these methods."""
+MAKING = "making "  # before its number
+
+
+def making_of(pair, recipe, epochs, methods):
+    """A params function: how often cells were made anew; once more where one has to be.
+
+    Snakemake compares it with what it recorded of each cell, and plans the job where they differ.
+    It names no cell: what else is trained in the same job, which a smaller list of methods or
+    another number of jobs changes, plans nothing again.
+    """
 
     @ending_the_process()
-    def hashed(wildcards):
-        key, seed = (pair, recipe, epochs), int(wildcards.seed)
-        return fingerprint(
-            [
-                [
-                    EXPERIMENT.cell_identity(*key, method, seed),
-                    sources_of(*key, method, seed),
-                ]
-                for method in methods
-            ]
-        )
+    def making(wildcards):
+        seed = int(wildcards.seed)
+        cells = [(pair, recipe, epochs, method, seed) for method in methods]
+        # Of every cell, since a method that is not Python is told here.
+        anew = [is_made_anew(EXPERIMENT, cell, DATA_FILES) for cell in cells]
+        directories = [EXPERIMENT.cell_directory(*cell) for cell in cells]
+        number = max(map(recorded_making, directories)) + any(anew)
+        return f"{MAKING}{number}"
 
-    return hashed
+    return making
 
 
-def sources_of(pair, recipe, epochs, method, seed):
-    """The code and data behind a cell, as far as they are to plan it again."""
-    record = EXPERIMENT.cell_directory(pair, recipe, epochs, method, seed) / "run.json"
-    return planned_sources_of_cells(EXPERIMENT, method, [record], DATA_FILES)
+def recorded_making(directory):
+    """The number that Snakemake recorded with a cell."""
+    file = IOFile(str(directory / CELL_FILES[0]))
+    for param in map(ast.literal_eval, workflow.persistence.params(file) or ()):
+        if str(param).startswith(MAKING):
+            return int(param.removeprefix(MAKING))
+    return 0
+
+
+def uncompared(value):
+    """A params function that Snakemake leaves out of what plans a job again, as it derives."""
+    return lambda wildcards, output: value
 
 
 def identity_of_teacher(record, data=DATA_FILES):

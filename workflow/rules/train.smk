@@ -133,8 +133,8 @@ for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
                 pair=pair,
                 recipe=recipe,
                 epochs=epochs,
-                methods=methods,
-                fingerprint=identity_of(pair, recipe, epochs, methods),
+                methods=uncompared(methods),
+                making=making_of(pair, recipe, epochs, methods),
             message:
                 "Training seed {wildcards.seed} of {params.methods} ({params.pair}, recipe"
                 " {params.recipe}, {params.epochs} epoch(s)); log: {log}"
