@@ -61,6 +61,9 @@ def stand_as_finished(folder, scale, *targets):
             paths += [path / "made" if job.is_folder else path for path in made]
     if transfer := experiment.studies.get("transfer"):
         paths += [transfer.found(name) for name in transfer.settings.data]
+    for study in map(experiment.studies.get, ("transfer", "segmentation")):
+        students = [study.untrained_student(seed) for seed in study.seeds] if study else []
+        paths += [*students, *(path.with_suffix(".json") for path in students)]
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
@@ -137,6 +140,7 @@ def test_what_is_done_is_not_planned_again(touched):
         ("detection={data: {masks: false}}", {"detection", "detection_train"}),
         ("segmentation={pictures: 1}", {"segmentation"}),
         ("segmentation={frozen: {epochs: 1}}", {"segmentation", "segmentation_train"}),
+        ("segmentation={seeds: [1, 0]}", {"segmentation"}),
         ("rehearsal={steps: 4}", set()),
         ("detection_rehearsal={objects: 7}", set()),
         ("machine={threads: 2, workers: 1}", set()),
@@ -154,7 +158,7 @@ def test_a_change_plans_what_it_touches(touched, word, rules):
     found = set(planned(touched, "all", "--config", SCALE, word)) - {"all"}
     # Of the trainings that a budget of its own asks for, one stands for all; and what a study's
     # data are prepared by is the study's.
-    own = {"detection_prepare", "segmentation_prepare"}
+    own = {"detection_prepare"}
     trainings = {rule for rule in found if rule.startswith("train_")}
     wanted = {rule for rule in rules if rule.startswith("train_")}
     assert found - trainings - own == rules - wanted
@@ -269,6 +273,23 @@ def test_a_change_of_ones_data_plans_one_data_sets_jobs(touched):
     seeds = len(resolve({"scale": "smoke"}).seeds)
     assert (jobs["transfer_probes"], jobs["transfer"]) == (seeds, 1)
     assert not any(rule.startswith("train_") for rule in jobs)
+
+
+def test_one_more_seed_plans_what_is_of_this_seed(touched):
+    """The jobs of the seeds that are done stay, beside the tables."""
+    words = ("--config", SCALE, "seeds=[0, 1, 2]")
+    studies = resolve({"scale": "smoke"}).studies
+    jobs = planned(touched, "reproduce_transfer", *words)
+    data = len(studies["transfer"].settings.data)
+    assert jobs["transfer_initialise"] == 1 and "transfer_prepare" not in jobs
+    assert jobs["transfer_probes"] + jobs["transfer_fine_tuning"] == 2 * data
+    jobs = planned(touched, "reproduce_segmentation", *words)
+    assert jobs["segmentation_initialise"] == 1 and "segmentation_prepare" not in jobs
+    assert jobs["segmentation_train"] == len(studies["segmentation"].backbones)
+    jobs = planned(touched, "reproduce_detection", "reproduce_maps", *words)
+    detection = studies["detection"]
+    assert jobs["detection_train"] == len(detection.backbones) * len(detection.settings.detectors)
+    assert jobs["maps_measure"] == 1 and "detection_prepare" not in jobs
 
 
 def test_a_second_config_is_refused_and_what_would_be_lost_is_named(touched):

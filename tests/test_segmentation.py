@@ -37,6 +37,7 @@ from benchmarks.segmentation.masks import lookup, read_folder, read_mask
 from benchmarks.segmentation.measure import measure
 from benchmarks.segmentation.networks import LinearHead, Segmenter, UPerDecoder, enlarge
 from benchmarks.segmentation.pictures import MUTED, colours, painted
+from benchmarks.segmentation.prepare import initialise as initialise_student
 from benchmarks.segmentation.prepare import prepare, take_folder
 from benchmarks.segmentation.scores import confusion, scores
 from benchmarks.segmentation.settings import IGNORED, Decoder
@@ -617,6 +618,7 @@ def study(tmp_path_factory):
     initialise(made, "untrained-teacher")
     prepare(made)
     for seed in made.seeds:
+        initialise_student(made, seed)
         train_students(*student_setting(made, "untrained-teacher", "A", 1, METHODS, seed))
         for method in made.studies["segmentation"].backbones:
             run(made, method, seed)
@@ -796,6 +798,7 @@ def test_a_folder_of_other_classes_sizes_and_ignored_pixels(tmp_path, zero):
     own = made.studies["segmentation"]
     assert own.preflight() == {"splits": {"train": 4, "test": 4}, "classes": NAMES}
     prepare(made)
+    initialise_student(made, 0)
     run(made, UNTRAINED, 0)
     test = open_split(own, read_found(own), "test")
     for protocol in PROTOCOLS:

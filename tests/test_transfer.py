@@ -25,7 +25,7 @@ from benchmarks.transfer import (
 )
 from benchmarks.transfer import table as table_module
 from benchmarks.transfer.cells import fine_tuning_cell
-from benchmarks.transfer.prepare import initialise as initialise_students
+from benchmarks.transfer.prepare import initialise as initialise_student
 from benchmarks.transfer.prepare import prepare
 from benchmarks.transfer.probes import draw_name, draw_shots, linear_probe, nearest_neighbours
 from benchmarks.transfer.students import students_of
@@ -60,8 +60,8 @@ def study(tmp_path_factory):
     initialise(made, STUDY["pair"])
     for name in made.transfer.data:
         prepare(made, name)
-    initialise_students(made)
     for seed in made.seeds:
+        initialise_student(made, seed)
         train(*student_setting(made, STUDY["pair"], "A", 1, METHODS, seed))
         for name in made.transfer.data:
             probes.run(made, name, seed)

@@ -13,7 +13,6 @@ from manifold.errors import UserError
 from manifold.files import read_text
 from manifold.settings import CELL_FILES, Students, check_folder_name, find, suggest
 from manifold.settings.data_files import files_digest
-from manifold.settings.experiment import check_seeds
 from manifold.settings.messages import refuse_doubles
 from manifold.settings.stale import planned_data, read_record
 
@@ -85,8 +84,6 @@ class Detection(Study):
         for detector in detection.detectors:
             check_folder_name(detector)
             self.configuration_file(detector)
-        if detection.seeds is not None:
-            check_seeds("detection.seeds", detection.seeds)
         if self.evaluated not in self.splits:
             raise UserError(
                 f"evaluation_split {self.evaluated!r}: detection has no such images; give "

@@ -10,7 +10,6 @@ from benchmarks.segmentation.settings import HeadRecipe, SegmentationSettings
 from manifold.errors import UserError
 from manifold.image_folders import IMAGE_SUFFIXES
 from manifold.settings import CELL_FILES, UNTRAINED, Students, data_files, fingerprint
-from manifold.settings.experiment import check_seeds
 from manifold.settings.stale import planned_data, read_record
 
 CONTROLS = {  # what is no method, and what it is called
@@ -55,8 +54,6 @@ class Segmentation(Study):
                     f"segmentation.methods: {control!r} stands for a control, which is always "
                     "there; rename the method"
                 )
-        if own.seeds is not None:
-            check_seeds("segmentation.seeds", own.seeds)
         if own.data.folder is not None and experiment.evaluation_split == "validation":
             raise UserError(
                 "segmentation.data.folder: nothing is held out from a folder; name the images that "
@@ -151,17 +148,21 @@ class Segmentation(Study):
                 "prepare",
                 run="benchmarks.segmentation.prepare:prepare",
                 message="Preparing the images of the segmenters",
-                outputs=(
-                    "segmentation/data/data.json",
-                    *(
-                        f"segmentation/seed-{seed}/{UNTRAINED}.{suffix}"
-                        for seed in self.seeds
-                        for suffix in ("safetensors", "json")
-                    ),
-                ),
+                outputs=("segmentation/data/data.json",),
                 identity=self._prepared,
                 is_local=True,
                 priority=100,  # errors in the data come before the training of students
+            ),
+            Job(
+                "initialise",
+                run="benchmarks.segmentation.prepare:initialise",
+                message="Initialising the untrained student of seed {wildcards.seed}",
+                outputs=tuple(
+                    f"segmentation/seed-{{seed}}/{UNTRAINED}.{suffix}"
+                    for suffix in ("safetensors", "json")
+                ),
+                identity=self._initialised,
+                is_local=True,
             ),
             Job(
                 "train",
@@ -205,11 +206,21 @@ class Segmentation(Study):
     def _prepared(self) -> Any:
         """What shapes the prepared data: the files too, of a folder as far as that is quick."""
         data, experiment = self.settings.data, self.experiment
-        record = read_record(self.found)
+        files = self._files_behind(self.found)
+        return [data, experiment.data, experiment.evaluation_split, self.folder_digest(), *files]
+
+    def _initialised(self, seed: int) -> Any:
+        """What shapes an untrained student: the experiment's own data say how many classes."""
+        experiment = self.experiment
         student = experiment.pairs[self.settings.pair].student
-        files = planned_data(record, data_files.files_digest(experiment.data, experiment.results))
-        shaping = [data, experiment.data, student, experiment.evaluation_split, self.seeds]
-        return [*shaping, self.folder_digest(), *([] if files is None else [files])]
+        record = self.untrained_student(seed).with_suffix(".json")
+        return [experiment.data, student, *self._files_behind(record)]
+
+    def _files_behind(self, record: Path) -> list[str]:
+        """The digest of the files of the experiment's own data, where another one plans again."""
+        now = data_files.files_digest(self.experiment.data, self.experiment.results)
+        planned = planned_data(read_record(record), now)
+        return [] if planned is None else [planned]
 
     def results(self) -> list[Path]:
         return [

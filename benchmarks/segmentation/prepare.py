@@ -29,16 +29,13 @@ KINDS = ("images", "masks")
 
 
 def prepare(experiment: Experiment) -> None:
-    """Write the data's folder anew, and the student of every seed as it was before its first step.
+    """Write the data's folder anew.
 
     Raises:
         UserError: a photograph is unknown, or images or masks are broken.
     """
     study = experiment.studies["segmentation"]
     splits = load_splits(experiment.data)
-    student = experiment.pairs[study.settings.pair].student
-    for seed in study.seeds:
-        write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
     is_composed = study.settings.data.scenes is not None
 
     def make(partial: Path) -> None:
@@ -48,6 +45,14 @@ def prepare(experiment: Experiment) -> None:
 
     with alone_on([study.data_folder]):
         write_directory(study.data_folder, make)
+
+
+def initialise(experiment: Experiment, seed: int) -> None:
+    """Write the student of a seed as it was before its first step."""
+    study = experiment.studies["segmentation"]
+    splits = load_splits(experiment.data)
+    student = experiment.pairs[study.settings.pair].student
+    write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
 
 
 def compose(study: Segmentation, splits: Splits, folder: Path) -> dict[str, Any]:

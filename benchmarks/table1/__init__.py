@@ -14,7 +14,6 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FORMATS, Study, StudySettings
 from manifold.errors import UserError
 from manifold.settings import Students, find
-from manifold.settings.experiment import check_seeds
 from manifold.settings.messages import refuse_doubles
 from manifold.settings.section import Epochs, WholeNumber
 
@@ -207,8 +206,6 @@ class Bench(Table1):
     def check(self) -> None:
         self.experiment.check_methods("bench.methods", self.settings.methods)
         check_contrasts(self.experiment, "bench", self.settings.contrasts)
-        if self.settings.seeds is not None:
-            check_seeds("bench.seeds", self.settings.seeds)
 
     @classmethod
     def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:

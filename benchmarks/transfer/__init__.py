@@ -279,10 +279,9 @@ class Transfer(Study):
             Job(
                 "initialise",
                 run="benchmarks.transfer.prepare:initialise",
-                message="Initialising the transfer study's untrained students",
+                message="Initialising the untrained student of seed {wildcards.seed}",
                 outputs=tuple(
-                    f"transfer/seed-{seed}/{UNTRAINED}.{suffix}"
-                    for seed in self.experiment.seeds
+                    f"transfer/seed-{{seed}}/{UNTRAINED}.{suffix}"
                     for suffix in ("safetensors", "json")
                 ),
                 identity=self._initialised,
@@ -331,10 +330,10 @@ class Transfer(Study):
         files = planned_data(read_record(self.found(data)), self.data_files(data))
         return [self.experiment.data, asked, *([] if files is None else [files])]
 
-    def _initialised(self) -> Any:
+    def _initialised(self, seed: int) -> Any:
         # The experiment's own data say how many classes an untrained student has.
         experiment = self.experiment
-        record = read_record(self.untrained_student(experiment.seeds[0]).with_suffix(".json"))
+        record = read_record(self.untrained_student(seed).with_suffix(".json"))
         files = planned_data(record, files_digest(experiment.data, experiment.results))
         student = experiment.pairs[self.settings.pair].student
         return [experiment.data, student, *([] if files is None else [files])]

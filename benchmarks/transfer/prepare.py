@@ -103,10 +103,9 @@ def prepare(experiment: Experiment, data: str) -> dict:
     return found
 
 
-def initialise(experiment: Experiment) -> None:
-    """Initialise the untrained student of every seed."""
+def initialise(experiment: Experiment, seed: int) -> None:
+    """Write the student of a seed as it was before its first step."""
     study = experiment.studies["transfer"]
     splits = load_splits(experiment.data)
     student = experiment.pairs[study.settings.pair].student
-    for seed in experiment.seeds:
-        write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
+    write_initialised(experiment, student, splits, seed, study.untrained_student(seed))

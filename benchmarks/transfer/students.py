@@ -46,7 +46,7 @@ def students_of(study: Transfer, seed: int) -> list[Student]:
     untrained = study.untrained_student(seed)
     if not record_of(untrained).is_file():
         raise UserError(
-            f"{untrained}: not there; python -m benchmarks transfer initialise makes it"
+            f"{untrained}: not there; python -m benchmarks transfer initialise seed={seed} makes it"
         )
     classes = read_run(record_of(untrained))["classes"]
     students = [Student(UNTRAINED, pair.student, untrained, classes)]

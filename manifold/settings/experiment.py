@@ -135,6 +135,10 @@ class Experiment(Section):
             raise UserError("methods is empty; name at least one method, as methods: [soft_kd]")
         self.check_methods("methods", self.methods)
         check_seeds("seeds", self.seeds)
+        for section in self.study_kinds:
+            own = getattr(getattr(self, section), "seeds", None)
+            if own is not None:
+                check_seeds(f"{section}.seeds", own)
         for name in (self.name, *self.pairs, *self.recipes, *self.method_definitions):
             check_folder_name(name)
         if not str(self.results).strip():
