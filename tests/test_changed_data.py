@@ -16,12 +16,13 @@ from benchmarks.evidence.provenance import Sources
 from manifold.errors import UserError
 from manifold.settings import ROOT
 from manifold.settings.data_files import files_digest
+from manifold.settings.recorded import expected_fingerprint
 from manifold.settings.sources import job_hash, source_hash
 from manifold.settings.stale import (
+    is_cell_made_anew,
+    is_job_made_anew,
+    is_teacher_made_anew,
     planned_data,
-    planned_sources_of_cells,
-    planned_sources_of_job,
-    planned_sources_of_teacher,
 )
 from manifold.training import train
 from manifold.training.cohort import Cohort
@@ -29,7 +30,7 @@ from manifold.training.cohort import Cohort
 pytestmark = pytest.mark.slow
 
 PAIR = "deit-cait"
-PROBES = "benchmarks.transfer.probes"
+PROBES, SOFT_KD = "benchmarks.transfer.probes", "baselines.soft_kd:SoftKD"
 OLD, NEW, PIXELS = "files-old", "files-new", "0123"
 
 
@@ -99,46 +100,47 @@ def test_cells_teachers_and_jobs_are_planned_whatever_stale_says(
 ):
     made = experiment(data={"dataset": "folder", "folder": str(folder)}, stale=stale)
     before = files_digest(made.data, tmp_path)
-    teacher = made.teacher_directory(PAIR)
-    for path in (tmp_path / "run.json", tmp_path / "probes.json", teacher / "evaluation.json"):
+    key = (PAIR, "A", 1, "soft_kd", 0)
+    cell, probes = made.cell_directory(*key) / "run.json", tmp_path / "probes.json"
+    teacher = made.teacher_directory(PAIR) / "evaluation.json"
+    weights = made.teacher_weights(PAIR)
+    for path in (cell, probes, teacher, weights):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"data_digest": before}), encoding="utf-8")
+        path.touch()
+    for path in (cell, probes, teacher):
+        record = {
+            "data_digest": before,
+            "fingerprint": expected_fingerprint(made, key),
+            "source_hash": job_hash(PROBES) if path == probes else source_hash(SOFT_KD),
+        }
+        path.write_text(json.dumps(record), encoding="utf-8")
 
-    def planned(now):
+    def made_anew():
+        now = files_digest(made.data, tmp_path)
         return [
-            planned_sources_of_cells(made, "soft_kd", [tmp_path / "run.json"], now),
-            planned_sources_of_teacher(made, PAIR, "evaluation.json", now),
-            planned_sources_of_job(made, PROBES, None, [tmp_path / "probes.json"], now),
+            is_cell_made_anew(made, key, now),
+            is_teacher_made_anew(made, PAIR, "evaluation.json", now),
+            is_job_made_anew(made, PROBES, None, [probes], now),
         ]
 
+    assert not any(made_anew())
     change(folder)
-    for first, second in zip(
-        planned(before), planned(files_digest(made.data, tmp_path)), strict=True
-    ):
-        assert (first != second) is is_planned
+    assert made_anew() == [is_planned] * 3
 
 
-def test_transfer_is_checked_and_measured_again_on_other_files_of_its_data(folder, experiment):
+def test_transfer_is_measured_again_on_other_files_of_its_data(folder, experiment):
     data = {"pets": {"dataset": "folder", "folder": str(folder), "validation": 4}}
     study = experiment(transfer={"data": data}).studies["transfer"]
     jobs = {job.name: job for job in study.jobs()}
 
-    def planned():
-        found = {"prepare": jobs["prepare"].identity(data="pets")}
-        for name in ("probes", "fine-tuning"):
-            found[name] = jobs[name].data_files(data="pets", seed=0)
-        return found
+    def digests():
+        return [jobs[name].data_files(data="pets", seed=0) for name in ("probes", "fine-tuning")]
 
-    before = planned()
-    study.found("pets").parent.mkdir(parents=True)
-    study.found("pets").write_text(json.dumps({"data_digest": before["probes"]}), encoding="utf-8")
+    before = digests()
     touch(folder)
-    assert planned() == before
-    folder.rename(folder.with_name("away"))
-    assert planned()["prepare"] == before["prepare"]  # what is there stays without the data
-    folder.with_name("away").rename(folder)
+    assert digests() == before
     add(folder)
-    assert all(now != before[name] for name, now in planned().items())
+    assert all(now != earlier for now, earlier in zip(digests(), before, strict=True))
 
 
 def test_scenes_are_composed_again_of_other_items(folder, experiment):

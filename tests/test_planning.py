@@ -18,7 +18,7 @@ import yaml
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, ROOT, refuse_repeated, resolve
 from manifold.settings.recorded import expected_fingerprint
-from manifold.settings.sources import source_hash
+from manifold.settings.sources import job_hash, source_hash
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +59,6 @@ def stand_as_finished(folder, scale, *targets):
         for job in study.jobs():
             made = [experiment.directory / path for path in job.outputs if "{" not in path]
             paths += [path / "made" if job.is_folder else path for path in made]
-    if transfer := experiment.studies.get("transfer"):
-        paths += [transfer.found(name) for name in transfer.settings.data]
     for study in map(experiment.studies.get, ("transfer", "segmentation")):
         students = [study.untrained_student(seed) for seed in study.seeds] if study else []
         paths += [*students, *(path.with_suffix(".json") for path in students)]
@@ -141,6 +139,10 @@ def test_what_is_done_is_not_planned_again(touched):
         ("segmentation={pictures: 1}", {"segmentation"}),
         ("segmentation={frozen: {epochs: 1}}", {"segmentation", "segmentation_train"}),
         ("segmentation={seeds: [1, 0]}", {"segmentation"}),
+        (
+            "methods=[manifold_full, manifold, sp, fitnet, hard_kd_token, soft_kd, none]",
+            {"table1", "bench"},
+        ),
         ("rehearsal={steps: 4}", set()),
         ("detection_rehearsal={objects: 7}", set()),
         ("machine={threads: 2, workers: 1}", set()),
@@ -176,12 +178,25 @@ def test_a_change_plans_what_it_touches(touched, word, rules):
         ),
         ("reproduce_cost", "cost={losses: {rounds: 3}}", {"cost_losses", "cost_steps", "cost"}),
         ("reproduce_cost", "cost={steps: {images: 16}}", {"cost_steps", "cost"}),
+        ("reproduce_cost", "cost={steps: {operators: 5}}", {"cost"}),
+        ("rehearse", "rehearsal={workers: 3}", {"rehearsal_pair", "rehearsal"}),
+        ("rehearse", "rehearsal={training_images: 7}", {"rehearsal"}),
+        (
+            "rehearse_detection",
+            "detection_rehearsal={counted_size: [64, 64]}",
+            {"rehearsal_detection_detector", "rehearsal_detection"},
+        ),
     ],
 )
 def test_a_change_plans_what_it_touches_of_a_study_that_is_asked_for(touched, target, word, rules):
     assert not planned(touched, target, "--config", SCALE)
     assert set(planned(touched, target, "--config", SCALE, word)) == {*rules, target}
     assert not planned(touched, "all", "--config", SCALE, word)
+
+
+def test_a_title_measures_nothing_again(touched):
+    title = "method_definitions={manifold: {title: Other}}"
+    assert not planned(touched, "reproduce_cost", "--config", SCALE, title)
 
 
 @pytest.mark.parametrize(
@@ -268,10 +283,55 @@ def test_a_cohort_is_trained_again_for_a_cell_that_is_something_else_and_for_no_
     assert trainings() == 0 and trainings("stale=retrain") == 1
 
 
+STUDENT = "pairs={deit-cait: {student: {arguments: {depth: 5}}}}"
+
+
+@pytest.mark.parametrize("word", [STUDENT, "evaluation_split=validation"])
+def test_every_detector_follows_the_student_and_the_split_random_weights_too(touched, word):
+    words = ("--config", SCALE, word, "name=smoke")
+    detection = resolve({"scale": "smoke"}).studies["detection"]
+    cells = len(detection.backbones) * len(detection.settings.detectors) * len(detection.seeds)
+    assert planned(touched, "reproduce_detection", *words)["detection_train"] == cells
+
+
+def test_what_a_job_made_of_older_code_is_planned_where_that_is_asked_and_once(tmp_path):
+    targets = ("reproduce_transfer", "reproduce_maps")
+    stand_as_finished(tmp_path, "smoke", *targets, "--forceall")
+    experiment = resolve({"scale": "smoke"})
+    transfer, maps = (experiment.studies[name] for name in ("transfer", "maps"))
+    made = {
+        "benchmarks.transfer.probes": [p for p in transfer.results() if p.name == "probes.json"],
+        "benchmarks.maps.measure": [p for p in maps.results() if p.name == "maps.json"],
+    }
+
+    def record(**changes):
+        for module, paths in made.items():
+            for path in paths:
+                before = (tmp_path / path).stat()
+                text = json.dumps({"source_hash": job_hash(module)} | changes)
+                (tmp_path / path).write_text(text, encoding="utf-8")
+                os.utime(tmp_path / path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def jobs(*words):
+        found = planned(tmp_path, *targets, "--config", SCALE, *words)
+        return {rule for rule in found if rule in ("transfer_probes", "maps_measure")}
+
+    record(source_hash="of older code")
+    assert jobs() == set()
+    assert jobs("stale=retrain") == {"transfer_probes", "maps_measure"}
+    # What is made for another reason is of the code that stands, and is planned no second time.
+    assert jobs("transfer={draws: 3}") == {"transfer_probes"}
+    done = snakemake(tmp_path, *targets, "--touch", "--config", SCALE, "transfer={draws: 3}")
+    assert done.returncode == 0
+    record()
+    assert jobs("transfer={draws: 3}") == jobs("transfer={draws: 3}", "stale=retrain") == set()
+
+
 def test_a_change_of_ones_data_plans_one_data_sets_jobs(touched):
     jobs = planned(touched, "all", "--config", SCALE, "transfer={data: {faces: {validation: 20}}}")
     seeds = len(resolve({"scale": "smoke"}).seeds)
-    assert (jobs["transfer_probes"], jobs["transfer"]) == (seeds, 1)
+    # Fine-tuning is on all images, whatever is held out.
+    assert jobs == {"transfer_probes": seeds, "transfer": 1, "all": 1}
     assert not any(rule.startswith("train_") for rule in jobs)
 
 
@@ -281,7 +341,7 @@ def test_one_more_seed_plans_what_is_of_this_seed(touched):
     studies = resolve({"scale": "smoke"}).studies
     jobs = planned(touched, "reproduce_transfer", *words)
     data = len(studies["transfer"].settings.data)
-    assert jobs["transfer_initialise"] == 1 and "transfer_prepare" not in jobs
+    assert jobs["transfer_initialise"] == 1
     assert jobs["transfer_probes"] + jobs["transfer_fine_tuning"] == 2 * data
     jobs = planned(touched, "reproduce_segmentation", *words)
     assert jobs["segmentation_initialise"] == 1 and "segmentation_prepare" not in jobs

@@ -25,11 +25,11 @@ from benchmarks.transfer import (
 )
 from benchmarks.transfer import table as table_module
 from benchmarks.transfer.cells import fine_tuning_cell
-from benchmarks.transfer.prepare import initialise as initialise_student
-from benchmarks.transfer.prepare import prepare
+from benchmarks.transfer.data import check_data, open_data
 from benchmarks.transfer.probes import draw_name, draw_shots, linear_probe, nearest_neighbours
 from benchmarks.transfer.students import students_of
 from benchmarks.transfer.table import build, in_words, summarise, summarise_seeds
+from benchmarks.transfer.untrained import initialise as initialise_student
 from manifold.errors import UserError
 from manifold.models import create_model
 from manifold.ranks import ALONE
@@ -58,8 +58,6 @@ def study(tmp_path_factory):
     """Students of one epoch, whose teacher knows nothing, carried through the whole study."""
     made = experiment_in(tmp_path_factory.mktemp("study"))
     initialise(made, STUDY["pair"])
-    for name in made.transfer.data:
-        prepare(made, name)
     for seed in made.seeds:
         initialise_student(made, seed)
         train(*student_setting(made, STUDY["pair"], "A", 1, METHODS, seed))
@@ -530,11 +528,16 @@ def mine(study, entry, **changes):
     return resolve(words)
 
 
+def checked(made, name):
+    own = made.studies["transfer"]
+    return check_data(own, name, open_data(name, own.data(name)))
+
+
 def test_a_folder_of_ones_own_is_carried_through(study, tmp_path):
     entry = {**own_folder(tmp_path / "mine", train=40), "protocols": ["linear-probe", "k-nn"]}
     made = mine(study, entry)
     assert list(made.transfer.data) == ["mine"] and made.name == "smoke"
-    found = json.loads(json.dumps(prepare(made, "mine")))
+    found = checked(made, "mine")
     assert found["splits"] == {"train": 114, "validation": 6, "test": 12}
     for seed in made.seeds:
         probes.run(made, "mine", seed)
@@ -645,7 +648,7 @@ def test_a_bad_study_names_the_culprit(changes, words):
 def test_probes_are_not_measured_on_the_split_of_their_choices():
     made = resolve({"scale": "smoke", "evaluation_split": "validation"})
     with pytest.raises(UserError, match=r"transfer\.data\.textures\.protocols.*fine-tuning"):
-        prepare(made, "textures")
+        checked(made, "textures")
 
 
 def test_the_study_trains_what_table_1_has_not_and_nothing_else():

@@ -132,9 +132,14 @@ class Cost(Study):
 
     def jobs(self) -> list[Job]:
         experiment, steps = self.experiment, self.settings.steps
-        methods = [experiment.method_definitions[name] for name in steps.methods]
+        measured = steps.replaced(baseline="", operators=1)  # which the table reads
+        methods = [
+            definition.replaced(title="", family=None, source="")
+            for definition in map(experiment.method_definitions.get, steps.methods)
+        ]
         setting = [experiment.pairs[steps.pair], experiment.recipes[steps.recipe], methods]
-        machine, shape = experiment.machine, experiment.data.image_shape
+        machine = experiment.machine.replaced(jobs_per_gpu=1, gres=None, checkpoint_seconds=0.0)
+        shape = experiment.data.image_shape
         return [
             Job(
                 "losses",
@@ -149,7 +154,7 @@ class Cost(Study):
                 message="Measuring steps and cohorts; leave the machine to it",
                 outputs=("cost/steps.json",),
                 inputs=lambda: [self.measured("losses")],  # neither disturbs the other
-                identity=lambda: [steps, setting, shape, machine],
+                identity=lambda: [measured, setting, shape, machine],
             ),
         ]
 

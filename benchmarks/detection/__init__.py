@@ -11,7 +11,7 @@ from benchmarks.evidence.document import Document
 from benchmarks.evidence.study import FIGURES, Job, Study
 from manifold.errors import UserError
 from manifold.files import read_text
-from manifold.settings import CELL_FILES, Students, check_folder_name, find, suggest
+from manifold.settings import CELL_FILES, Model, Students, check_folder_name, find, suggest
 from manifold.settings.data_files import files_digest
 from manifold.settings.messages import refuse_doubles
 from manifold.settings.stale import planned_data, read_record
@@ -170,7 +170,11 @@ class Detection(Study):
                 " {wildcards.seed}",
                 outputs=tuple(f"{cell}/seed-{{seed}}/{file}" for file in DETECTOR_FILES),
                 inputs=self._inputs,
-                identity=lambda detector, method, seed: self.settings_of(detector),
+                identity=lambda detector, method, seed: [
+                    self.settings_of(detector),
+                    self.student_model,  # of random weights too, which no file tells
+                    self.evaluated,
+                ],
                 processes="as trainings",
             ),
         ]
@@ -205,6 +209,11 @@ class Detection(Study):
                 "the detector away"
             )
         return file
+
+    @property
+    def student_model(self) -> Model:
+        """The network of all backbones."""
+        return self.experiment.pairs[self.settings.pair].student
 
     def settings_of(self, detector: str) -> Any:
         """What the scale's files say of a detector.

@@ -111,6 +111,7 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
     """
     experiment = study.experiment
     data = {split: sha256(annotation_file(experiment, split)) for split in study.splits}
+    network = study.student_model
     records: dict[str, dict[int, dict]] = {}
     for method in study.backbones:
         for seed in study.seeds:
@@ -120,7 +121,11 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
             record, student = read_run(path), study.student(method, seed)
             made_from = record["configuration"]
             expected = (student and sha256(student), data)
-            if (made_from["student_sha256"], made_from["data"]) != expected:
+            backbone = made_from["settings"]["model"]["backbone"]
+            if (made_from["student_sha256"], made_from["data"]) != expected or (
+                student is None  # and no bytes tell which network it is
+                and (backbone["name"], backbone["arguments"]) != (network.name, network.arguments)
+            ):
                 raise UserError(
                     f"{path} is of another student or of other scenes; delete its folder to run "
                     "it again"

@@ -170,7 +170,7 @@ class Study:
     def identity(self) -> Any:
         """What shapes the table beside the files that it reads."""
         experiment = self.experiment
-        methods = {m for methods in self.students().values() for m in methods}
+        methods = list(dict.fromkeys(m for listed in self.students().values() for m in listed))
         return {
             "settings": self.settings,
             "seeds": self.seeds,
@@ -178,7 +178,7 @@ class Study:
             "registered": self.registered,
             "description": experiment.description,
             "reported_dataset": experiment.reported_dataset,
-            "methods": {m: experiment.method_definitions[m] for m in sorted(methods)},
+            "methods": [[m, experiment.method_definitions[m]] for m in methods],  # in this order
             "pairs": {pair: experiment.pairs[pair] for pair, _, _ in sorted(self.students())},
         }
 

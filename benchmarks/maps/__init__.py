@@ -165,7 +165,11 @@ class Maps(Study):
             "settings": {k: v for k, v in vars(maps).items() if k not in drawn_by_the_figures},
             "methods": self.methods,
             "data": experiment.data,
-            "students": {key: getattr(pair, key) for key in get_args(StudentKey)},
+            "students": {
+                key: getattr(pair, key)
+                for key in get_args(StudentKey)
+                if any(experiment.method_definitions[m].student == key for m in self.methods)
+            },
             "teacher": pair.teacher,
             "layers": pair.layers[maps.layers],
             "most_tokens": pair.most_tokens,

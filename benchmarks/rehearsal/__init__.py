@@ -5,7 +5,7 @@ fast this machine is. The weights are random: no accuracy means anything.
 """
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -111,7 +111,7 @@ class Rehearsal(Study):
                 run="benchmarks.rehearsal.images:make",
                 message="Making the rehearsal's images",
                 outputs=("rehearsal/images",),
-                identity=lambda: [self.settings, self.experiment.seeds[0]],
+                identity=self._images_identity,
                 is_folder=True,
             ),
             Job(
@@ -121,7 +121,7 @@ class Rehearsal(Study):
                 outputs=("rehearsal/{pair}/{recipe}.json",),
                 inputs=lambda pair, recipe: [self.images],
                 identity=lambda pair, recipe: [
-                    self.settings,
+                    self.settings.replaced(training_images=1, methods=[]),  # the table reads these
                     self.experiment.data,
                     self.experiment.pairs[pair],
                     self.experiment.recipes[recipe],
@@ -130,6 +130,11 @@ class Rehearsal(Study):
                 threads=self.settings.processes,
             ),
         ]
+
+    def _images_identity(self) -> Any:
+        of = self.settings
+        shaping = (of.classes, of.steps, of.batch_size, of.evaluation_images, of.jpeg_size)
+        return [*shaping, self.experiment.seeds[0]]
 
     def results(self) -> list[Path]:
         return [self.record(pair, recipe) for pair in self.pairs() for recipe in self.recipes()]

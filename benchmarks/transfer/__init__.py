@@ -236,10 +236,6 @@ class Transfer(Study):
 
     # ---- folders -----------------------------------------------------------------------------
 
-    def found(self, name: str) -> Path:
-        """What was found of a data set before anything was computed."""
-        return self.experiment.directory / "transfer" / name / "data.json"
-
     def directory(self, name: str, method: str, seed: int) -> Path:
         return self.experiment.directory / "transfer" / name / method / f"seed-{seed}"
 
@@ -268,17 +264,8 @@ class Transfer(Study):
         cells = [f"transfer/{{data}}/{method}/seed-{{seed}}" for method in rows]
         return [
             Job(
-                "prepare",
-                run="benchmarks.transfer.prepare:prepare",
-                message="Checking {wildcards.data} for the transfer study",
-                outputs=("transfer/{data}/data.json",),
-                identity=self._prepared,
-                is_local=True,
-                priority=100,  # errors in the data come before the training of students
-            ),
-            Job(
                 "initialise",
-                run="benchmarks.transfer.prepare:initialise",
+                run="benchmarks.transfer.untrained:initialise",
                 message="Initialising the untrained student of seed {wildcards.seed}",
                 outputs=tuple(
                     f"transfer/seed-{{seed}}/{UNTRAINED}.{suffix}"
@@ -292,7 +279,7 @@ class Transfer(Study):
                 run="benchmarks.transfer.probes:run",
                 message="Probing the students of seed {wildcards.seed} on {wildcards.data}",
                 outputs=tuple(f"{cell}/{file}" for cell in cells for file in PROBE_FILES),
-                inputs=lambda data, seed: [self.found(data), *self.student_files(seed)],
+                inputs=lambda data, seed: self.student_files(seed),
                 identity=self.probe_identity,
                 data_files=lambda data, seed: self.data_files(data),
                 processes="one",
@@ -304,7 +291,7 @@ class Transfer(Study):
                 outputs=tuple(
                     f"{cell}/fine-tuning/{file}" for cell in cells for file in CELL_FILES
                 ),
-                inputs=lambda data, seed: [self.found(data), *self.student_files(seed)],
+                inputs=lambda data, seed: self.student_files(seed),
                 identity=self.fine_tuning_identity,
                 data_files=lambda data, seed: self.data_files(data),
                 processes="as trainings",
@@ -323,12 +310,6 @@ class Transfer(Study):
                 *(f"{FINE_TUNING}/{name}" for name in CELL_FILES if FINE_TUNING in entry.protocols),
             )
         ]
-
-    def _prepared(self, data: str) -> Any:
-        # However long it is trained on, the images are held to the same.
-        asked = self.settings.data[data].replaced(epochs=1)
-        files = planned_data(read_record(self.found(data)), self.data_files(data))
-        return [self.experiment.data, asked, *([] if files is None else [files])]
 
     def _initialised(self, seed: int) -> Any:
         # The experiment's own data say how many classes an untrained student has.

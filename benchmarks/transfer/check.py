@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from benchmarks.transfer import FINE_TUNING, FINE_TUNING_METHOD, Transfer
+from benchmarks.transfer.data import check_data, fine_tuning_splits, open_data
 from benchmarks.transfer.fine_tuning import setting
-from benchmarks.transfer.prepare import check_data, fine_tuning_splits, open_data
 from manifold.errors import Faults, UserError
 from manifold.ranks import ALONE
 from manifold.training.cells import Cell

@@ -27,7 +27,7 @@ from torch import nn
 from benchmarks.evidence.kept import is_kept, keep
 from benchmarks.transfer import FIXED, PROBE_FILES, LinearProbe, NearestNeighbours, Transfer
 from benchmarks.transfer.cells import ALL, probes_identity
-from benchmarks.transfer.prepare import open_data
+from benchmarks.transfer.data import open_data
 from benchmarks.transfer.students import Student, students_of
 from manifold import ranks
 from manifold.errors import UserError

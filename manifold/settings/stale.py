@@ -16,7 +16,7 @@ from manifold.settings.experiment import Experiment
 from manifold.settings.recorded import Key, expected_fingerprint
 from manifold.settings.sources import PROJECT, job_hash, source_hash
 
-RECORDS = ("run.json", "probes.json")  # the files of outputs that tell what made them
+RECORDS = ("run.json", "probes.json", "maps.json")  # the files of outputs that tell what made them
 
 
 def is_followed(experiment: Experiment, module: str) -> bool:
@@ -25,8 +25,12 @@ def is_followed(experiment: Experiment, module: str) -> bool:
     Args:
         module: the name of a module, or ``module:Class``.
     """
-    is_users = module.partition(":")[0].partition(".")[0] not in PROJECT
-    return is_users or experiment.stale == "retrain"
+    return is_users(module) or experiment.stale == "retrain"
+
+
+def is_users(module: str) -> bool:
+    """Whether a module is the user's own."""
+    return module.partition(":")[0].partition(".")[0] not in PROJECT
 
 
 def is_outdated(experiment: Experiment, distiller: str, made_by: str | None) -> bool:
@@ -34,7 +38,7 @@ def is_outdated(experiment: Experiment, distiller: str, made_by: str | None) -> 
     return made_by != source_hash(distiller) and is_followed(experiment, distiller)
 
 
-def is_made_anew(experiment: Experiment, key: Key, data: str | None) -> bool:
+def is_cell_made_anew(experiment: Experiment, key: Key, data: str | None) -> bool:
     """Whether a finished cell is something else than what is asked for, so that it is made anew.
 
     One that is not there, or whose teacher is not, is made anyway: of it nothing is said.
@@ -56,27 +60,60 @@ def is_made_anew(experiment: Experiment, key: Key, data: str | None) -> bool:
     )
 
 
-def planned_sources(
-    experiment: Experiment, module: str, current: str, records: Iterable[Path], data: str | None
-) -> list[list[str | None]]:
-    """What Snakemake compares of the code and data behind outputs: another value plans them again.
-
-    Of the code of outputs that are kept that is what their records say, so that nothing is planned;
-    of those that are followed, what now stands.
+def is_teacher_made_anew(experiment: Experiment, pair: str, record: str, data: str | None) -> bool:
+    """Whether what is made of a pair's teacher is of other code or data than it is to be of.
 
     Args:
-        module: what makes the outputs, or ``module:Class``.
-        current: the hash of its sources.
-        records: of the outputs.
-        data: the digest of the files that they are made of.
+        record: the name of the file that holds the digest of the data that it was made of.
     """
-    found = []
-    for path in records:
-        record = read_record(path)
-        is_kept = record is not None and not is_followed(experiment, module)
-        code = record.get("source_hash") if is_kept else current
-        found.append([code, planned_data(record, data)])
-    return found
+    folder = experiment.teacher_directory(pair)
+    made = read_record(folder / "run.json") or {}
+    distiller = experiment.method_definitions["none"].distiller
+    is_of_old_code = "source_hash" in made and is_outdated(
+        experiment, distiller, made["source_hash"]
+    )
+    return is_of_old_code or is_other((read_record(folder / record) or {}).get("data_digest"), data)
+
+
+def is_job_made_anew(
+    experiment: Experiment,
+    module: str,
+    method: str | None,
+    outputs: Iterable[Path],
+    data: str | None,
+) -> bool:
+    """Whether a study's job made its outputs of other code or data than they are to be of.
+
+    Args:
+        method: of the cells that the job makes, if it makes cells.
+
+    Raises:
+        UserError: the module is not Python.
+    """
+    distiller = method and experiment.method_definitions[method].distiller
+    job_hash(module)  # whether there are records or not
+    records = [read_record(path) for path in outputs if path.name in RECORDS]
+    return any(
+        is_other(record.get("data_digest"), data)
+        or (
+            is_outdated(experiment, distiller, record.get("source_hash"))
+            if distiller
+            else is_outdated_job(experiment, module, record.get("source_hash"))
+        )
+        for record in records
+        if record
+    )
+
+
+def unrecorded_code(module: str, outputs: Iterable[Path]) -> str | None:
+    """The hash of a job's code, where it is the user's and none of its outputs records it."""
+    is_recorded = any(path.name in RECORDS for path in outputs)
+    return job_hash(module) if is_users(module) and not is_recorded else None
+
+
+def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) -> bool:
+    """Whether what sources of this hash made of a study's job is to be made anew for its code."""
+    return made_by != job_hash(module) and is_followed(experiment, module)
 
 
 def planned_data(record: dict[str, Any] | None, data: str | None) -> str | None:
@@ -91,50 +128,6 @@ def planned_data(record: dict[str, Any] | None, data: str | None) -> str | None:
     if not is_of_files(made_of):
         return None
     return made_of if data is None else data
-
-
-def planned_sources_of_cells(
-    experiment: Experiment, method: str, records: Iterable[Path], data: str | None
-) -> list[list[str | None]]:
-    """``planned_sources`` of cells of a method."""
-    distiller = experiment.method_definitions[method].distiller
-    return planned_sources(experiment, distiller, source_hash(distiller), records, data)
-
-
-def planned_sources_of_teacher(
-    experiment: Experiment, pair: str, record: str, data: str | None
-) -> list[list[str | None]]:
-    """``planned_sources`` of what is made of a pair's teacher.
-
-    Args:
-        record: the name of the file that holds the digest of the data that it was made of.
-    """
-    folder = experiment.teacher_directory(pair)
-    ((code, _),) = planned_sources_of_cells(experiment, "none", [folder / "run.json"], None)
-    return [[code, planned_data(read_record(folder / record), data)]]
-
-
-def planned_sources_of_job(
-    experiment: Experiment,
-    module: str,
-    method: str | None,
-    outputs: Iterable[Path],
-    data: str | None,
-) -> list[list[str | None]]:
-    """``planned_sources`` of a study's job.
-
-    Args:
-        method: of the cells that the job makes, if it makes cells.
-    """
-    records = [path for path in outputs if path.name in RECORDS]
-    if method is not None:
-        return planned_sources_of_cells(experiment, method, records, data)
-    return planned_sources(experiment, module, job_hash(module), records, data)
-
-
-def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) -> bool:
-    """Whether what sources of this hash made of a study's job is to be made anew for its code."""
-    return made_by != job_hash(module) and is_followed(experiment, module)
 
 
 def read_record(path: Path) -> dict[str, Any] | None:

@@ -13,9 +13,10 @@ from manifold.settings.data_files import files_digest
 from manifold.settings.files import let_jobs_run_these_sources
 from manifold.settings.sources import job_hash
 from manifold.settings.stale import (
-    is_made_anew,
-    planned_sources_of_job,
-    planned_sources_of_teacher,
+    is_cell_made_anew,
+    is_job_made_anew,
+    is_teacher_made_anew,
+    unrecorded_code,
 )
 from manifold.training.finished import forget_all, keep_all
 from manifold.training.launch import cpus, resources
@@ -102,55 +103,68 @@ wildcard_constraints:
 MAKING = "making "  # before its number
 
 
-def making_of(pair, recipe, epochs, methods):
-    """A params function: how often cells were made anew; once more where one has to be.
+def making_of(paths, is_made_anew):
+    """How often outputs were made anew because of what their records say; once more where asked.
 
-    Snakemake compares it with what it recorded of each cell, and plans the job where they differ.
-    It names no cell: what else is trained in the same job, which a smaller list of methods or
-    another number of jobs changes, plans nothing again.
+    Snakemake compares it with what it recorded of each output, and plans the job where they
+    differ. The number is of the outputs, and not of code or data, so what is kept of older code
+    plans nothing, nor does what else a job makes: a smaller cohort, or one that is cut otherwise.
+    Where outputs of different numbers come to be of one job, it is planned once, and finds all
+    complete.
     """
+    return f"{MAKING}{max(map(recorded_making, paths), default=0) + is_made_anew}"
+
+
+def recorded_making(path):
+    """The number that Snakemake recorded with an output."""
+    params = workflow.persistence.params(IOFile(str(path))) or ()
+    for param in map(ast.literal_eval, params):
+        if str(param).startswith(MAKING):
+            return int(param.removeprefix(MAKING))
+    return 0
+
+
+def making_of_cohort(pair, recipe, epochs, methods):
+    """A params function: the number of a cohort of these methods."""
 
     @ending_the_process()
     def making(wildcards):
         seed = int(wildcards.seed)
         cells = [(pair, recipe, epochs, method, seed) for method in methods]
         # Of every cell, since a method that is not Python is told here.
-        anew = [is_made_anew(EXPERIMENT, cell, DATA_FILES) for cell in cells]
-        directories = [EXPERIMENT.cell_directory(*cell) for cell in cells]
-        number = max(map(recorded_making, directories)) + any(anew)
-        return f"{MAKING}{number}"
+        anew = [is_cell_made_anew(EXPERIMENT, cell, DATA_FILES) for cell in cells]
+        files = [EXPERIMENT.cell_directory(*cell) / CELL_FILES[0] for cell in cells]
+        return making_of(files, any(anew))
 
     return making
 
 
-def recorded_making(directory):
-    """The number that Snakemake recorded with a cell."""
-    file = IOFile(str(directory / CELL_FILES[0]))
-    for param in map(ast.literal_eval, workflow.persistence.params(file) or ()):
-        if str(param).startswith(MAKING):
-            return int(param.removeprefix(MAKING))
-    return 0
+def making_of_teacher(record, data=DATA_FILES):
+    """A params function: the number of what is made of a pair's teacher.
+
+    Args:
+        record: the file that says of which data it was made.
+        data: the digest of their files; None where no data are read.
+    """
+
+    @ending_the_process()
+    def making(wildcards):
+        pair = wildcards.pair
+        path = EXPERIMENT.teacher_directory(pair) / record
+        return making_of([path], is_teacher_made_anew(EXPERIMENT, pair, record, data))
+
+    return making
+
+
+def identity_of_teacher(wildcards):
+    """What shapes the weights of a pair's teacher, or what is found of them."""
+    with ending_the_process():
+        return fingerprint(EXPERIMENT.teacher_identity(wildcards.pair))
 
 
 def uncompared(value):
     """A params function that Snakemake leaves out of what plans a job again, as it derives."""
     return lambda wildcards, output: value
-
-
-def identity_of_teacher(record, data=DATA_FILES):
-    """A params function: what shapes the weights of a pair's teacher, or what is found of them.
-
-    Args:
-        record: the name of the file that says of which data it was made.
-        data: the digest of their files; None where no data are read.
-    """
-
-    @ending_the_process()
-    def hashed(wildcards):
-        sources = planned_sources_of_teacher(EXPERIMENT, wildcards.pair, record, data)
-        return fingerprint([EXPERIMENT.teacher_identity(wildcards.pair), sources])
-
-    return hashed
 
 
 # How the jobs of a study are started, by what they ask for.
@@ -193,20 +207,40 @@ def inputs_of(job):
     return paths
 
 
+def outputs_at(job, wildcards):
+    words = dict(wildcards.items())
+    return [EXPERIMENT.directory / pattern.format(**words) for pattern in job.outputs]
+
+
 def identity_of_job(job):
-    """A params function: what shapes a job's outputs, and the code behind them."""
+    """A params function: what shapes a job's outputs beside its inputs and the code."""
 
     @ending_the_process()
     def hashed(wildcards):
-        words = dict(wildcards.items())
-        outputs = [
-            EXPERIMENT.directory / pattern.format(**words) for pattern in job.outputs
-        ]
-        code, data = job.run.partition(":")[0], job.data_files(**typed(words))
-        sources = planned_sources_of_job(EXPERIMENT, code, job.method, outputs, data)
-        return fingerprint([job.identity(**typed(words)), sources])
+        code = unrecorded_code(module_of(job), outputs_at(job, wildcards))
+        identity = job.identity(**typed(dict(wildcards.items())))
+        return fingerprint([identity, *([] if code is None else [code])])
 
     return hashed
+
+
+def making_of_job(job):
+    """A params function: the number of a job's outputs, as ``making_of`` counts."""
+
+    @ending_the_process()
+    def making(wildcards):
+        outputs = outputs_at(job, wildcards)
+        data = job.data_files(**typed(dict(wildcards.items())))
+        code = module_of(job)
+        return making_of(
+            outputs, is_job_made_anew(EXPERIMENT, code, job.method, outputs, data)
+        )
+
+    return making
+
+
+def module_of(job):
+    return job.run.partition(":")[0]
 
 
 def identity_of_table(study):

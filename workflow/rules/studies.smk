@@ -31,6 +31,7 @@ for study in STUDIES.values():
                 job=job.name,
                 words=words_of,
                 fingerprint=identity_of_job(job),
+                making=making_of_job(job),
             message:
                 f"{job.message}; log: {{log}}"
             shell:

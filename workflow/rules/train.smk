@@ -17,7 +17,8 @@ rule train_teacher:
         **resources(MACHINE),
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher("run.json"),
+        fingerprint=identity_of_teacher,
+        making=making_of_teacher("run.json"),
     message:
         "Training the teacher of {wildcards.pair}; log: {log}"
     shell:
@@ -37,7 +38,8 @@ rule fetch_teacher:
         "../envs/suite.yaml"
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher("run.json", data=None),
+        fingerprint=identity_of_teacher,
+        making=making_of_teacher("pretrained.json", data=None),
     message:
         "Fetching the teacher of {wildcards.pair}"
     shell:
@@ -57,7 +59,8 @@ rule initialise_teacher:
         "../envs/suite.yaml"
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher("untrained.json"),
+        fingerprint=identity_of_teacher,
+        making=making_of_teacher("untrained.json"),
     message:
         "Initialising the teacher of {wildcards.pair}"
     shell:
@@ -80,7 +83,8 @@ rule evaluate_teacher:
         **resources(MACHINE, processes=1),
     params:
         experiment=str(EXPERIMENT.file),
-        fingerprint=identity_of_teacher("evaluation.json"),
+        fingerprint=identity_of_teacher,
+        making=making_of_teacher("evaluation.json"),
     message:
         "Measuring the teacher of {wildcards.pair}"
     shell:
@@ -134,7 +138,7 @@ for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
                 recipe=recipe,
                 epochs=epochs,
                 methods=uncompared(methods),
-                making=making_of(pair, recipe, epochs, methods),
+                making=making_of_cohort(pair, recipe, epochs, methods),
             message:
                 "Training seed {wildcards.seed} of {params.methods} ({params.pair}, recipe"
                 " {params.recipe}, {params.epochs} epoch(s)); log: {log}"

@@ -88,7 +88,7 @@ class DetectionRehearsal(Study):
                 run="benchmarks.detection.rehearsal.folder:make",
                 message="Making the images and annotations of detection's rehearsal",
                 outputs=("rehearsal/detection/coco",),
-                identity=lambda: [self.settings, self.experiment.seeds[0]],
+                identity=self._folder_identity,
                 is_folder=True,
             ),
             Job(
@@ -98,7 +98,7 @@ class DetectionRehearsal(Study):
                 outputs=("rehearsal/detection/{pair}/{detector}.json",),
                 inputs=lambda pair, detector: [self.coco],
                 identity=lambda pair, detector: [
-                    self.settings,
+                    self.settings.replaced(published=""),  # which the table reads
                     self.experiment.data,
                     self.experiment.pairs[pair].student,
                     self.detection.settings_of(detector),
@@ -106,6 +106,10 @@ class DetectionRehearsal(Study):
                 threads=self.settings.threads,
             ),
         ]
+
+    def _folder_identity(self) -> Any:
+        of = self.settings
+        return [of.train, of.test, of.jpeg_size, of.objects, of.sides, self.experiment.seeds[0]]
 
     def results(self) -> list[Path]:
         detectors = self.detection.settings.detectors

@@ -1,16 +1,12 @@
-"""Before transfer learning: check its data sets, and write the students that know nothing."""
-
-import json
+"""The data sets of transfer learning, and what the study asks of them."""
 
 import numpy as np
 
 from benchmarks.transfer import Transfer
 from manifold.errors import UserError
-from manifold.files import write_text
-from manifold.settings import Data, Experiment
+from manifold.settings import Data
 from manifold.training.data import Splits, data_digest, load_splits, with_validation
 from manifold.training.runs import steps_per_epoch
-from manifold.training.untrained import write_initialised
 
 
 def open_data(name: str, data: Data) -> Splits:
@@ -84,28 +80,3 @@ def _check_neighbours(
             f"transfer.nearest_neighbours.neighbours: the smallest k = {min(grid)} is more than "
             f"the {fewest} images of {min(shots)} shot(s) of {classes} classes of {where}; add one"
         )
-
-
-def prepare(experiment: Experiment, data: str) -> dict:
-    """Open a data set, and hold it to what the study asks of it.
-
-    Its images were decoded by ``benchmarks.transfer.check``, where that is asked for.
-
-    Returns:
-        What ``transfer/DATA/data.json`` holds: its sizes, classes and digest.
-
-    Raises:
-        UserError: the data set is not what the study asks for.
-    """
-    study = experiment.studies["transfer"]
-    found = check_data(study, data, open_data(data, study.data(data)))
-    write_text(study.found(data), json.dumps(found, indent=2) + "\n")
-    return found
-
-
-def initialise(experiment: Experiment, seed: int) -> None:
-    """Write the student of a seed as it was before its first step."""
-    study = experiment.studies["transfer"]
-    splits = load_splits(experiment.data)
-    student = experiment.pairs[study.settings.pair].student
-    write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
