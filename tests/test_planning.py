@@ -513,6 +513,52 @@ def test_a_study_of_ones_own_is_planned_like_the_others(touched):
     assert "spread.study: there is no 'own:Spred'" in gone.stdout + gone.stderr
 
 
+OWN_JOB = """
+from benchmarks.evidence.study import Job
+
+class Counted(Spread):
+    name = "counted"
+
+    def jobs(self):
+        return [Job("count", run="own_job:count", message="", outputs=("counted/count.json",),
+                    identity=lambda: 0)]
+
+    def results(self):
+        return [self.experiment.directory / "counted/count.json"]
+
+
+def count(experiment):
+    return 1
+"""
+
+
+def test_other_code_of_ones_own_job_plans_it_again(tmp_path, monkeypatch):
+    code, section = tmp_path / "own_job.py", {"study": "own_job:Counted", "epochs": 2}
+    code.write_text(OWN_STUDY + OWN_JOB, encoding="utf-8")
+    words = {"scale": "smoke", "counted": section}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(words), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in COPIED:
+        os.symlink(ROOT / name, tmp_path / name)
+    experiment = resolve(words)
+    study, (teacher,) = experiment.studies["counted"], experiment.pairs.keys() & {"deit-cait"}
+    for path in [
+        *(experiment.teacher_directory(teacher) / name for name in CELL_FILES),
+        *(study.files() + study.cells() + study.results()),
+    ]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    asked = ("reproduce_counted", "--configfile", "own.yaml")
+    assert snakemake(tmp_path, *asked, "--touch", "--forceall").returncode == 0
+    assert not planned(tmp_path, *asked)
+    code.write_text(code.read_text(encoding="utf-8") + "# a comment\n", encoding="utf-8")
+    assert not planned(tmp_path, *asked)
+    changed = code.read_text(encoding="utf-8").replace("return 1", "return 2")
+    code.write_text(changed, encoding="utf-8")
+    assert planned(tmp_path, *asked)["counted_count"] == 1
+
+
 def test_a_study_in_ones_working_folder_is_found_by_the_plain_command(tmp_path):
     (tmp_path / "own.py").write_text(OWN_STUDY, encoding="utf-8")
     section = "spread={study: 'own:Spread', epochs: 2}"
