@@ -14,6 +14,7 @@ from scipy.special import fdtr, fdtrc, ndtr, stdtrit
 from benchmarks.evidence.statistics import HIGHEST, Interval, cut_to
 
 NODES = 48  # of each quadrature: six digits of the probability
+DECIMALS = 10  # of a p: those after them differ from processor to processor
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ def _spread_of_estimates(degrees: int) -> tuple[np.ndarray, np.ndarray]:
 def _p(gain: float, error: float, comparisons: int, degrees: int) -> float:
     if error == 0:
         return 1.0 if gain == 0 else 0.0
-    return max(0.0, 1 - dunnett_probability(abs(gain) / error, comparisons, degrees))
+    p = 1 - dunnett_probability(abs(gain) / error, comparisons, degrees)
+    return round(max(0.0, p), DECIMALS)
 
 
 def _of_another_spread(
