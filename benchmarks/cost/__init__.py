@@ -133,10 +133,7 @@ class Cost(Study):
     def jobs(self) -> list[Job]:
         experiment, steps = self.experiment, self.settings.steps
         measured = steps.replaced(baseline="", operators=1)  # which the table reads
-        methods = [
-            definition.replaced(title="", family=None, source="")
-            for definition in map(experiment.method_definitions.get, steps.methods)
-        ]
+        methods = [experiment.method_definitions[name].unnamed() for name in steps.methods]
         setting = [experiment.pairs[steps.pair], experiment.recipes[steps.recipe], methods]
         machine = experiment.machine.replaced(jobs_per_gpu=1, gres=None, checkpoint_seconds=0.0)
         shape = experiment.data.image_shape

@@ -12,9 +12,7 @@ from benchmarks.evidence.study import FIGURES, Job, Study
 from manifold.errors import UserError
 from manifold.files import read_text
 from manifold.settings import CELL_FILES, Model, Students, check_folder_name, find, suggest
-from manifold.settings.data_files import files_digest
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.stale import planned_data, read_record
 
 # In the place of a method: backbones that show what a student's training adds.
 RANDOM = "random"  # none of its weights
@@ -186,9 +184,7 @@ class Detection(Study):
             from benchmarks.detection.data import found_in_folder  # only where there is one
 
             return [data, found_in_folder(data.folder)]
-        record = read_record(self.data_folder / RECORD)
-        files = planned_data(record, files_digest(experiment.data, experiment.results))
-        return [data, experiment.data, *([] if files is None else [files])]
+        return [data, experiment.data, *self.planned_files(self.data_folder / RECORD)]
 
     def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
         student = self.student(method, seed)

@@ -18,7 +18,9 @@ from benchmarks.evidence.provenance import Sources
 from benchmarks.evidence.registered import Primary, Registered, registered, words
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
+from manifold.settings.data_files import files_digest
 from manifold.settings.recorded import RECORDS, Key, record_path, recorded
+from manifold.settings.stale import planned_data, read_record
 from manifold.training.command import limit_threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -181,6 +183,16 @@ class Study:
             "methods": [[m, experiment.method_definitions[m]] for m in methods],  # in this order
             "pairs": {pair: experiment.pairs[pair] for pair, _, _ in sorted(self.students())},
         }
+
+    def planned_files(self, record: Path) -> list[str]:
+        """The digest of the files of the experiment's own data, where another one plans again.
+
+        Args:
+            record: of what is made of them.
+        """
+        now = files_digest(self.experiment.data, self.experiment.results)
+        planned = planned_data(read_record(record), now)
+        return [] if planned is None else [planned]
 
     @classmethod
     def with_methods(cls, section: dict, own: list[str], given: dict) -> dict:

@@ -5,12 +5,12 @@ from typing import Any
 
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FIGURES, FORMATS, Job, Study
+from benchmarks.evidence.study import FIGURES, FORMATS, Job
+from benchmarks.evidence.untrained import WithUntrained
 from benchmarks.segmentation.settings import HeadRecipe, SegmentationSettings
 from manifold.errors import UserError
 from manifold.image_folders import IMAGE_SUFFIXES
 from manifold.settings import CELL_FILES, UNTRAINED, Students, data_files, fingerprint
-from manifold.settings.stale import planned_data, read_record
 
 CONTROLS = {  # what is no method, and what it is called
     UNTRAINED: "Untrained",
@@ -23,7 +23,7 @@ SEGMENTER_FILES = ("segmenter.safetensors", "predictions.zip", "metrics.csv", "r
 MASK_SUFFIXES = (".png",)
 
 
-class Segmentation(Study):
+class Segmentation(WithUntrained):
     """Do a method's students make better backbones of segmentation?"""
 
     name = "segmentation"
@@ -119,11 +119,6 @@ class Segmentation(Study):
         students = self.experiment.directory / "segmentation" / of.pair / of.recipe
         return students / f"{of.epochs}-epochs" / protocol / method / f"seed-{seed}"
 
-    def untrained_student(self, seed: int) -> Path:
-        """The student as it was before a seed's first step."""
-        folder = self.experiment.directory / "segmentation" / f"seed-{seed}"
-        return folder / f"{UNTRAINED}.safetensors"
-
     def weights(self, method: str, seed: int) -> tuple[Path, Path | None]:
         """The weights that a backbone starts from, and those whose patch embedding it takes."""
         of = self.settings
@@ -153,17 +148,7 @@ class Segmentation(Study):
                 is_local=True,
                 priority=100,  # errors in the data come before the training of students
             ),
-            Job(
-                "initialise",
-                run="benchmarks.segmentation.prepare:initialise",
-                message="Initialising the untrained student of seed {wildcards.seed}",
-                outputs=tuple(
-                    f"segmentation/seed-{{seed}}/{UNTRAINED}.{suffix}"
-                    for suffix in ("safetensors", "json")
-                ),
-                identity=self._initialised,
-                is_local=True,
-            ),
+            self.untrained_job("benchmarks.segmentation.prepare:initialise"),
             Job(
                 "train",
                 run="benchmarks.segmentation.train:run",
@@ -206,21 +191,8 @@ class Segmentation(Study):
     def _prepared(self) -> Any:
         """What shapes the prepared data: the files too, of a folder as far as that is quick."""
         data, experiment = self.settings.data, self.experiment
-        files = self._files_behind(self.found)
+        files = self.planned_files(self.found)
         return [data, experiment.data, experiment.evaluation_split, self.folder_digest(), *files]
-
-    def _initialised(self, seed: int) -> Any:
-        """What shapes an untrained student: the experiment's own data say how many classes."""
-        experiment = self.experiment
-        student = experiment.pairs[self.settings.pair].student
-        record = self.untrained_student(seed).with_suffix(".json")
-        return [experiment.data, student, *self._files_behind(record)]
-
-    def _files_behind(self, record: Path) -> list[str]:
-        """The digest of the files of the experiment's own data, where another one plans again."""
-        now = data_files.files_digest(self.experiment.data, self.experiment.results)
-        planned = planned_data(read_record(record), now)
-        return [] if planned is None else [planned]
 
     def results(self) -> list[Path]:
         return [

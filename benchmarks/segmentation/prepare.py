@@ -21,7 +21,6 @@ from manifold.settings import Experiment, fingerprint, to_plain
 from manifold.training.alone import alone_on
 from manifold.training.data import Splits, data_digest, load_splits
 from manifold.training.progress import progress
-from manifold.training.untrained import write_initialised
 
 WHERE = "segmentation.data.scenes"
 NOTES = "notes.txt"
@@ -49,10 +48,7 @@ def prepare(experiment: Experiment) -> None:
 
 def initialise(experiment: Experiment, seed: int) -> None:
     """Write the student of a seed as it was before its first step."""
-    study = experiment.studies["segmentation"]
-    splits = load_splits(experiment.data)
-    student = experiment.pairs[study.settings.pair].student
-    write_initialised(experiment, student, splits, seed, study.untrained_student(seed))
+    experiment.studies["segmentation"].write_untrained(seed)
 
 
 def compose(study: Segmentation, splits: Splits, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import Job, Study, StudySettings
+from benchmarks.evidence.study import Job, StudySettings
+from benchmarks.evidence.untrained import WithUntrained
 from manifold.errors import UserError
 from manifold.settings import (
     CELL_FILES,
@@ -29,7 +30,6 @@ from manifold.settings.section import (
     Positive,
     Section,
 )
-from manifold.settings.stale import planned_data, read_record
 
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
@@ -165,7 +165,7 @@ class TransferSettings(StudySettings):
         return self
 
 
-class Transfer(Study):
+class Transfer(WithUntrained):
     """Do a method's students serve other data better?"""
 
     name = "transfer"
@@ -239,11 +239,6 @@ class Transfer(Study):
     def directory(self, name: str, method: str, seed: int) -> Path:
         return self.experiment.directory / "transfer" / name / method / f"seed-{seed}"
 
-    def untrained_student(self, seed: int) -> Path:
-        """The student as it was before a seed's first step."""
-        folder = self.experiment.directory / "transfer" / f"seed-{seed}"
-        return folder / f"{UNTRAINED}.safetensors"
-
     def student_files(self, seed: int) -> list[Path]:
         """The files of a seed's students."""
         ((key, methods),) = self.students().items()
@@ -263,17 +258,7 @@ class Transfer(Study):
         rows = [UNTRAINED, *self.methods]
         cells = [f"transfer/{{data}}/{method}/seed-{{seed}}" for method in rows]
         return [
-            Job(
-                "initialise",
-                run="benchmarks.transfer.untrained:initialise",
-                message="Initialising the untrained student of seed {wildcards.seed}",
-                outputs=tuple(
-                    f"transfer/seed-{{seed}}/{UNTRAINED}.{suffix}"
-                    for suffix in ("safetensors", "json")
-                ),
-                identity=self._initialised,
-                is_local=True,
-            ),
+            self.untrained_job("benchmarks.transfer.untrained:initialise"),
             Job(
                 "probes",
                 run="benchmarks.transfer.probes:run",
@@ -310,14 +295,6 @@ class Transfer(Study):
                 *(f"{FINE_TUNING}/{name}" for name in CELL_FILES if FINE_TUNING in entry.protocols),
             )
         ]
-
-    def _initialised(self, seed: int) -> Any:
-        # The experiment's own data say how many classes an untrained student has.
-        experiment = self.experiment
-        record = read_record(self.untrained_student(seed).with_suffix(".json"))
-        files = planned_data(record, files_digest(experiment.data, experiment.results))
-        student = experiment.pairs[self.settings.pair].student
-        return [experiment.data, student, *([] if files is None else [files])]
 
     def probe_identity(self, data: str, seed: int) -> dict[str, Any]:
         """What shapes the probes on a data set, except the bytes of the student's file."""

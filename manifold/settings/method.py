@@ -1,6 +1,6 @@
 """The settings of a method: what ``config/methods.yaml`` holds of each."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from manifold.settings.section import Section
 
@@ -24,3 +24,7 @@ class Method(Section):
     """Which of the pair's students it trains."""
     source: str
     """The paper or code, and where its weights were published."""
+
+    def unnamed(self) -> Self:
+        """Without what tables say of it, which shapes no weights."""
+        return self.replaced(title="", family=None, source="")

@@ -16,7 +16,6 @@ from manifold.files import read_text, write_text
 from manifold.settings.experiment import Experiment
 from manifold.settings.files import ROOT, find, merge, read_yaml, read_yaml_text
 from manifold.settings.messages import Origin, suggest, teaching_error, unknown
-from manifold.settings.method import Method
 from manifold.settings.plain import fingerprint, to_plain
 from manifold.settings.section import NULLS, read
 
@@ -310,15 +309,10 @@ def _experiment_name(experiment: Experiment, own: Experiment) -> str:
         if isinstance(theirs, dict):  # a new entry shapes no cells but its own
             mine = {name: mine[name] for name in theirs}
         if section == "method_definitions":
-            mine, theirs = _unnamed(mine), _unnamed(theirs)
+            mine, theirs = (
+                {name: method.unnamed() for name, method in methods.items()}
+                for methods in (mine, theirs)
+            )
         if mine != theirs:
             changed[section] = mine
     return experiment.scale + (f"-{fingerprint(changed)[:8]}" if changed else "")
-
-
-def _unnamed(definitions: dict[str, Method]) -> dict[str, Method]:
-    """Methods without what tables say of them, which shapes no weights."""
-    return {
-        name: definition.replaced(title="", family=None, source="")
-        for name, definition in definitions.items()
-    }
