@@ -5,8 +5,8 @@ part of the test suite. It makes every study at `smoke` twice: once undisturbed,
 Snakemake itself killed by SIGKILL, SIGTERM or Ctrl-C at random moments, and the same command
 given again each time. Then
 
-* weights, features, predictions and metrics must be the same bytes, and tables the same but for
-  times;
+* weights, features and predictions must be the same bytes, and all CSV files (metrics and tables)
+  the same but for times;
 * a cell that was finished at a kill must not have been made again: its record, which holds the
   time that it took, must be the same bytes at the end.
 """
@@ -26,9 +26,9 @@ from pathlib import Path
 from benchmarks.evidence import times
 from benchmarks.evidence.study import Study
 from manifold.settings import ROOT, resolve
+from manifold.settings.stale import RECORDS
 
-RECORDS = ("run.json", "probes.json")
-WEIGHTS = ("*.safetensors", "predictions.*.json")
+BYTES = ("*.safetensors", "predictions.*.json", "predictions.zip")
 TIMES = {"images_per_second", "wall_seconds", "git_commit", "seconds", "time", "data_time"}
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}
 LONGEST_WAIT = 40.0  # seconds from a start to a kill
@@ -154,7 +154,7 @@ def studies_of_costs() -> list[Study]:
 def differences(first: Path, second: Path) -> list[str]:
     """What is not the same in two folders of results."""
     found = []
-    for pattern in WEIGHTS:
+    for pattern in BYTES:
         for path in first.rglob(pattern):
             other = second / path.relative_to(first)
             if ".finished" in str(path) or "/rehearsal/" in str(path):

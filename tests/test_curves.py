@@ -52,7 +52,7 @@ def study(tmp_path):
 
 
 def test_a_curve_is_the_mean_over_seeds_with_its_interval(study):
-    rows = summarise(read(study), 0.95).set_index(["method", "quantity", "term", "epoch"])
+    rows = summarise(read(study)[0], 0.95).set_index(["method", "quantity", "term", "epoch"])
     row = rows.loc[("manifold", LOSS, "intra", 2)]
     values = [0.2, 0.3, 0.4]
     half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
@@ -63,13 +63,13 @@ def test_a_curve_is_the_mean_over_seeds_with_its_interval(study):
 
 
 def test_what_an_epoch_did_not_measure_is_left_out(study):
-    found = read(study)
+    found, _ = read(study)
     accuracies = found[(found["quantity"] == "validation top-1") & (found["method"] == "soft_kd")]
     assert set(accuracies["epoch"]) == {1} and "loss" not in set(found["term"])
 
 
 def test_words_say_what_falls_and_what_cannot_be_told(study):
-    losses, shares = in_words(read(study), study)
+    losses, shares = in_words(read(study)[0], study)
     assert losses == (
         "losses that fall: kl of Soft KD; intra of Manifold, decoupled. losses not told from "
         "constant: kl of Manifold, decoupled"
@@ -87,6 +87,15 @@ def test_the_document_is_made_of_records_and_the_figure_has_a_line_a_method(stud
     assert len(lines[1, 0].lines) == 2  # its own accuracy, and the baseline's
     assert [text.get_text() for text in lines[1, 2].get_legend().get_texts()] == ["kl", "intra"]
     plt.close(figure)
+
+
+def test_the_caption_says_how_often_each_run_looked_whatever_is_configured_now(study):
+    assert "looked at every 10 steps." in study.build().caption  # of runs that do not say
+    path = study.experiment.cell_directory(*study.needed()[0]) / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["environment"] = {"cohort": {"gradient_steps": 3}}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    assert "looked at every 3 or 10 steps." in study.build().caption
 
 
 def test_terms_of_a_method_are_told_apart_and_a_bases_are_alike():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from manifold.files import sha256
+from manifold.settings.stale import RECORDS
 from manifold.training.finished import forget_all, keep_all, link_folder
 from manifold.training.records import is_complete
 
@@ -111,6 +112,15 @@ def test_new_weights_take_the_place_of_the_kept_ones_and_do_not_change_them(cell
     (cell / "run.json").write_text(json.dumps(write_cell_again), encoding="utf-8")
     keep_all(tmp_path)
     assert sorted(path.name for path in links.iterdir()) == ["run.json"]
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_whatever_has_a_record_is_brought_back(record, tmp_path):
+    folder = tmp_path / "maps/seed-0"
+    write_cell(folder, "m", record)
+    keep_all(tmp_path)
+    remove(folder)
+    assert is_complete(folder, (*FILES, record), record, "m")
 
 
 def test_probes_and_fine_tuning_beside_them_are_kept_apart(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 from benchmarks.evidence.kept import is_kept, keep
 from manifold.files import sha256
 from manifold.settings import sources
-from manifold.settings.sources import job_hash
+from manifold.settings.sources import AND_SUITE, job_hash
+from manifold.settings.stale import is_job_made_anew
 
 FILES = ("weights.bin", "run.json")
 JOB = "benchmarks.transfer.probes"
@@ -51,6 +52,34 @@ def test_a_result_of_a_users_own_job_is_always_followed(experiment, result, tmp_
     monkeypatch.syspath_prepend(tmp_path)
     for made_by, expected in ((job_hash("job_of_a_user"), True), ("earlier", False)):
         assert is_kept(experiment(), "job_of_a_user", result(made_by), FILES, "this") is expected
+
+
+def test_what_the_suite_adds_to_a_users_job_is_followed_where_that_is_asked(
+    experiment, result, tmp_path, monkeypatch
+):
+    """An update of the suite trains no method of the user's alone again."""
+    (tmp_path / "job_with_a_study.py").write_text("import manifold.losses", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    own, suite = job_hash("job_with_a_study").split(AND_SUITE)
+    asked = ("job_with_a_study", result(f"{own}{AND_SUITE}of older code"), FILES, "this")
+    assert is_kept(experiment(), *asked) and not is_kept(experiment(stale="retrain"), *asked)
+    asked = ("job_with_a_study", result(f"of older code{AND_SUITE}{suite}"), FILES, "this")
+    assert not is_kept(experiment(), *asked)
+
+
+@pytest.mark.parametrize("text", ['{"mean": 1}', "[]", '"a word"', "{"])
+def test_an_output_of_a_records_name_that_is_none_plans_nothing(
+    text, experiment, tmp_path, monkeypatch
+):
+    """Planned for ever, if it were taken for one of other code."""
+    path = tmp_path / "run.json"
+    path.write_text(text, encoding="utf-8")
+    (tmp_path / "job_of_a_user.py").write_text("", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in (JOB, "job_of_a_user"):
+        for stale in ("keep", "retrain"):
+            asked = experiment(stale=stale), module, None, [path], None
+            assert not is_job_made_anew(*asked)
 
 
 def test_a_result_that_is_damaged_or_of_another_configuration_does_not_stay(experiment, result):

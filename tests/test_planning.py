@@ -60,8 +60,8 @@ def stand_as_finished(folder, scale, *targets):
             made = [experiment.directory / path for path in job.outputs if "{" not in path]
             paths += [path / "made" if job.is_folder else path for path in made]
     for study in map(experiment.studies.get, ("transfer", "segmentation")):
-        students = [study.untrained_student(seed) for seed in study.seeds] if study else []
-        paths += [*students, *(path.with_suffix(".json") for path in students)]
+        for seed in study.seeds if study else []:
+            paths += study.untrained_files(seed)
     for path in paths:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).touch()
@@ -132,6 +132,7 @@ def test_what_is_done_is_not_planned_again(touched):
         ("transfer={data: {faces: null}}", {"transfer"}),
         ("maps={batch: 32}", {"maps", "maps_measure"}),
         ("maps={shown_methods: [none]}", {"maps"}),
+        ("maps={methods: [manifold, soft_kd, none]}", {"maps"}),
         ("curves={baseline: none}", {"curves"}),
         ("detection={pictures: 1}", {"detection"}),
         ("detection={options: {train_cfg.max_epochs: 2}}", {"detection", "detection_train"}),
@@ -325,6 +326,39 @@ def test_what_a_job_made_of_older_code_is_planned_where_that_is_asked_and_once(t
     assert done.returncode == 0
     record()
     assert jobs("transfer={draws: 3}") == jobs("transfer={draws: 3}", "stale=retrain") == set()
+
+
+def test_what_has_no_record_of_its_code_is_planned_where_that_is_asked_and_once(tmp_path):
+    targets = ("all", *ASKED_FOR)
+    stand_as_finished(tmp_path, "smoke", *targets, "--forceall")
+    code = re.compile(r"by [0-9a-f+]{64,}")
+
+    def jobs(*words):
+        return set(planned(tmp_path, *targets, "--config", SCALE, *words)) - set(targets)
+
+    for path in (tmp_path / ".snakemake" / "metadata").rglob("*"):
+        if path.is_file():  # what Snakemake wrote down of an output
+            text = path.read_text(encoding="utf-8")
+            path.write_text(code.sub("by of-older-code", text), encoding="utf-8")
+    assert jobs() == set()
+    made = jobs("stale=retrain")
+    assert {
+        *("initialise_teacher", "transfer_initialise", "segmentation_initialise"),
+        *("detection_prepare", "segmentation_prepare", "evaluate_teacher"),
+        *("cost_losses", "cost_steps", "rehearsal_pair", "rehearsal_detection_detector"),
+    } <= made
+    assert not any(rule.startswith("train_deit_cait_") for rule in made)
+    done = snakemake(tmp_path, *targets, "--touch", "--config", SCALE, "stale=retrain")
+    assert done.returncode == 0
+    assert jobs() == jobs("stale=retrain") == set()
+
+
+def test_an_untrained_student_without_its_record_is_made_again(tmp_path):
+    stand_as_finished(tmp_path, "smoke", "reproduce_transfer", "--forceall")
+    study = resolve({"scale": "smoke"}).studies["transfer"]
+    (tmp_path / study.untrained_files(0)[1]).unlink()
+    words = ("--config", SCALE, "transfer={draws: 3}")  # so that the student is asked for
+    assert planned(tmp_path, "reproduce_transfer", *words)["transfer_initialise"] == 1
 
 
 def test_a_change_of_ones_data_plans_one_data_sets_jobs(touched):

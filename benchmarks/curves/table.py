@@ -30,7 +30,7 @@ def build(study: Curves) -> Document:
     Raises:
         UserError: a cell is missing, damaged, or of another configuration.
     """
-    seeds = read(study)
+    seeds, looked = read(study)
     rows = summarise(seeds, study.experiment.statistics.confidence)
 
     def figure(caption: str):
@@ -41,7 +41,7 @@ def build(study: Curves) -> Document:
     shown = readable(rows)
     return Document(
         title=f"{study.title}, {study.experiment.name}",
-        caption=_caption(study, seeds),
+        caption=_caption(study, seeds, looked),
         parts=["## In words", in_words(seeds, study), "## Every curve", shown],
         csv={"": rows, "_seeds": seeds},
         latex=[(shown, "")],
@@ -49,12 +49,21 @@ def build(study: Curves) -> Document:
     )
 
 
-def read(study: Curves) -> pd.DataFrame:
-    """One row a method, seed, epoch and quantity; what an epoch did not measure is left out."""
+def read(study: Curves) -> tuple[pd.DataFrame, set[int]]:
+    """One row a method, seed, epoch and quantity; what an epoch did not measure is left out.
+
+    Returns:
+        These, and after how many steps each the gradients were looked at.
+    """
     ((key, methods),) = study.students().items()
     found, definitions = [], study.experiment.method_definitions
+    looked = set()
     for method, runs in study.collect(*key, methods).items():
-        for seed in runs:
+        for seed, record in runs.items():
+            cohort = record.get("environment", {}).get(
+                "cohort", study.experiment.cohort.model_dump()
+            )
+            looked.add(cohort["gradient_steps"])
             metrics = metrics_of(study.experiment, (*key, method, seed))
             terms = loss_terms(metrics)
             columns = {
@@ -77,7 +86,7 @@ def read(study: Curves) -> pd.DataFrame:
                 for column, (quantity, term) in columns.items()
                 if epoch.get(column)
             ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(found), looked - {None}
 
 
 def summarise(seeds: pd.DataFrame, confidence: float) -> pd.DataFrame:
@@ -156,11 +165,11 @@ def _detectable(study: Curves, seeds: pd.DataFrame) -> str:
     return f" {words}".rstrip()
 
 
-def _caption(study: Curves, seeds: pd.DataFrame) -> str:
+def _caption(study: Curves, seeds: pd.DataFrame, looked: set[int]) -> str:
     experiment, curves = study.experiment, study.settings
     steps = seeds.loc[seeds["epoch"] == 1, "step"].iloc[0]
-    looked = experiment.cohort.gradient_steps
     has_shares = (seeds["quantity"] == GRADIENT).any()
+    steps_between = " or ".join(map(str, sorted(looked)))
     return (
         f"Scale {experiment.name}: {experiment.description}. Pair {curves.pair}, recipe "
         f"{curves.recipe}, {in_epochs(curves.epochs)} of {steps:,} steps. Means over "
@@ -169,7 +178,7 @@ def _caption(study: Curves, seeds: pd.DataFrame) -> str:
         f"as they are added up, and means over an epoch's steps.{_detectable(study, seeds)}"
         + (
             f" Gradient shares: the norm of a term's gradient by the student's parameters over the "
-            f"sum of all terms' norms, looked at every {looked} steps."
+            f"sum of all terms' norms, looked at every {steps_between} steps."
             if has_shares
             else ""
         )

@@ -15,6 +15,11 @@ class WithUntrained(Study):
         folder = self.experiment.directory / self.name / f"seed-{seed}"
         return folder / f"{UNTRAINED}.safetensors"
 
+    def untrained_files(self, seed: int) -> list[Path]:
+        """That student's weights and their record."""
+        weights = self.untrained_student(seed)
+        return [weights, weights.with_suffix(".json")]
+
     def write_untrained(self, seed: int) -> None:
         """Write that student and its record."""
         from manifold.training.data import load_splits
@@ -46,5 +51,5 @@ class WithUntrained(Study):
         # The experiment's own data say how many classes an untrained student has.
         experiment = self.experiment
         student = experiment.pairs[self.settings.pair].student
-        record = self.untrained_student(seed).with_suffix(".json")
+        _, record = self.untrained_files(seed)
         return [experiment.data, student, *self.planned_files(record)]

@@ -163,7 +163,7 @@ class Maps(Study):
         drawn_by_the_figures = ("study", "baseline", "methods", "shown_methods")
         shaping = {
             "settings": {k: v for k, v in vars(maps).items() if k not in drawn_by_the_figures},
-            "methods": self.methods,
+            "methods": sorted(self.methods),
             "data": experiment.data,
             "students": {
                 key: getattr(pair, key)
@@ -184,7 +184,7 @@ class Maps(Study):
         Raises:
             UserError: one of them is missing.
         """
-        paths = [self._teacher, *self._students_of(seed)]
+        paths = [self._teacher, *sorted(self._students_of(seed))]
         weights = [path for path in paths if path.suffix == ".safetensors"]
         for path in weights:
             if not path.is_file():

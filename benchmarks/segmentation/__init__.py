@@ -156,14 +156,16 @@ class Segmentation(WithUntrained):
                 outputs=tuple(
                     f"{cell}/seed-{{seed}}/{file}" for cell in cells for file in SEGMENTER_FILES
                 ),
-                inputs=lambda method, seed: [
-                    self.found,
-                    *(path for path in self.weights(method, seed) if path is not None),
-                ],
+                inputs=lambda method, seed: [self.found, *self._networks_of(method, seed)],
                 identity=lambda method, seed: [self.shaping(protocol) for protocol in PROTOCOLS],
                 processes="one",
             ),
         ]
+
+    def _networks_of(self, method: str, seed: int) -> list[Path]:
+        weights = [path for path in self.weights(method, seed) if path is not None]
+        untrained = self.untrained_files(seed)
+        return list(dict.fromkeys([*weights, *(untrained if untrained[0] in weights else [])]))
 
     def shaping(self, protocol: str) -> dict[str, Any]:
         """What of the settings shapes a segmenter."""

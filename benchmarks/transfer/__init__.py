@@ -248,7 +248,7 @@ class Transfer(WithUntrained):
                 for method in methods
                 for name in CELL_FILES
             ),
-            self.untrained_student(seed),
+            *self.untrained_files(seed),
         ]
 
     # ---- jobs --------------------------------------------------------------------------------

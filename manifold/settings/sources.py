@@ -27,6 +27,8 @@ PROJECT = (
     "benchmarks",
 )  # packages that are read from beside this file, and no others
 
+AND_SUITE = "+"  # between the hash of a user's files and that of this project's
+
 # What trains every method; cohort, data, models, seeds and the like are what it imports.
 TRAINING = ("manifold.training.train",)
 
@@ -128,8 +130,25 @@ def job_hash(module: str) -> str:
 
 
 def _hash_over(found: dict[str, "_Module"]) -> str:
-    lines = [f"{name} {found[name].digest}\n" for name in sorted(found)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    """One hash over modules; where some are a user's, theirs, ``AND_SUITE``, and the suite's."""
+    users = sorted(name for name in found if not is_projects(name))
+    suites = sorted(found.keys() - users)
+    parts = (
+        "".join(f"{name} {found[name].digest}\n" for name in names)
+        for names in (users, suites)
+        if names
+    )
+    return AND_SUITE.join(hashlib.sha256(part.encode()).hexdigest() for part in parts)
+
+
+def users_part(hash_over: str) -> str:
+    """What a user's own files add to a hash, or the whole of another's."""
+    return hash_over.partition(AND_SUITE)[0]
+
+
+def is_projects(module: str) -> bool:
+    """Whether a module, or ``module:Class``, is this project's, and no user's."""
+    return _module_of(module).partition(".")[0] in PROJECT
 
 
 def is_own(distiller: str) -> bool:
@@ -166,7 +185,7 @@ class _Module:
     def is_own(self) -> bool:
         if self.path is None:
             return False
-        if self.name.partition(".")[0] in PROJECT:
+        if is_projects(self.name):
             return True
         resolved = self.path.resolve()
         is_standard = any(resolved.is_relative_to(folder) for folder in STANDARD_LIBRARY)

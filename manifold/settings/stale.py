@@ -1,9 +1,10 @@
 """Whether what has been made is of the code and data that now stand, and what follows from that.
 
 A run records the hash of its sources when it starts. Where they have been edited since, the key
-``stale`` decides: its cells are kept, and tables tell of it, or they are made anew. A method of the
-user's own is always made anew: its file is what the user is working on. So is what was made of
-other files of data, whatever the key says: seeds of different data are not paired.
+``stale`` decides: its cells are kept, and tables tell of it, or they are made anew. What the user's
+own files have shaped is always made anew when they have changed: they are what the user is working
+on. So is what was made of other files of data, whatever the key says: seeds of different data are
+not paired.
 """
 
 import json
@@ -14,28 +15,28 @@ from typing import Any
 from manifold.settings.data_files import is_of_files, is_other
 from manifold.settings.experiment import Experiment
 from manifold.settings.recorded import Key, expected_fingerprint
-from manifold.settings.sources import PROJECT, job_hash, source_hash
+from manifold.settings.sources import is_projects, job_hash, source_hash, users_part
 
 RECORDS = ("run.json", "probes.json", "maps.json")  # the files of outputs that tell what made them
 
 
-def is_followed(experiment: Experiment, module: str) -> bool:
-    """Whether what a module's earlier code made is made anew.
+def is_old_code(experiment: Experiment, module: str, made_by: str | None, now: str) -> bool:
+    """Whether what code of one hash made is to be made anew, since it now has another.
 
     Args:
-        module: the name of a module, or ``module:Class``.
+        module: that was asked for, ``module`` or ``module:Class``: the project's or a user's.
+        made_by: None where it is not known.
     """
-    return is_users(module) or experiment.stale == "retrain"
-
-
-def is_users(module: str) -> bool:
-    """Whether a module is the user's own."""
-    return module.partition(":")[0].partition(".")[0] not in PROJECT
+    if made_by == now:
+        return False
+    is_of_user = not is_projects(module)
+    is_users_changed = is_of_user and users_part(made_by or "") != users_part(now)
+    return is_users_changed or experiment.stale == "retrain"
 
 
 def is_outdated(experiment: Experiment, distiller: str, made_by: str | None) -> bool:
     """Whether what sources of this hash made of a method is to be made anew for its code."""
-    return made_by != source_hash(distiller) and is_followed(experiment, distiller)
+    return is_old_code(experiment, distiller, made_by, source_hash(distiller))
 
 
 def is_cell_made_anew(experiment: Experiment, key: Key, data: str | None) -> bool:
@@ -67,11 +68,9 @@ def is_teacher_made_anew(experiment: Experiment, pair: str, record: str, data: s
         record: the name of the file that holds the digest of the data that it was made of.
     """
     folder = experiment.teacher_directory(pair)
-    made = read_record(folder / "run.json") or {}
+    made_by = recorded_code([folder / "run.json"])
     distiller = experiment.method_definitions["none"].distiller
-    is_of_old_code = "source_hash" in made and is_outdated(
-        experiment, distiller, made["source_hash"]
-    )
+    is_of_old_code = any(is_outdated(experiment, distiller, code) for code in made_by)
     return is_of_old_code or is_other((read_record(folder / record) or {}).get("data_digest"), data)
 
 
@@ -82,7 +81,7 @@ def is_job_made_anew(
     outputs: Iterable[Path],
     data: str | None,
 ) -> bool:
-    """Whether a study's job made its outputs of other code or data than they are to be of.
+    """Whether the records of a study's job say that it made its outputs of other code or data.
 
     Args:
         method: of the cells that the job makes, if it makes cells.
@@ -91,29 +90,24 @@ def is_job_made_anew(
         UserError: the module is not Python.
     """
     distiller = method and experiment.method_definitions[method].distiller
-    job_hash(module)  # whether there are records or not
-    records = [read_record(path) for path in outputs if path.name in RECORDS]
-    return any(
-        is_other(record.get("data_digest"), data)
-        or (
-            is_outdated(experiment, distiller, record.get("source_hash"))
-            if distiller
-            else is_outdated_job(experiment, module, record.get("source_hash"))
-        )
-        for record in records
-        if record
+    now = source_hash(distiller) if distiller else job_hash(module)  # records or not
+    outputs = list(outputs)
+    records = [read_record(path) or {} for path in outputs if path.name in RECORDS]
+    return any(is_other(record.get("data_digest"), data) for record in records) or any(
+        is_old_code(experiment, distiller or module, made_by, now)
+        for made_by in recorded_code(outputs)
     )
 
 
-def unrecorded_code(module: str, outputs: Iterable[Path]) -> str | None:
-    """The hash of a job's code, where it is the user's and none of its outputs records it."""
-    is_recorded = any(path.name in RECORDS for path in outputs)
-    return job_hash(module) if is_users(module) and not is_recorded else None
+def recorded_code(outputs: Iterable[Path]) -> list[str]:
+    """The hashes of code that the records among a job's outputs hold, if any do."""
+    records = [read_record(path) or {} for path in outputs if path.name in RECORDS]
+    return [record["source_hash"] for record in records if record.get("source_hash")]
 
 
 def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) -> bool:
     """Whether what sources of this hash made of a study's job is to be made anew for its code."""
-    return made_by != job_hash(module) and is_followed(experiment, module)
+    return is_old_code(experiment, module, made_by, job_hash(module))
 
 
 def planned_data(record: dict[str, Any] | None, data: str | None) -> str | None:
@@ -133,6 +127,7 @@ def planned_data(record: dict[str, Any] | None, data: str | None) -> str | None:
 def read_record(path: Path) -> dict[str, Any] | None:
     """A record, or None where there is none that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) else None

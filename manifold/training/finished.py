@@ -11,8 +11,7 @@ import shutil
 from pathlib import Path
 
 from manifold.files import link, sha256
-
-RECORDS = ("run.json", "probes.json")
+from manifold.settings.stale import RECORDS
 
 
 def keep_all(root: Path) -> None:

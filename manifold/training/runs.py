@@ -21,6 +21,7 @@ from manifold.settings import (
     Recipe,
     fingerprint,
     suggest,
+    to_plain,
 )
 from manifold.settings.data import epoch_of
 from manifold.training import records
@@ -50,6 +51,11 @@ class Setting:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.experiment.data.image_shape
+
+    @property
+    def manner(self) -> dict[str, Any]:
+        """How it runs, which changes no result beyond rounding; records keep it."""
+        return to_plain({"machine": self.experiment.machine, "cohort": self.experiment.cohort})
 
 
 def student_setting(

@@ -18,7 +18,7 @@ from manifold import ranks
 from manifold.errors import UserError
 from manifold.files import csv_text, sha256, write_text
 from manifold.models import is_finite, read_state, save_state, save_weights
-from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest, to_plain
+from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest
 from manifold.settings.data import epoch_of
 from manifold.settings.data_files import files_digest, is_other
 from manifold.settings.recipe import check_warmup
@@ -327,7 +327,7 @@ class Training:
             ),
             "teacher_sha256": self.cohort.teacher and self.cohort.teacher.sha256,
             "environment": description.describe_environment(self.setting.device)
-            | {"machine": to_plain(self.setting.experiment.machine)},
+            | self.setting.manner,
             "files": {path.name: sha256(path) for path in (weights, metrics)},
         }
         records.write_run(run, record)

@@ -60,7 +60,7 @@ rule initialise_teacher:
     params:
         experiment=str(EXPERIMENT.file),
         fingerprint=identity_of_teacher,
-        making=making_of_teacher("untrained.json"),
+        making=making_of_teacher("untrained.json", "manifold.training.untrained"),
     message:
         "Initialising the teacher of {wildcards.pair}"
     shell:
@@ -84,7 +84,7 @@ rule evaluate_teacher:
     params:
         experiment=str(EXPERIMENT.file),
         fingerprint=identity_of_teacher,
-        making=making_of_teacher("evaluation.json"),
+        making=making_of_teacher("evaluation.json", "manifold.training.teacher"),
     message:
         "Measuring the teacher of {wildcards.pair}"
     shell:
