@@ -114,6 +114,16 @@ def test_new_weights_take_the_place_of_the_kept_ones_and_do_not_change_them(cell
     assert sorted(path.name for path in links.iterdir()) == ["run.json"]
 
 
+@pytest.mark.parametrize("text", ["[]", '{"fingerprint": "f", "files": 3}', "{"])
+def test_a_file_of_a_records_name_that_is_none_is_let_be(text, cell, tmp_path):
+    other = tmp_path / "mine/run.json"
+    other.parent.mkdir()
+    other.write_text(text, encoding="utf-8")
+    keep_all(tmp_path)
+    assert link_folder(cell, "run.json").is_dir()
+    assert not link_folder(other.parent, "run.json").exists()
+
+
 @pytest.mark.parametrize("record", RECORDS)
 def test_whatever_has_a_record_is_brought_back(record, tmp_path):
     folder = tmp_path / "maps/seed-0"

@@ -8,7 +8,7 @@ from benchmarks.evidence.kept import is_kept, keep
 from manifold.files import sha256
 from manifold.settings import sources
 from manifold.settings.sources import AND_SUITE, job_hash
-from manifold.settings.stale import is_job_made_anew
+from manifold.settings.stale import is_job_made_anew, tell_code
 
 FILES = ("weights.bin", "run.json")
 JOB = "benchmarks.transfer.probes"
@@ -67,8 +67,10 @@ def test_what_the_suite_adds_to_a_users_job_is_followed_where_that_is_asked(
     assert not is_kept(experiment(), *asked)
 
 
-@pytest.mark.parametrize("text", ['{"mean": 1}', "[]", '"a word"', "{"])
-def test_an_output_of_a_records_name_that_is_none_plans_nothing(
+@pytest.mark.parametrize(
+    "text", ['{"mean": 1}', '{"source_hash": "v1"}', '{"source_hash": 5}', "[]", '"a word"', "{"]
+)
+def test_an_output_of_a_records_name_that_is_none_is_told_of_as_any_other(
     text, experiment, tmp_path, monkeypatch
 ):
     """Planned for ever, if it were taken for one of other code."""
@@ -77,9 +79,22 @@ def test_an_output_of_a_records_name_that_is_none_plans_nothing(
     (tmp_path / "job_of_a_user.py").write_text("", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     for module in (JOB, "job_of_a_user"):
+        tell_code([path], job_hash(module))
         for stale in ("keep", "retrain"):
-            asked = experiment(stale=stale), module, None, [path], None
-            assert not is_job_made_anew(*asked)
+            assert not is_job_made_anew(experiment(stale=stale), module, None, [path], None)
+        tell_code([path], "of older code")
+        is_users = module != JOB
+        assert is_job_made_anew(experiment(), module, None, [path], None) is is_users
+        assert is_job_made_anew(experiment(stale="retrain"), module, None, [path], None)
+
+
+def test_what_was_made_before_its_code_was_told_is_old_where_that_is_asked(experiment, tmp_path):
+    path = tmp_path / "data.json"
+    for is_there in (False, True):
+        for stale in ("keep", "retrain"):
+            asked = experiment(stale=stale), JOB, None, [path], None
+            assert is_job_made_anew(*asked) == (is_there and stale == "retrain")
+        path.write_text("{}", encoding="utf-8")
 
 
 def test_a_result_that_is_damaged_or_of_another_configuration_does_not_stay(experiment, result):

@@ -37,11 +37,11 @@ from benchmarks.segmentation.masks import lookup, read_folder, read_mask
 from benchmarks.segmentation.measure import measure
 from benchmarks.segmentation.networks import LinearHead, Segmenter, UPerDecoder, enlarge
 from benchmarks.segmentation.pictures import MUTED, colours, painted
-from benchmarks.segmentation.prepare import initialise as initialise_student
 from benchmarks.segmentation.prepare import prepare, take_folder
 from benchmarks.segmentation.scores import confusion, scores
 from benchmarks.segmentation.settings import IGNORED, Decoder
 from benchmarks.segmentation.train import run
+from benchmarks.segmentation.untrained import initialise as initialise_student
 from manifold.errors import UserError
 from manifold.files import sha256, write_text
 from manifold.models import create_model, save_weights

@@ -20,7 +20,8 @@ from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.settings.data_files import files_digest
 from manifold.settings.recorded import RECORDS, Key, record_path, recorded
-from manifold.settings.stale import planned_data, read_record
+from manifold.settings.sources import job_hash
+from manifold.settings.stale import planned_data, read_record, tell_code
 from manifold.training.command import limit_threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -261,8 +262,11 @@ class Study:
             )
         module, _, function = jobs[name].run.partition(":")
         work = getattr(import_module(module), function)
+        made_by = job_hash(module)  # of the sources that this process runs
         limit_threads(self.experiment)
         work(self.experiment, **typed(given))
+        patterns = jobs[name].outputs
+        tell_code([self.experiment.directory / each.format(**given) for each in patterns], made_by)
 
     # ---- what follows ------------------------------------------------------------------------
 

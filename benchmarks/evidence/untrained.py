@@ -20,20 +20,11 @@ class WithUntrained(Study):
         weights = self.untrained_student(seed)
         return [weights, weights.with_suffix(".json")]
 
-    def write_untrained(self, seed: int) -> None:
-        """Write that student and its record."""
-        from manifold.training.data import load_splits
-        from manifold.training.untrained import write_initialised
-
-        experiment, path = self.experiment, self.untrained_student(seed)
-        student = experiment.pairs[self.settings.pair].student
-        write_initialised(experiment, student, load_splits(experiment.data), seed, path)
-
     def untrained_job(self, run: str) -> Job:
         """The job that writes it.
 
         Args:
-            run: the study's own function that does ``write_untrained``.
+            run: the study's own function, which does ``initialised.write_untrained``.
         """
         return Job(
             "initialise",

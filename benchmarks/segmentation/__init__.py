@@ -148,7 +148,7 @@ class Segmentation(WithUntrained):
                 is_local=True,
                 priority=100,  # errors in the data come before the training of students
             ),
-            self.untrained_job("benchmarks.segmentation.prepare:initialise"),
+            self.untrained_job("benchmarks.segmentation.untrained:initialise"),
             Job(
                 "train",
                 run="benchmarks.segmentation.train:run",

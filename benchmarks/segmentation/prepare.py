@@ -1,4 +1,4 @@
-"""Make, or check, the images and masks that the segmenters learn from; and the untrained students.
+"""Make, or check, the images and masks that the segmenters learn from.
 
 ``segmentation/data/data.json`` says which they are; where the scale composes scenes, they stand
 beside it, as ``SPLIT/{images,masks}/*.png``. Those of a folder stay where they are.
@@ -44,11 +44,6 @@ def prepare(experiment: Experiment) -> None:
 
     with alone_on([study.data_folder]):
         write_directory(study.data_folder, make)
-
-
-def initialise(experiment: Experiment, seed: int) -> None:
-    """Write the student of a seed as it was before its first step."""
-    experiment.studies["segmentation"].write_untrained(seed)
 
 
 def compose(study: Segmentation, splits: Splits, folder: Path) -> dict[str, Any]:

@@ -21,11 +21,7 @@ from pathlib import Path
 from manifold.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT = (
-    "manifold",
-    "baselines",
-    "benchmarks",
-)  # packages that are read from beside this file, and no others
+PROJECT = ("manifold", "baselines", "benchmarks")  # read from beside this file, and no others
 
 AND_SUITE = "+"  # between the hash of a user's files and that of this project's
 
@@ -119,6 +115,11 @@ def job_hash(module: str) -> str:
     Raises:
         UserError: there is no source of the module.
     """
+    return _hash_over(covered_by_job(module))
+
+
+def covered_by_job(module: str) -> dict[str, "_Module"]:
+    """What ``job_hash`` is taken over, by name."""
     modules, asker = _shared_modules(), f"the job {module!r}"
     declarations = [
         name
@@ -126,7 +127,7 @@ def job_hash(module: str) -> str:
         if name != module and modules.imports(found, "benchmarks.evidence.study")
     ]
     left_out = (*LEFT_OUT, "benchmarks.evidence.kept", *declarations)
-    return _hash_over(modules.closure([module], asker, left_out))
+    return modules.closure([module], asker, left_out)
 
 
 def _hash_over(found: dict[str, "_Module"]) -> str:

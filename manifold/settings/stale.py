@@ -8,10 +8,12 @@ not paired.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from manifold.files import write_text
 from manifold.settings.data_files import is_of_files, is_other
 from manifold.settings.experiment import Experiment
 from manifold.settings.recorded import Key, expected_fingerprint
@@ -78,10 +80,10 @@ def is_job_made_anew(
     experiment: Experiment,
     module: str,
     method: str | None,
-    outputs: Iterable[Path],
+    outputs: list[Path],
     data: str | None,
 ) -> bool:
-    """Whether the records of a study's job say that it made its outputs of other code or data.
+    """Whether a study's job made its outputs of other code or data than they are to be of.
 
     Args:
         method: of the cells that the job makes, if it makes cells.
@@ -91,18 +93,49 @@ def is_job_made_anew(
     """
     distiller = method and experiment.method_definitions[method].distiller
     now = source_hash(distiller) if distiller else job_hash(module)  # records or not
-    outputs = list(outputs)
     records = [read_record(path) or {} for path in outputs if path.name in RECORDS]
-    return any(is_other(record.get("data_digest"), data) for record in records) or any(
-        is_old_code(experiment, distiller or module, made_by, now)
-        for made_by in recorded_code(outputs)
-    )
+    if any(is_other(record.get("data_digest"), data) for record in records):
+        return True
+    if made_by := recorded_code(outputs):
+        return any(is_old_code(experiment, distiller or module, code, now) for code in made_by)
+    return is_made_by_old_code(experiment, module, outputs)
+
+
+def is_made_by_old_code(experiment: Experiment, module: str | None, outputs: list[Path]) -> bool:
+    """Whether outputs that hold no record of their code are to be made anew for it.
+
+    Where it is not known, they are, if ``stale`` asks for what is old.
+
+    Args:
+        module: that makes them; None: one that is not followed.
+    """
+    if module is None:
+        return False
+    now, told = job_hash(module), code_file(outputs[0])
+    made_by = told.read_text(encoding="utf-8") if told.is_file() else None
+    return outputs[0].exists() and is_old_code(experiment, module, made_by, now)
+
+
+def tell_code(outputs: list[Path], made_by: str) -> None:
+    """Write down, beside the first of a job's outputs, which code made them."""
+    write_text(code_file(outputs[0]), made_by)
+
+
+def code_file(output: Path) -> Path:
+    """Where the hash of the code stands that made an output: hidden, beside it."""
+    return output.with_name(f".{output.name}.source_hash")
 
 
 def recorded_code(outputs: Iterable[Path]) -> list[str]:
     """The hashes of code that the records among a job's outputs hold, if any do."""
     records = [read_record(path) or {} for path in outputs if path.name in RECORDS]
-    return [record["source_hash"] for record in records if record.get("source_hash")]
+    codes = [record.get("source_hash") for record in records]
+    return [code for code in codes if is_hash(code)]
+
+
+def is_hash(found: Any) -> bool:
+    """Whether it is a hash of code, and not what a user's record calls so."""
+    return isinstance(found, str) and bool(re.fullmatch(r"[0-9a-f]{64}(\+[0-9a-f]{64})?", found))
 
 
 def is_outdated_job(experiment: Experiment, module: str, made_by: str | None) -> bool:

@@ -6,12 +6,11 @@ of which one cell was deleted trains that cell alone, and a run that is killed a
 started again, makes nothing twice.
 """
 
-import json
 import shutil
 from pathlib import Path
 
 from manifold.files import link, sha256
-from manifold.settings.stale import RECORDS
+from manifold.settings.stale import RECORDS, read_record
 
 
 def keep_all(root: Path) -> None:
@@ -63,12 +62,10 @@ def _is_link_folder(folder: Path) -> bool:
 
 
 def _read(record: Path) -> dict | None:
-    """The record of a cell; None where there is none, or it is damaged."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if {"fingerprint", "files"} <= found.keys() else None
+    """The record of a cell; None where there is none, or it is damaged or no cell's."""
+    found = read_record(record) or {}
+    is_cell = "fingerprint" in found and isinstance(found.get("files"), dict)
+    return found if is_cell else None
 
 
 def _keep(record: Path) -> None:

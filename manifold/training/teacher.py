@@ -10,6 +10,8 @@ from manifold import ranks
 from manifold.files import write_text
 from manifold.models import count_parameters
 from manifold.settings import Experiment
+from manifold.settings.sources import job_hash
+from manifold.settings.stale import tell_code
 from manifold.training import command
 from manifold.training.data import data_digest, load_splits
 from manifold.training.evaluation import evaluate_split
@@ -67,5 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     experiment = command.experiment(options)
     pair = options.pair or experiment.table1.pairs[0]
+    made_by, path = job_hash("manifold.training.teacher"), evaluation_path(experiment, pair)
     measured = measure(experiment, pair)
-    write_text(evaluation_path(experiment, pair), json.dumps(measured, indent=2) + "\n")
+    write_text(path, json.dumps(measured, indent=2) + "\n")
+    tell_code([path], made_by)

@@ -12,6 +12,8 @@ from manifold.files import sha256, write_text
 from manifold.models import create_model, save_weights
 from manifold.seeds import derive, reseed
 from manifold.settings import UNTRAINED, Experiment, Model
+from manifold.settings.sources import job_hash
+from manifold.settings.stale import tell_code
 from manifold.training import command
 from manifold.training.data import Splits, data_digest, load_splits
 
@@ -51,4 +53,6 @@ def main() -> None:
     parser = command.parser("manifold initialise-teacher", __doc__)
     parser.add_argument("--pair", required=True)
     options = parser.parse_args()
-    initialise(command.experiment(options), options.pair)
+    experiment, made_by = command.experiment(options), job_hash("manifold.training.untrained")
+    initialise(experiment, options.pair)
+    tell_code([experiment.teacher_directory(options.pair) / f"{UNTRAINED}.json"], made_by)

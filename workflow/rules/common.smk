@@ -15,9 +15,8 @@ from manifold.settings.sources import job_hash
 from manifold.settings.stale import (
     is_cell_made_anew,
     is_job_made_anew,
-    is_old_code,
+    is_made_by_old_code,
     is_teacher_made_anew,
-    recorded_code,
 )
 from manifold.training.finished import forget_all, keep_all
 from manifold.training.launch import cpus, resources
@@ -104,41 +103,25 @@ wildcard_constraints:
 MAKING = "making "  # before its number
 
 
-def making_of(paths, is_made_anew, maker, code):
+def making_of(paths, is_made_anew):
     """How often outputs were made anew because of what made them; once more where asked.
 
     Snakemake compares it with what it recorded of each output, and plans the job where they
     differ. The number is of the outputs, and not of code or data, so what is kept of older code
     plans nothing, nor does what else a job makes: a smaller cohort, or one that is cut otherwise.
     Where outputs of different numbers come to be of one job, it is planned once, and finds all
-    complete. Behind the number stands the code that made what has no record of it.
-
-    Args:
-        maker: the module that makes them.
-        code: its hash as it now stands; None where records say which made the outputs.
+    complete.
     """
-    known = [making for making in map(recorded_making, paths) if making is not None]
-    if not known:
-        return making(0, code)
-    number, made_by = max(known, key=lambda found: found[0])
-    is_of_old_code = code is not None and is_old_code(EXPERIMENT, maker, made_by, code)
-    if is_made_anew or is_of_old_code:
-        return making(number + 1, code)
-    return making(number, made_by)
-
-
-def making(number, code):
-    return f"{MAKING}{number}" + (f" by {code}" if code else "")
+    return f"{MAKING}{max(map(recorded_making, paths), default=0) + is_made_anew}"
 
 
 def recorded_making(path):
-    """The number and the code that Snakemake recorded with an output; None: nothing."""
-    params = workflow.persistence.params(IOFile(str(path)))
-    for param in map(ast.literal_eval, params or ()):
+    """The number that Snakemake recorded with an output."""
+    params = workflow.persistence.params(IOFile(str(path))) or ()
+    for param in map(ast.literal_eval, params):
         if str(param).startswith(MAKING):
-            number, _, code = param.removeprefix(MAKING).partition(" by ")
-            return int(number), code or None
-    return None
+            return int(param.removeprefix(MAKING))
+    return 0
 
 
 def making_of_cohort(pair, recipe, epochs, methods):
@@ -151,7 +134,7 @@ def making_of_cohort(pair, recipe, epochs, methods):
         # Of every cell, since a method that is not Python is told here.
         anew = [is_cell_made_anew(EXPERIMENT, cell, DATA_FILES) for cell in cells]
         files = [EXPERIMENT.cell_directory(*cell) / CELL_FILES[0] for cell in cells]
-        return making_of(files, any(anew), maker=None, code=None)
+        return making_of(files, any(anew))
 
     return number
 
@@ -161,19 +144,16 @@ def making_of_teacher(record, maker=None, data=DATA_FILES):
 
     Args:
         record: the file that says of which data it was made.
-        maker: the module that makes it, where its code is followed.
+        maker: the module that makes it, where no training does and its code is followed.
         data: the digest of their files; None where no data are read.
     """
 
     @ending_the_process()
     def number(wildcards):
         pair = wildcards.pair
-        folder = EXPERIMENT.teacher_directory(pair)
-        # A teacher that is trained here has a record, and whatever is made of it follows that.
-        is_recorded = maker is None or recorded_code([folder / "run.json"])
-        code = None if is_recorded else job_hash(maker)
+        path = EXPERIMENT.teacher_directory(pair) / record
         anew = is_teacher_made_anew(EXPERIMENT, pair, record, data)
-        return making_of([folder / record], anew, maker, code)
+        return making_of([path], anew or is_made_by_old_code(EXPERIMENT, maker, [path]))
 
     return number
 
@@ -252,9 +232,9 @@ def making_of_job(job):
         outputs = outputs_at(job, wildcards)
         data = job.data_files(**typed(dict(wildcards.items())))
         maker = module_of(job)
-        anew = is_job_made_anew(EXPERIMENT, maker, job.method, outputs, data)
-        code = None if recorded_code(outputs) else job_hash(maker)
-        return making_of(outputs, anew, maker, code)
+        return making_of(
+            outputs, is_job_made_anew(EXPERIMENT, maker, job.method, outputs, data)
+        )
 
     return number
 
