@@ -100,6 +100,7 @@ def test_words_follow_the_intervals(finished):
     assert "Pair untrained-teacher" in words[-1] and "without the intra" not in words[-1]
 
 
+@pytest.mark.slow
 def test_every_format_is_written(finished):
     finished.studies["ablation"].write()
     sizes = {path.suffix: path.stat().st_size for path in finished.directory.glob("ablation.*")}

@@ -106,12 +106,14 @@ def test_a_method_of_another_spread_is_left_out_and_widens_no_interval():
     assert blocks(values, "a", 0.95, LEVEL).left_out == ()
 
 
+@pytest.mark.slow
 def test_equal_spreads_are_seldom_called_others():
     found = (blocks(drawn([0.3] * 8, seed=s), "a", 0.95, LEVEL) for s in range(150))
     odd = sum(bool(each.left_out) for each in found)
     assert odd <= 8  # 1 % is asked for all methods together; the residuals are not independent
 
 
+@pytest.mark.slow
 def test_a_true_null_is_told_from_zero_as_seldom_as_said():
     told = 0
     for seed in range(200):

@@ -172,6 +172,7 @@ def train_otherwise(path):
     change(path, configuration=run["configuration"] | {"epochs": 3})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
@@ -286,6 +287,7 @@ def test_folders_that_hold_nothing_or_are_one_are_refused(two, tmp_path):
         compare(tmp_path / "none", tmp_path, two[0])
 
 
+@pytest.mark.slow
 def test_nothing_is_written_into_what_is_compared(two, tmp_path, monkeypatch, capsys):
     folders = [experiment.directory.resolve() for experiment in two]
     before = [sorted(folder.rglob("*")) for folder in folders]

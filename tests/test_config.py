@@ -631,6 +631,7 @@ def test_a_pair_of_the_papers_is_the_same_configuration_with_other_words(experim
 # ---- what config/README.md says can stand in --config ------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("null", [None, "null", "~"])
 @pytest.mark.parametrize("section", [key for key in resolve({"scale": "mini"}).study_kinds])
 def test_null_takes_any_study_away(section, null):

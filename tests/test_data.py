@@ -601,6 +601,7 @@ def test_a_sample_follows_from_its_seed_alone(augmented):
     assert not torch.equal(augmented[11, 6][0], first)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_batches(augmented):
     keys = TrainingBatches(len(augmented), 128, 0, 0)
     alone, shared = (

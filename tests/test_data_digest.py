@@ -28,6 +28,7 @@ def test_the_digest_is_the_same_on_every_machine(digits):
     assert digest_of_splits(digits) == expected
 
 
+@pytest.mark.slow
 def test_preflight_finds_the_digest(digits, experiment):
     found = preflight(experiment(), ["table1"])
     assert found["data_digest"] == digest_of_splits(digits)
@@ -212,6 +213,7 @@ def move_to_another_class(folder):
 CHANGES = [add, remove, rename, enlarge, write_in_place, swap, move_to_another_class]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_of_a_file_changes_the_digest(change, split, folder, digest_of):

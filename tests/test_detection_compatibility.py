@@ -28,6 +28,8 @@ from mmengine.runner import Runner, save_checkpoint
 from PIL import Image
 from torch import nn
 
+pytestmark = pytest.mark.slow  # mmdet's imports take seconds
+
 STEPS_PER_EPOCH, EPOCHS = 4, 3
 
 

@@ -37,7 +37,10 @@ from mmengine.structures import InstanceData
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden/mmcv_operators.json").read_text(encoding="utf-8")
 )
-pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:pkg_resources is deprecated"),
+]
 
 
 def close(actual, expected, tolerance=1e-6):

@@ -63,6 +63,7 @@ def test_very_many_faults_are_counted_and_the_first_are_said():
 PRINTS = "from manifold.training.command import run; import sys; run(lambda: {})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     ["print('x' * 100_000)", "print('x')", "(print('x'), sys.exit(0))", "sys.exit(print('x'))"],
@@ -89,6 +90,7 @@ def test_a_pipe_that_breaks_elsewhere_is_told(capfd):
         command.run(work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["manifold", "benchmarks"])
 @pytest.mark.parametrize(("words", "ends_with"), [(["--help"], 0), ([], 1), (["--hlep"], 1)])
 def test_the_usage_is_an_error_where_nobody_asked(package, words, ends_with):

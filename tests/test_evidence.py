@@ -214,6 +214,7 @@ def test_a_claim_is_held_to_what_one_more_run_would_give(claim, runs, verdict):
     assert (predicted is None) == (verdict == "no evidence")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [3, 5, 10, 30])
 @pytest.mark.parametrize("claim", ["headline", "gain-over-soft-kd"])
 def test_a_perfect_replication_is_seldom_contradicted(claim, n):
@@ -403,6 +404,7 @@ def test_the_table_holds_means_gains_and_reported_values(finished):
     assert rows.loc["manifold", "p_holm"] == pytest.approx(holm(family)["manifold"])
 
 
+@pytest.mark.slow
 def test_the_files_of_the_table(finished):
     finished.studies["table1"].write()
     folder = finished.directory
@@ -421,6 +423,7 @@ def test_the_files_of_the_table(finished):
     assert len(seeds) == 12
 
 
+@pytest.mark.slow
 def test_an_interval_that_is_cut_is_marked_in_every_format(finished):
     for seed, value in enumerate([99.9, 97.0, 99.0]):
         path = finished.cell_directory("deit-cait", "A", 2, "manifold", seed) / "run.json"
@@ -461,6 +464,7 @@ def test_another_scale_says_who_is_ahead_here_and_judges_no_claim(finished):
     )
 
 
+@pytest.mark.slow
 def test_without_claims_a_table_speaks_of_its_own_runs_alone(finished):
     made = finished.replaced(claims=None)
     study = made.studies["table1"]
@@ -475,6 +479,7 @@ def test_without_claims_a_table_speaks_of_its_own_runs_alone(finished):
     assert (made.directory / "table1.csv").read_text(encoding="utf-8").startswith(COLUMNS)
 
 
+@pytest.mark.slow
 def test_a_second_table_has_pairs_methods_and_a_baseline_of_its_own_and_judges_no_claim(finished):
     own = {"pairs": ["deit-cait"], "recipe": "A", "epochs": 2, "baseline": "manifold"}
     own |= {"study": "benchmarks.table1:Hierarchical", "methods": ["none", "manifold"]}
@@ -798,6 +803,7 @@ def test_two_orders_agree_seed_by_seed():
         rank_agreement(first, {**turned, "c": {0: 7.0, 2: 9.0}}, 0.95)
 
 
+@pytest.mark.slow
 def test_two_methods_are_contrasted_where_both_are_there(finished):
     listed = [("manifold", "none"), ("none", "manifold"), ("manifold", "rkd")]
     made = finished.replaced(table1=finished.table1.replaced(contrasts=listed))

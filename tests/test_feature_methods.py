@@ -391,6 +391,7 @@ def pair(dtype=torch.float64):
     return normal(5, 4, 8, seed=1, dtype=dtype), normal(5, 4, 8, seed=2, dtype=dtype)
 
 
+@pytest.mark.slow
 @every_loss
 def test_gradient_is_that_of_the_value(loss):
     student, teacher = pair()
@@ -439,6 +440,7 @@ def test_loss_is_float32_whatever_the_features_and_autocast(loss, dtype, autocas
     assert value.item() == LOSSES[loss](student.float(), teacher.float()).item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_terms_under_autocast_are_close_to_those_in_float32(method, dtype):

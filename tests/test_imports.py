@@ -41,10 +41,12 @@ def slow_imports_of(modules, folder):
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_tables_import_nothing_slow(tmp_path):
     assert slow_imports_of(TABLES, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_the_table_of_the_detectors_imports_nothing_slow(tmp_path):
     pytest.importorskip("pycocotools")
     tables = ["benchmarks.detection.table", "benchmarks.detection.rehearsal.table"]

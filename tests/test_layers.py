@@ -82,6 +82,7 @@ def test_no_module_is_long(module):
     assert len(modules()[module].read_text(encoding="utf-8").splitlines()) <= 400
 
 
+@pytest.mark.slow
 def test_the_settings_are_resolved_without_torch_or_pandas(tmp_path):
     for name in ("torch", "pandas", "matplotlib", "mmdet", "timm", "scipy"):
         (tmp_path / f"{name}.py").write_text(

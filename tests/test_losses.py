@@ -175,6 +175,7 @@ class Precisions(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [3, 512, 2048, 2500], ids=lambda rows: f"{rows} rows")
 def test_full_loss_of_unlike_float32_features_is_accurate_without_float64(rows):
     student, teacher = tokens(rows, 1, 8).float() + 1, tokens(rows, 1, 12, seed=1).float() + 1

@@ -76,6 +76,7 @@ def figure_of(name):
     return figure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cost $5 and $6", r"$\frac$", "_{^", "a & b % # \\"])
 def test_a_name_in_a_figure_is_no_formula(name, tmp_path, capsys):
     write_figure(figure_of(name), tmp_path, "figure")
@@ -88,6 +89,7 @@ def test_an_installed_font_is_taken_for_letters_that_the_first_one_lacks():
     assert families([]) == plt.rcParams["font.family"]
 
 
+@pytest.mark.slow
 def test_letters_that_the_font_lacks_are_told_once(tmp_path, capsys):
     write_figure(figure_of("\ue000\ue001\ue000"), tmp_path, "figure")  # of nobody's alphabet
     (line,) = capsys.readouterr().err.splitlines()
@@ -119,6 +121,7 @@ def test_a_saved_figure_has_its_resolution_and_fonts_that_journals_take(tmp_path
     assert b"/Type3" not in pdf and b"/CIDFontType2" in pdf
 
 
+@pytest.mark.slow
 def test_the_labels_of_a_logarithmic_axis_are_powers(tmp_path):
     with plt.rc_context(STYLE):
         _, axes = plt.subplots()

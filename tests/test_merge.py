@@ -238,6 +238,7 @@ def test_a_line_that_ends_otherwise_is_found(make, published):
     assert verified(make, published).other == [f"{path}: has other ends of lines"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1.md", "table1.tex"])
 def test_an_altered_text_is_found_with_its_first_line(make, published, name):
     path = published / name
@@ -250,6 +251,7 @@ def test_an_altered_text_is_found_with_its_first_line(make, published, name):
     assert verified(make, published).other == [f"{path}: is missing"]
 
 
+@pytest.mark.slow
 def test_an_altered_table_is_found_with_its_first_cell(make, published):
     path = published / "table1.csv"
     rows = pd.read_csv(path, dtype=str)

@@ -189,6 +189,7 @@ def test_forward_returns_loss_output_and_the_terms_that_sum_to_the_loss(build, m
     assert loss.item() == pytest.approx(sum(values(result).values()), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_class_indices_and_their_one_hot_rows_give_the_same_loss(build, method):
     distiller = build(method)
@@ -217,6 +218,7 @@ def test_everything_but_the_teacher_gets_a_gradient(build, method):
     assert not any(parameter.requires_grad for parameter in distiller.teacher.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_teacher_stays_in_eval_mode_and_out_of_the_method(build, method):
     distiller = build(method)

@@ -152,6 +152,7 @@ for _ in progress.progress(range(3000), what=sys.argv[1], unit="step"):
 LINE = re.compile(r"job (\d): (\d+)/3000 steps(, [\d.]+ (step/s|s/step))?, (\d+ s left|took \d+ s)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [[], ["-u"]])
 def test_jobs_at_once_mix_whole_lines_in_a_pipe(option):
     reading, writing = os.pipe()

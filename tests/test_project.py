@@ -133,6 +133,7 @@ def without_encoding(tree):
             yield node
 
 
+@pytest.mark.slow
 def test_every_file_is_opened_in_an_encoding_that_is_said():
     found = [
         f"{path.relative_to(ROOT)}:{call.lineno}"

@@ -78,6 +78,7 @@ def test_the_schema_refuses_what_resolving_refuses(scale):
         resolve({"scale": "smoke", **scale})
 
 
+@pytest.mark.slow
 def test_the_schema_takes_what_may_be_written():
     schema = json.loads((CONFIG / "schema/scale.json").read_text(encoding="utf-8"))
     for scale in (

@@ -520,6 +520,7 @@ def test_a_method_that_chooses_from_its_layer_map_asks_for_one(build, method, gi
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_method_takes_a_relational_batch_of_a_shard_alone(build, method):
     distiller = build(method).eval()

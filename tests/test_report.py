@@ -165,6 +165,7 @@ def test_the_page_says_in_short_what_the_readme_says(folder):
     assert "ImageNet-1k" in none and "cifar100" in none and "Fashion" not in none
 
 
+@pytest.mark.slow
 def test_of_the_other_studies_stands_what_the_correction_leaves(tmp_path):
     """A single interval of many is no answer."""
     copy_studies(tmp_path / "mini", ("table1", "recipes", "ablation", "transfer"))
@@ -196,6 +197,7 @@ def broken(folder, name):
     (folder / name).write_bytes(b"\xff\xfe\x00")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "name", "said"),
     [
@@ -242,6 +244,7 @@ def test_what_is_not_as_it_was_published_is_named(folder):
         assert said in text
 
 
+@pytest.mark.slow
 def test_a_folder_says_itself_what_it_is_of(tmp_path, monkeypatch, capsys):
     cifar10 = PUBLISHED.with_name("cifar10")
     output = tmp_path / "page.html"

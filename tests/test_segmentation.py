@@ -626,6 +626,7 @@ def study(tmp_path_factory):
     return made.studies["segmentation"]
 
 
+@pytest.mark.slow
 def test_choices_are_made_on_scenes_of_held_out_images(tmp_path):
     """On photographs of their own, and with items of the validation split alone."""
     others = dict.fromkeys(("detection", "detection_rehearsal", "transfer"))

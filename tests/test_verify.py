@@ -167,6 +167,7 @@ def test_ones_own_tables_are_held_to_their_runs(tabled):
     assert found.other == found.unknown == [] and len(found.same) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["table1.csv", "table1.md", "table1_seeds.csv"])
 def test_an_altered_table_of_ones_own_is_found_and_named_on_the_page(tabled, name):
     path, found = tabled.directory / name, Verified()

@@ -105,6 +105,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", FORMATS)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -168,6 +169,7 @@ def test_weights_are_found_where_training_scripts_put_them(wrap, tmp_path):
         torch.testing.assert_close(value, network.state_dict()[name], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_every_kind_of_network_comes_back_from_both_formats(kind, tmp_path):
     network = make(kind, seed=1)
@@ -191,6 +193,7 @@ def full_file(kind, path):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.0005, 0.01, 0.3, 0.7, 0.95, 0.999])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
 def test_a_truncated_file_is_damaged(kind, share, tmp_path):
@@ -311,6 +314,7 @@ def test_another_class_count_names_both(kind, tmp_path):
     assert "set the teacher's weights to 'train'" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
     ("kind", "tensor"), [("deit", "blocks.1.norm2.bias"), ("regnet", "stem.bn.running_var")]

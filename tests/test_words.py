@@ -85,6 +85,7 @@ def test_after_correction_counts_the_family_and_names_what_is_left():
     assert words.after_correction(rows, "soft KD", 0.99, "title").endswith("p < 0.01: none")
 
 
+@pytest.mark.slow
 def test_the_same_figure_gives_the_same_bytes(tmp_path, monkeypatch):
     figure, axis = plt.subplots()
     axis.plot([0, 1])
