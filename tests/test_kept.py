@@ -1,14 +1,16 @@
 """What a study's jobs have made stays, or is made anew, by the code that made it."""
 
 import json
+import sys
 
 import pytest
 
 from benchmarks.evidence.kept import is_kept, keep
+from benchmarks.evidence.study import Job, Study
 from manifold.files import sha256
 from manifold.settings import sources
 from manifold.settings.sources import AND_SUITE, job_hash
-from manifold.settings.stale import is_job_made_anew, tell_code
+from manifold.settings.stale import code_file, is_job_made_anew, tell_code
 
 FILES = ("weights.bin", "run.json")
 JOB = "benchmarks.transfer.probes"
@@ -86,6 +88,33 @@ def test_an_output_of_a_records_name_that_is_none_is_told_of_as_any_other(
         is_users = module != JOB
         assert is_job_made_anew(experiment(), module, None, [path], None) is is_users
         assert is_job_made_anew(experiment(stale="retrain"), module, None, [path], None)
+
+
+WORK = """
+def run(experiment):
+    (experiment.directory / "run.json").write_text('{text}', encoding="utf-8")
+"""
+
+
+@pytest.mark.parametrize("is_record", [True, False])
+def test_a_job_tells_which_code_made_what_holds_no_record_of_it(
+    is_record, experiment, tmp_path, monkeypatch
+):
+    text = json.dumps({"source_hash": "0" * 64} if is_record else {})
+    (tmp_path / "job_that_tells.py").write_text(WORK.format(text=text), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = "job_that_tells:run"
+    job = Job("work", run=run, message="", outputs=("run.json",), identity=lambda: 0)
+    made = experiment()
+    made.directory.mkdir(parents=True)
+    monkeypatch.setattr(Study, "jobs", lambda self: [job])
+    Study(made, None).do("work", [])
+    told = code_file(made.directory / "run.json")
+    assert told.is_file() is not is_record
+    assert is_record or told.read_text(encoding="utf-8") == job_hash("job_that_tells")
+    sys.modules.pop("job_that_tells")
+    job_hash.cache_clear()
+    sources._shared_modules.cache_clear()
 
 
 def test_what_was_made_before_its_code_was_told_is_old_where_that_is_asked(experiment, tmp_path):

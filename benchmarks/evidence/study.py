@@ -21,7 +21,7 @@ from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.settings.data_files import files_digest
 from manifold.settings.recorded import RECORDS, Key, record_path, recorded
 from manifold.settings.sources import job_hash
-from manifold.settings.stale import planned_data, read_record, tell_code
+from manifold.settings.stale import planned_data, read_record, recorded_code, tell_code
 from manifold.training.command import limit_threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -265,8 +265,9 @@ class Study:
         made_by = job_hash(module)  # of the sources that this process runs
         limit_threads(self.experiment)
         work(self.experiment, **typed(given))
-        patterns = jobs[name].outputs
-        tell_code([self.experiment.directory / each.format(**given) for each in patterns], made_by)
+        outputs = [self.experiment.directory / each.format(**given) for each in jobs[name].outputs]
+        if not recorded_code(outputs):
+            tell_code(outputs, made_by)
 
     # ---- what follows ------------------------------------------------------------------------
 
