@@ -93,10 +93,10 @@ def is_job_made_anew(
     """
     distiller = method and experiment.method_definitions[method].distiller
     now = source_hash(distiller) if distiller else job_hash(module)  # records or not
-    records = [read_record(path) or {} for path in outputs if path.name in RECORDS]
+    records = _records_among(outputs)
     if any(is_other(record.get("data_digest"), data) for record in records):
         return True
-    if made_by := recorded_code(outputs):
+    if made_by := _code_of(records):
         return any(is_old_code(experiment, distiller or module, code, now) for code in made_by)
     return is_made_by_old_code(experiment, module, outputs)
 
@@ -128,7 +128,14 @@ def code_file(output: Path) -> Path:
 
 def recorded_code(outputs: Iterable[Path]) -> list[str]:
     """The hashes of code that the records among a job's outputs hold, if any do."""
-    records = [read_record(path) or {} for path in outputs if path.name in RECORDS]
+    return _code_of(_records_among(outputs))
+
+
+def _records_among(outputs: Iterable[Path]) -> list[dict[str, Any]]:
+    return [read_record(path) or {} for path in outputs if path.name in RECORDS]
+
+
+def _code_of(records: list[dict[str, Any]]) -> list[str]:
     codes = [record.get("source_hash") for record in records]
     return [code for code in codes if is_hash(code)]
 
