@@ -128,7 +128,7 @@ def without_encoding(tree):
             or (is_method and name == "write_text" and len(node.args) == 1)
             or (is_method and name == "open" and (not node.args or texts) and "b" not in str(texts))
             or (not is_method and name == "open" and "b" not in str(texts))
-            or any(keyword.arg == "text" for keyword in node.keywords)
+            or any(k.arg == "text" and ast.unparse(k.value) == "True" for k in node.keywords)
         ):
             yield node
 
@@ -161,6 +161,7 @@ def test_every_file_is_opened_in_an_encoding_that_is_said():
         ("os.open('name', os.O_RDWR)", False),
         ("subprocess.run(words, text=True)", True),
         ("subprocess.run(words, text=True, encoding='utf-8')", False),
+        ("TEMPLATE.format(text=text)", False),
     ],
 )
 def test_what_leaves_the_encoding_to_the_locale(code, is_found):
