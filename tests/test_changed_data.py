@@ -292,6 +292,15 @@ def test_runs_that_are_alike_are_listed_together():
     assert ": none, sp (deit-cait, recipe A, 2 epochs, seed 0, 1); --config" in found.words()
 
 
+def test_of_two_runs_the_one_that_trained_as_the_others_did_is_usual():
+    found = Sources()
+    for method, seed, code in (("sp", 0, 1), ("sp", 1, 1), ("dkd", 0, 1), ("dkd", 1, 2)):
+        record = {"source_hash": f"{method} {code}", "training_hash": f"training {code}"}
+        found.add(method, method, seed, record)
+    assert found.words().startswith("Mixed: 1 of the 4 runs were made by other code than the rest")
+    assert ": dkd (seed 1); --config" in found.words()
+
+
 def test_results_on_several_data_sets_are_compared_on_each():
     found = Sources()
     for name, digest in (("pets", OLD), ("cars", NEW)):

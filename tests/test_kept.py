@@ -9,11 +9,12 @@ from benchmarks.evidence.kept import is_kept, keep
 from benchmarks.evidence.study import Job, Study
 from manifold.files import sha256
 from manifold.settings import sources
-from manifold.settings.sources import AND_SUITE, job_hash
+from manifold.settings.sources import AND_SUITE, TRAINING, job_hash, source_hash
 from manifold.settings.stale import code_file, is_job_made_anew, tell_code
 
 FILES = ("weights.bin", "run.json")
 JOB = "benchmarks.transfer.probes"
+OLDER = "0" * 64  # a hash of other code
 
 
 @pytest.fixture
@@ -63,14 +64,18 @@ def test_what_the_suite_adds_to_a_users_job_is_followed_where_that_is_asked(
     (tmp_path / "job_with_a_study.py").write_text("import manifold.losses", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     own, suite = job_hash("job_with_a_study").split(AND_SUITE)
-    asked = ("job_with_a_study", result(f"{own}{AND_SUITE}of older code"), FILES, "this")
+    asked = ("job_with_a_study", result(f"{own}{AND_SUITE}{OLDER}"), FILES, "this")
     assert is_kept(experiment(), *asked) and not is_kept(experiment(stale="retrain"), *asked)
-    asked = ("job_with_a_study", result(f"of older code{AND_SUITE}{suite}"), FILES, "this")
+    asked = ("job_with_a_study", result(f"{OLDER}{AND_SUITE}{suite}"), FILES, "this")
     assert not is_kept(experiment(), *asked)
 
 
 @pytest.mark.parametrize(
-    "text", ['{"mean": 1}', '{"source_hash": "v1"}', '{"source_hash": 5}', "[]", '"a word"', "{"]
+    "text",
+    [
+        *('{"mean": 1}', '{"source_hash": "v1"}', '{"source_hash": 5}', "[]", '"a word"', "{"),
+        *('{"data_digest": {"train": 5}}', '{"data_digest": 5}', "[" * 100_000),
+    ],
 )
 def test_an_output_of_a_records_name_that_is_none_is_told_of_as_any_other(
     text, experiment, tmp_path, monkeypatch
@@ -83,8 +88,8 @@ def test_an_output_of_a_records_name_that_is_none_is_told_of_as_any_other(
     for module in (JOB, "job_of_a_user"):
         tell_code([path], job_hash(module))
         for stale in ("keep", "retrain"):
-            assert not is_job_made_anew(experiment(stale=stale), module, None, [path], None)
-        tell_code([path], "of older code")
+            assert not is_job_made_anew(experiment(stale=stale), module, None, [path], "files:x")
+        tell_code([path], OLDER)
         is_users = module != JOB
         assert is_job_made_anew(experiment(), module, None, [path], None) is is_users
         assert is_job_made_anew(experiment(stale="retrain"), module, None, [path], None)
@@ -96,13 +101,19 @@ def run(experiment):
 """
 
 
-@pytest.mark.parametrize("is_record", [True, False])
+@pytest.mark.parametrize(
+    ("is_record", "is_users"), [(True, True), (False, True), (True, False), (False, False)]
+)
 def test_a_job_tells_which_code_made_what_holds_no_record_of_it(
-    is_record, experiment, tmp_path, monkeypatch
+    is_record, is_users, experiment, tmp_path, monkeypatch
 ):
-    text = json.dumps({"source_hash": "0" * 64} if is_record else {})
+    """A user's may hold a record of what it was made from: which code made it is told always."""
+    text = json.dumps({"source_hash": OLDER} if is_record else {})
     (tmp_path / "job_that_tells.py").write_text(WORK.format(text=text), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    if not is_users:
+        monkeypatch.setattr(sources, "PROJECT", (*sources.PROJECT, "job_that_tells"))
+        monkeypatch.setattr(sources, "ROOT", tmp_path)
     run = "job_that_tells:run"
     job = Job("work", run=run, message="", outputs=("run.json",), identity=lambda: 0)
     made = experiment()
@@ -110,8 +121,11 @@ def test_a_job_tells_which_code_made_what_holds_no_record_of_it(
     monkeypatch.setattr(Study, "jobs", lambda self: [job])
     Study(made, None).do("work", [])
     told = code_file(made.directory / "run.json")
-    assert told.is_file() is not is_record
-    assert is_record or told.read_text(encoding="utf-8") == job_hash("job_that_tells")
+    assert told.is_file() is (is_users or not is_record)
+    if told.is_file():
+        assert told.read_text(encoding="utf-8") == job_hash("job_that_tells")
+        asked = "job_that_tells", None, [made.directory / "run.json"], None
+        assert not is_job_made_anew(made, *asked)
     sys.modules.pop("job_that_tells")
     job_hash.cache_clear()
     sources._shared_modules.cache_clear()
@@ -124,6 +138,32 @@ def test_what_was_made_before_its_code_was_told_is_old_where_that_is_asked(exper
             asked = experiment(stale=stale), JOB, None, [path], None
             assert is_job_made_anew(*asked) == (is_there and stale == "retrain")
         path.write_text("{}", encoding="utf-8")
+
+
+def test_what_says_which_code_it_was_and_is_no_text_says_nothing(experiment, tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text("{}", encoding="utf-8")
+    code_file(path).write_bytes(b"\xff")
+    for stale in ("keep", "retrain"):
+        asked = experiment(stale=stale), JOB, None, [path], None
+        assert is_job_made_anew(*asked) == (stale == "retrain")
+
+
+def test_a_job_that_trains_is_held_to_its_own_code_too(experiment, tmp_path):
+    """Of transfer's fine-tuning: to that of training, and to the module that sets it up."""
+    (job,) = (job for job in experiment().studies["transfer"].jobs() if job.method is not None)
+    module = job.run.partition(":")[0]
+    distiller = experiment().method_definitions[job.method].distiller
+    path = tmp_path / "run.json"
+    for made_by, is_old in (
+        (source_hash(distiller, module), False),
+        (source_hash(distiller), True),
+    ):
+        path.write_text(json.dumps({"source_hash": made_by}), encoding="utf-8")
+        for stale in ("keep", "retrain"):
+            asked = experiment(stale=stale), module, job.method, [path], None
+            assert is_job_made_anew(*asked) == (is_old and stale == "retrain")
+    assert {module, *TRAINING} < sources.covered_by_job(module).keys()
 
 
 def test_a_result_that_is_damaged_or_of_another_configuration_does_not_stay(experiment, result):
@@ -185,3 +225,21 @@ def test_a_table_is_not_of_the_job_and_what_the_job_imports_is(hashes):
     assert hashes(steps="STEPS = 2\n")[0] != job
     assert hashes(__init__=f"{DECLARATION}\nSEEDS = 3\n")[0] == job
     assert hashes() == (job, table)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *("from mine import SEEDS, Mine", "from . import SEEDS", "from mine import *"),
+        *("import mine", "def work():\n    from mine import SEEDS"),
+    ],
+)
+def test_a_declaration_from_which_a_users_job_takes_more_than_a_study_is_followed(
+    statement, hashes
+):
+    declaration = f"from mine.steps import STEPS\n{DECLARATION}\nSEEDS = 3\n"
+    used = {"work": f"{statement}\n", "__init__": declaration}
+    job, _ = hashes(**used)
+    assert hashes(**used | {"__init__": declaration.replace("3", "4")})[0] != job
+    assert hashes(**used, steps="STEPS = 2\n")[0] != job
+    assert hashes(**used)[0] == job

@@ -14,6 +14,7 @@ from benchmarks.evidence.records import write_records
 from benchmarks.evidence.students import Verified
 from benchmarks.evidence.verify import verify_tables
 from manifold.errors import UserError
+from manifold.settings import made_by
 from manifold.settings.recorded import RECORDS, packed, record_path, recorded
 
 FORMATS = ("md", "csv", "tex", "png", "pdf", "svg")
@@ -95,6 +96,26 @@ def test_a_cell_that_is_trained_stands_before_its_record(make, halves):
     train(merged, [0], ["none"])
     assert recorded(merged, key) is None
     assert merged.cell_directory(*key) / "run.json" in merged.studies["table1"].cells()
+
+
+def test_a_record_of_code_that_is_not_to_be_kept_has_its_cell_trained(make, halves, monkeypatch):
+    """A record is what its cell would be: of a user's method it follows the user's file."""
+    merged = make("merged")
+    merge(merged, halves)
+    key = (*TRAINING, "none", 0)
+    record = record_path(merged.directory / RECORDS, key)
+    for now, expected in (
+        ("0" * 64, {"keep": True, "retrain": False}),
+        (f"{'0' * 64}+{'1' * 64}", {"keep": False, "retrain": False}),
+    ):
+        monkeypatch.setattr(made_by, "source_hash", lambda *asked, now=now: now)
+        for stale, is_kept in expected.items():
+            changed = merged.replaced(stale=stale)
+            assert (recorded(changed, key) is not None) is is_kept
+            assert (record in changed.studies["table1"].cells()) is is_kept
+    monkeypatch.undo()
+    assert recorded(merged.replaced(stale="retrain"), key) is None  # of a made-up hash
+    assert recorded(merged, key) is not None
 
 
 def altered(path):

@@ -246,9 +246,10 @@ def test_parameters_are_counted(live):
     assert found["auxiliary_parameters"] == 24 * 32 + 32
 
 
-def test_a_damaged_record_is_an_error_that_names_it(tmp_path):
+@pytest.mark.parametrize("text", ['{"fingerprint": "a', "[]", "5", "null", "[" * 100_000])
+def test_a_damaged_record_is_an_error_that_names_it(text, tmp_path):
     path = tmp_path / "run.json"
-    path.write_text('{"fingerprint": "a', encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as caught:
         records.read_run(path)
     assert str(path) in str(caught.value)

@@ -14,6 +14,7 @@ import pytest
 from manifold.errors import UserError
 from manifold.settings import ROOT, read_yaml, sources
 from manifold.settings.sources import closure, is_own, source_hash, tree_hash
+from manifold.settings.syntax import statements
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +71,7 @@ def kept_copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hashes_here():
     """``hashes_in``, taken in this process, which parses and digests each text once."""
-    parse, digest, trees, digests = sources._parse, sources._digest, {}, {}
+    parse, digest, trees, digests = sources.parse, sources.digest, {}, {}
 
     def parse_once(path):
         text = path.read_bytes()
@@ -90,8 +91,8 @@ def hashes_here():
     def hashes(folder):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sources, "ROOT", folder)
-            patch.setattr(sources, "_parse", parse_once)
-            patch.setattr(sources, "_digest", digest_once)
+            patch.setattr(sources, "parse", parse_once)
+            patch.setattr(sources, "digest", digest_once)
             forget()
             found = {name: source_hash(distiller) for name, distiller in METHODS.items()}
         forget()
@@ -490,5 +491,5 @@ def test_all_statements_are_looked_through():
     for path in (ROOT / "manifold").rglob("*.py"):
         tree = ast.parse(path.read_bytes())
         expected = [node for node in ast.walk(tree) if isinstance(node, ast.stmt)]
-        found = [node for node in sources._statements(tree) if isinstance(node, ast.stmt)]
+        found = [node for node in statements(tree) if isinstance(node, ast.stmt)]
         assert len(found) == len(expected) and set(found) == set(expected)

@@ -45,8 +45,8 @@ from manifold.files import sha256, write_text
 from manifold.models import count_parameters, save_weights
 from manifold.seeds import derive, reseed
 from manifold.settings import Experiment, Machine, fingerprint, to_plain
+from manifold.settings.made_by import is_outdated_job
 from manifold.settings.sources import job_hash
-from manifold.settings.stale import is_outdated_job
 from manifold.training.alone import alone_on
 from manifold.training.description import describe_environment
 from manifold.training.progress import progress

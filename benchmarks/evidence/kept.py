@@ -6,8 +6,8 @@ from pathlib import Path
 
 from manifold.settings import Experiment
 from manifold.settings.data_files import is_other
+from manifold.settings.made_by import is_outdated_job
 from manifold.settings.sources import job_hash
-from manifold.settings.stale import is_outdated_job
 from manifold.training.records import is_complete, read_run
 
 

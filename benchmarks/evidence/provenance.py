@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from manifold.errors import UserError
 from manifold.settings.data_files import is_of_files
 
+TRAINING = "training"  # the kind of code that all runs share
 Run = tuple[str, int]  # the row that it belongs to, as the reader knows it, and its seed
 
 
@@ -33,7 +34,7 @@ class Sources:
             data: the name of its data set, where a document is about several.
         """
         made_by = {
-            "training": record.get("training_hash"),
+            TRAINING: record.get("training_hash"),
             f"method {method}": record.get("source_hash"),
         }
         self.runs.append(((row, seed), made_by))
@@ -99,21 +100,25 @@ class Sources:
         )
 
     def _on_code(self) -> str:
-        hashes: dict[str, list[str | None]] = defaultdict(list)
-        for _, made_by in self.runs:
-            for kind, found in made_by.items():
-                hashes[kind].append(found)
-        odd = [
-            run
-            for run, made_by in self.runs
-            if any(found != _most_frequent(hashes[kind]) for kind, found in made_by.items())
-        ]
+        odd = self._made_by_other_code()
         if not odd:
             return ""
         return (
-            f"Mixed: {len(set(odd))} of the {len(self.runs)} runs were made by other code than the "
+            f"Mixed: {len(odd)} of the {len(self.runs)} runs were made by other code than the "
             f"rest: {_listed(odd)}; --config stale=retrain makes them anew."
         )
+
+    def _made_by_other_code(self) -> list[Run]:
+        """Runs of which some kind of code is not the usual one; what trains all is told first."""
+        kinds = dict.fromkeys(kind for _, made_by in self.runs for kind in made_by)
+        odd: dict[Run, None] = {}
+        for kind in sorted(kinds, key=TRAINING.__ne__):
+            own = [(run, made_by[kind]) for run, made_by in self.runs if kind in made_by]
+            # Of two runs, one of which trained as the others did, the other is the odd one.
+            known = [found for run, found in own if run not in odd]
+            usual = _most_frequent(known or [found for _, found in own])
+            odd |= dict.fromkeys(run for run, found in own if found != usual)
+        return list(odd)
 
 
 def _machine(environment: dict) -> str:

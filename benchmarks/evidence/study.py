@@ -19,9 +19,10 @@ from benchmarks.evidence.registered import Primary, Registered, registered, word
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.settings.data_files import files_digest
+from manifold.settings.made_by import read_record
 from manifold.settings.recorded import RECORDS, Key, record_path, recorded
 from manifold.settings.sources import job_hash
-from manifold.settings.stale import planned_data, read_record, recorded_code, tell_code
+from manifold.settings.stale import planned_data, tell_code_of_job
 from manifold.training.command import limit_threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -266,8 +267,7 @@ class Study:
         limit_threads(self.experiment)
         work(self.experiment, **typed(given))
         outputs = [self.experiment.directory / each.format(**given) for each in jobs[name].outputs]
-        if not recorded_code(outputs):
-            tell_code(outputs, made_by)
+        tell_code_of_job(module, outputs, made_by)
 
     # ---- what follows ------------------------------------------------------------------------
 

@@ -22,8 +22,8 @@ from benchmarks.segmentation.settings import IGNORED, FineTuningRecipe
 from manifold.errors import UserError, telling_of_a_full_disk
 from manifold.models import read_state, save_state
 from manifold.seeds import derive, reseed
+from manifold.settings.made_by import is_outdated_job
 from manifold.settings.sources import job_hash
-from manifold.settings.stale import is_outdated_job
 from manifold.training.cohort import create_optimizer, create_scheduler
 from manifold.training.data import TrainingBatches
 from manifold.training.progress import progress

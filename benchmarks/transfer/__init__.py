@@ -34,6 +34,7 @@ from manifold.settings.section import (
 MEAN = "mean"  # stands for all data sets
 FINE_TUNING = "fine-tuning"
 FINE_TUNING_METHOD = "none"  # cross-entropy alone
+FINE_TUNING_JOB = "benchmarks.transfer.fine_tuning"  # whose sources shape it too
 FIXED = "-fixed"  # ends the name of a protocol of which nothing is chosen
 Protocol = Literal["linear-probe", "k-nn", "fine-tuning"]
 PROBE_FILES = ("features.safetensors", "probes.json")
@@ -271,7 +272,7 @@ class Transfer(WithUntrained):
             ),
             Job(
                 FINE_TUNING,
-                run="benchmarks.transfer.fine_tuning:run",
+                run=f"{FINE_TUNING_JOB}:run",
                 message="Fine-tuning the students of seed {wildcards.seed} on {wildcards.data}",
                 outputs=tuple(
                     f"{cell}/fine-tuning/{file}" for cell in cells for file in CELL_FILES

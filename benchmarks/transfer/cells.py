@@ -1,6 +1,6 @@
 """What the study makes of a student: what it is called, what shapes it, and where it is kept."""
 
-from benchmarks.transfer import FINE_TUNING, FINE_TUNING_METHOD, Transfer
+from benchmarks.transfer import FINE_TUNING, FINE_TUNING_JOB, FINE_TUNING_METHOD, Transfer
 from benchmarks.transfer.students import Student
 from manifold.settings import to_plain
 from manifold.training.cells import Cell, Start
@@ -32,4 +32,5 @@ def fine_tuning_cell(study: Transfer, name: str, student: Student, seed: int) ->
         directory=study.directory(name, student.method, seed) / FINE_TUNING,
         identity=identity,
         start=Start(student.weights, student.classes),
+        maker=FINE_TUNING_JOB,
     )

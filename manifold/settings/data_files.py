@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from manifold.files import sha256, write_text
 from manifold.image_folders import IMAGE_SUFFIXES, walk
@@ -60,13 +61,14 @@ def files_digest(data: Data, results: str | Path) -> str | None:
     return digest_of_folders(Path(data.folder), parts, suffixes, results)
 
 
-def is_other(made_of: str | None, digest: str | None) -> bool:
+def is_other(made_of: Any, digest: str | None) -> bool:
     """Whether two digests say that the files differ; what is not known differs from nothing."""
     return is_of_files(made_of) and is_of_files(digest) and made_of != digest
 
 
-def is_of_files(digest: str | None) -> bool:
-    return digest is not None and digest.startswith(MARK)
+def is_of_files(digest: Any) -> bool:
+    """Whether it is the digest of files that may change; what a record holds may be anything."""
+    return isinstance(digest, str) and digest.startswith(MARK)
 
 
 @functools.cache

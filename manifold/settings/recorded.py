@@ -14,6 +14,7 @@ from typing import Any
 
 from manifold.errors import UserError
 from manifold.files import sha256
+from manifold.settings.made_by import is_outdated
 from manifold.settings.plain import fingerprint
 
 RECORDS = "records"  # the folder of an experiment
@@ -59,7 +60,7 @@ def unpacked(path: Path, keys: set[str]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         digest = content.pop("sha256")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is no record ({error}); fetch it anew, or leave it out") from error
     if content.keys() != keys:
         raise UserError(f"{path} is no record: it holds {', '.join(content)}; leave it out")
@@ -104,11 +105,19 @@ def _digest(path: Path, *stamp: int) -> str:
 def recorded(experiment: Any, key: Key) -> Recorded | None:
     """The record that stands for a cell; None where the cell is here, or there is none of it.
 
+    As of a whole cell: one of another configuration, or of code that is not to be kept, is none.
+
     Raises:
-        UserError: the record is damaged or altered.
+        UserError: the record is damaged or altered, or the method's file is not Python.
     """
     path = record_path(experiment.directory / RECORDS, key)
     if not path.is_file() or (experiment.cell_directory(*key) / "run.json").is_file():
         return None
     found = unpack(path)
-    return found if found.run["fingerprint"] == expected_fingerprint(experiment, key) else None
+    if found.run["fingerprint"] != expected_fingerprint(experiment, key):
+        return None
+    distiller, made_by = (
+        experiment.method_definitions[key[3]].distiller,
+        found.run.get("source_hash"),
+    )
+    return None if is_outdated(experiment, distiller, made_by) else found

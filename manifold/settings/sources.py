@@ -19,6 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from manifold.errors import UserError
+from manifold.settings.syntax import digest, parse, statements
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("manifold", "baselines", "benchmarks")  # read from beside this file, and no others
@@ -48,9 +49,6 @@ STANDARD_LIBRARY = tuple(
 )
 INSTALLED = {"site-packages", "dist-packages"}  # folders of packages that pip and Debian install
 
-# Fields of syntax trees that follow from the others, or that are not code.
-_NOT_CODE = {"ctx", "kind", "type_comment", "type_ignores"}
-
 
 # ---- what others ask for ---------------------------------------------------------------------
 
@@ -61,7 +59,7 @@ def tree_hash(path: Path) -> str:
     Raises:
         UserError: the file is not Python.
     """
-    return _digest(_parse(path))
+    return digest(parse(path))
 
 
 def closure(modules: Iterable[str], importer: str = __name__) -> dict[str, Path]:
@@ -82,13 +80,14 @@ def closure(modules: Iterable[str], importer: str = __name__) -> dict[str, Path]
 
 
 @functools.cache
-def source_hash(distiller: str) -> str:
+def source_hash(distiller: str, maker: str | None = None) -> str:
     """Return the hash of the sources that shape the weights of a cell of this method.
 
     It is taken once in a process, so that it is of the sources that the process runs.
 
     Args:
         distiller: module:Class.
+        maker: the module of a study's job that trains the cell; None where ``manifold train`` does.
 
     Raises:
         UserError: there is no source of the module, or one that it needs is not Python.
@@ -96,6 +95,7 @@ def source_hash(distiller: str) -> str:
     return _hash_over(
         _shared_modules().closure([_module_of(distiller)], _asker(distiller), LEFT_OUT)
         | _shared_modules().closure(TRAINING, __name__, LEFT_OUT)
+        | (covered_by_job(maker) if maker else {})
     )
 
 
@@ -110,7 +110,8 @@ def job_hash(module: str) -> str:
     """Return the hash of a study's module and what it imports: of what its jobs or tables make.
 
     Declarations of studies that it imports are left out, and the tables that they alone lead to:
-    what they say of a job stands in the job's identity.
+    what they say of a job stands in the job's identity. A user's declaration is not, where the job
+    takes more from it than a study: functions, say, or constants.
 
     Raises:
         UserError: there is no source of the module.
@@ -121,12 +122,20 @@ def job_hash(module: str) -> str:
 def covered_by_job(module: str) -> dict[str, "_Module"]:
     """What ``job_hash`` is taken over, by name."""
     modules, asker = _shared_modules(), f"the job {module!r}"
-    declarations = [
-        name
-        for name, found in modules.closure([module], asker, LEFT_OUT).items()
+    left_out = (*LEFT_OUT, "benchmarks.evidence.kept")
+    declarations = {
+        name: found
+        for name, found in modules.closure([module], asker, left_out).items()
         if name != module and modules.imports(found, "benchmarks.evidence.study")
+    }
+    of_job = modules.closure([module], asker, (*left_out, *declarations))
+    taken_from = [
+        name
+        for name, found in declarations.items()
+        if not is_projects(name)
+        and any(modules.takes_more_than_studies(each, found) for each in of_job.values())
     ]
-    left_out = (*LEFT_OUT, "benchmarks.evidence.kept", *declarations)
+    left_out = (*left_out, *(declarations.keys() - taken_from))
     return modules.closure([module], asker, left_out)
 
 
@@ -136,8 +145,7 @@ def _hash_over(found: dict[str, "_Module"]) -> str:
     suites = sorted(found.keys() - users)
     parts = (
         "".join(f"{name} {found[name].digest}\n" for name in names)
-        for names in (users, suites)
-        if names
+        for names in ([users, suites] if users else [suites])
     )
     return AND_SUITE.join(hashlib.sha256(part.encode()).hexdigest() for part in parts)
 
@@ -194,11 +202,11 @@ class _Module:
 
     @functools.cached_property
     def tree(self) -> ast.Module:
-        return _parse(self.path)
+        return parse(self.path)
 
     @functools.cached_property
     def digest(self) -> str:
-        return _digest(self.tree)
+        return digest(self.tree)
 
 
 class _Modules:
@@ -249,6 +257,21 @@ class _Modules:
     def imports(self, module: _Module, name: str) -> bool:
         """Whether a module's own statements import the own module of this name."""
         return any(own.name == name for own in self._own_imports(module))
+
+    def takes_more_than_studies(self, module: _Module, declaration: _Module) -> bool:
+        """Whether a module's statements import from a declaration what is none of its classes."""
+        classes = {
+            node.name
+            for node in declaration.tree.body
+            if isinstance(node, ast.ClassDef) and node.bases
+        }
+        taken = (name.rpartition(".") for name in _imported_names(module))
+        return any(
+            source == declaration.name
+            and name not in classes
+            and not self._find(f"{source}.{name}")
+            for source, _, name in taken
+        )
 
     def _find(self, name: str) -> _Module | None:
         if name not in self._found:
@@ -318,80 +341,13 @@ def _imported_names(module: _Module) -> Iterator[str]:
     parents = module.name.split(".")
     if not module.folders:
         parents.pop()
-    for node in _statements(module.tree):
+    for node in statements(module.tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            for alias in node.names:
+                yield from (alias.name, f"{alias.name}.*")  # what of it is used is not said
         elif isinstance(node, ast.ImportFrom) and node.level <= len(parents):
             source = [] if node.module is None else [node.module]
             if node.level:
                 source = [*parents[: len(parents) - node.level + 1], *source]
             yield ".".join(source)
             yield from (".".join([*source, alias.name]) for alias in node.names)
-
-
-# ---- syntax trees ----------------------------------------------------------------------------
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """All statements below a module or a statement; ``ast.walk`` takes three times as long."""
-    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
-        for child in getattr(node, field, ()):
-            yield child
-            yield from _statements(child)
-
-
-def _parse(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes(), str(path))
-    except (SyntaxError, ValueError) as error:  # ValueError: a null byte, before Python 3.12
-        raise UserError(f"{path} is not Python: {error}; correct it") from error
-
-
-def _digest(tree: ast.Module) -> str:
-    return hashlib.sha256(_canonical(tree).encode()).hexdigest()
-
-
-def _canonical(node: object) -> str:
-    """A text of a syntax tree, without docstrings.
-
-    ``ast.dump`` will not do: it differs from one version of Python to the next.
-    """
-    if isinstance(node, list):
-        return f"[{','.join(map(_canonical, node))}]"
-    if isinstance(node, ast.Constant):
-        return f"Constant({node.value!a})"  # not !r: what is printable is each version's own
-    if not isinstance(node, ast.AST):
-        return ascii(node)
-    fields = []
-    for name in node._fields:
-        value = getattr(node, name, None)
-        if name == "body":
-            value = _without_docstring(node)
-        elif isinstance(node, ast.JoinedStr):
-            value = _joined(node)
-        # A field that is empty is one that another version of Python may not have.
-        if name not in _NOT_CODE and value is not None and value != []:
-            fields.append(f"{name}={_canonical(value)}")
-    return f"{type(node).__name__}({','.join(fields)})"
-
-
-def _without_docstring(node: ast.AST) -> object:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    if not isinstance(node, kinds) or ast.get_docstring(node, clean=False) is None:
-        return node.body
-    rest = node.body[1:]
-    if isinstance(node, ast.Module):
-        return rest
-    return rest or [ast.Pass()]  # what stands there where there is no docstring
-
-
-def _joined(node: ast.JoinedStr) -> list[ast.expr]:
-    """The parts of an f-string, its text in as few pieces as can be, as some versions have it."""
-    parts: list[ast.expr] = []
-    for part in node.values:
-        is_text = isinstance(part, ast.Constant)
-        if is_text and parts and isinstance(parts[-1], ast.Constant):
-            parts[-1] = ast.Constant(parts[-1].value + part.value)
-        elif not is_text or part.value:
-            parts.append(part)
-    return parts

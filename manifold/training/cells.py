@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from manifold.errors import UserError
-from manifold.settings import CELL_FILES, Method, Model, Pair, fingerprint
+from manifold.settings import CELL_FILES, Experiment, Method, Model, Pair, fingerprint
+from manifold.settings.made_by import is_outdated
+from manifold.settings.sources import source_hash
 from manifold.training import records
 
 STUDENTS = {  # what tells them from a pair's plain student
@@ -32,6 +35,16 @@ class Cell:
     directory: Path
     identity: dict
     start: Start | None = None  # None: as initialised
+    maker: str | None = None  # the module of the study's job that trains it; None: manifold train
+
+    @property
+    def source_hash(self) -> str:
+        """Of the sources that shape it, as this process runs them."""
+        return source_hash(self.definition.distiller, self.maker)
+
+    def is_outdated(self, experiment: Experiment, made_by: Any) -> bool:
+        """Whether code of this hash is not to be kept."""
+        return is_outdated(experiment, self.definition.distiller, made_by, self.maker)
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 from manifold.files import link, sha256
-from manifold.settings.stale import RECORDS, read_record
+from manifold.settings.made_by import read_record
+from manifold.settings.stale import RECORDS
 
 
 def keep_all(root: Path) -> None:

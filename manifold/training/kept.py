@@ -4,8 +4,6 @@ import sys
 
 from manifold.settings import Experiment
 from manifold.settings.data_files import is_other
-from manifold.settings.sources import source_hash
-from manifold.settings.stale import is_outdated
 from manifold.training import records
 from manifold.training.cells import Cell
 
@@ -27,9 +25,9 @@ def is_kept(experiment: Experiment, cell: Cell, files: str | None) -> bool:
             file=sys.stderr,
         )
         return False
-    if is_outdated(experiment, cell.definition.distiller, record.get("source_hash")):
+    if cell.is_outdated(experiment, record.get("source_hash")):
         return False
-    if record.get("source_hash") != source_hash(cell.definition.distiller):
+    if record.get("source_hash") != cell.source_hash:
         print(
             f"{cell.directory} was made by other code than now stands; --config stale=retrain "
             "makes it anew",

@@ -24,11 +24,14 @@ def read_run(path: Path) -> dict[str, Any]:
         UserError: it is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise ValueError(f"it holds a {type(record).__name__} where a record stands")
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete its folder to run it again"
         ) from error
+    return record
 
 
 def is_complete(directory: Path, names: Iterable[str], record: str, fingerprint: str) -> bool:

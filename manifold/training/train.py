@@ -22,8 +22,7 @@ from manifold.settings import CELL_FILES, TRAIN_TEACHER, suggest
 from manifold.settings.data import epoch_of
 from manifold.settings.data_files import files_digest, is_other
 from manifold.settings.recipe import check_warmup
-from manifold.settings.sources import source_hash, training_hash
-from manifold.settings.stale import is_outdated
+from manifold.settings.sources import training_hash
 from manifold.training import command, description, records
 from manifold.training.alone import alone_on
 from manifold.training.cells import Cell
@@ -67,7 +66,7 @@ class Training:
         self.cohort = build_cohort(setting, cells, len(splits.classes), self.steps_per_epoch)
         # Of the data and sources that this process reads, before anyone changes them.
         self.data_digest = data_digest(setting.experiment, splits)
-        self.source_hashes = {cell.method: source_hash(cell.definition.distiller) for cell in cells}
+        self.source_hashes = {cell.method: cell.source_hash for cell in cells}
         self.training_hash = training_hash()
         self.fingerprints = {cell.method: cell.fingerprint for cell in cells}
         self.mixer = Mixer(setting.recipe, len(splits.classes), setting.seed)
@@ -223,8 +222,7 @@ class Training:
             return
         experiment, made_by = self.setting.experiment, state["source_hashes"]
         is_of_old_code = any(
-            is_outdated(experiment, cell.definition.distiller, made_by[cell.method])
-            for cell in self.cells
+            cell.is_outdated(experiment, made_by[cell.method]) for cell in self.cells
         )
         if is_of_old_code or is_other(state.get("data_digest"), self.data_digest):
             other = "by other code" if is_of_old_code else "on other data"
