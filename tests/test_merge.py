@@ -113,6 +113,9 @@ def test_a_record_of_code_that_is_not_to_be_kept_has_its_cell_trained(make, halv
             changed = merged.replaced(stale=stale)
             assert (recorded(changed, key) is not None) is is_kept
             assert (record in changed.studies["table1"].cells()) is is_kept
+            if not is_kept:
+                with pytest.raises(UserError, match="made by other code of method 'none'"):
+                    merge(changed, halves)
     monkeypatch.undo()
     assert recorded(merged.replaced(stale="retrain"), key) is None  # of a made-up hash
     assert recorded(merged, key) is not None

@@ -19,6 +19,7 @@ from manifold.settings.recorded import (
     RECORDS,
     Recorded,
     expected_fingerprint,
+    is_outdated_cell,
     pack,
     record_path,
     unpack,
@@ -83,10 +84,10 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
 
 
 def _hold_to_identity(experiment: Experiment, path: Path, found: Recorded) -> None:
-    """Refuse a record of another configuration or teacher than the cell's.
+    """Refuse a record of another configuration or teacher than the cell's, or of code not to keep.
 
     Raises:
-        UserError: names the keys that differ, with both values.
+        UserError: names the keys that differ, with both values; or the method.
     """
     expected = expected_fingerprint(experiment, found.key)
     weights = experiment.teacher_weights(found.key[0])
@@ -95,6 +96,12 @@ def _hold_to_identity(experiment: Experiment, path: Path, found: Recorded) -> No
             f"{path} needs the teacher {weights}, which is not here; put it there first"
         )
     if found.run["fingerprint"] == expected:
+        if is_outdated_cell(experiment, found):
+            raise UserError(
+                f"{path} was made by other code of method {found.run['method']!r} than now stands "
+                "and is not kept (a file of yours was edited, or stale=retrain asks so); leave it "
+                "out, or put that code back"
+            )
         return
     own = {**experiment.cell_identity(*found.key), "teacher_sha256": sha256(weights)}
     others = differing(found.run["configuration"], to_plain(own))

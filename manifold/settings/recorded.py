@@ -114,10 +114,11 @@ def recorded(experiment: Any, key: Key) -> Recorded | None:
     if not path.is_file() or (experiment.cell_directory(*key) / "run.json").is_file():
         return None
     found = unpack(path)
-    if found.run["fingerprint"] != expected_fingerprint(experiment, key):
-        return None
-    distiller, made_by = (
-        experiment.method_definitions[key[3]].distiller,
-        found.run.get("source_hash"),
-    )
-    return None if is_outdated(experiment, distiller, made_by) else found
+    is_of_this = found.run["fingerprint"] == expected_fingerprint(experiment, key)
+    return found if is_of_this and not is_outdated_cell(experiment, found) else None
+
+
+def is_outdated_cell(experiment: Any, found: Recorded) -> bool:
+    """Whether the code that made a recorded cell is not to be kept."""
+    distiller = experiment.method_definitions[found.run["method"]].distiller
+    return is_outdated(experiment, distiller, found.run.get("source_hash"))
