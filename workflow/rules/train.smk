@@ -95,10 +95,16 @@ rule evaluate_teacher:
 # A cohort is one job, but for seeds that it is cut for: its methods share the batches and the
 # teacher's passes. When one of its cells has to be trained again, the others are brought back
 # (manifold/training/finished.py).
+with ending_the_process():  # a record may be damaged, or a method no Python
+    JOBS = {
+        training: [
+            job for methods in cohorts for job in EXPERIMENT.jobs(training, methods)
+        ]
+        for training, cohorts in EXPERIMENT.trainings().items()
+    }
+
 named = Counter()  # pair deit with recipe cait-A, and deit-cait with A, are one name
-for (pair, recipe, epochs), cohorts in EXPERIMENT.trainings().items():
-    training = (pair, recipe, epochs)
-    jobs = [job for methods in cohorts for job in EXPERIMENT.jobs(training, methods)]
+for (pair, recipe, epochs), jobs in JOBS.items():
     of_training = re.sub(r"\W", "_", f"train_{pair}_{recipe}_{epochs}")
     for methods, seeds in jobs:
         number = named[of_training]
