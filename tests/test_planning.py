@@ -17,7 +17,7 @@ import yaml
 
 from manifold.errors import UserError
 from manifold.settings import CELL_FILES, ROOT, refuse_repeated, resolve, sources
-from manifold.settings.recorded import expected_fingerprint
+from manifold.settings.recorded import RECORDS, expected_fingerprint, record_path
 from manifold.settings.sources import job_hash, source_hash
 from manifold.settings.stale import tell_code
 
@@ -448,6 +448,17 @@ def test_the_last_words_are_the_error(touched, words, last):
     assert done.returncode != 0
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("error: ") and last in line
+
+
+def test_a_record_that_is_damaged_is_told_without_a_traceback(touched, experiment):
+    key = experiment().studies["table1"].needed()[0]
+    path = record_path(touched / "results/damaged" / RECORDS, key)
+    path.parent.mkdir(parents=True)
+    path.write_text("{", encoding="utf-8")
+    done = snakemake(touched, "-n", "--config", SCALE, "name=damaged")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0 and 'File "' not in output
+    assert f"{path.relative_to(touched)} is no record" in output.splitlines()[-1]
 
 
 def test_a_method_that_is_not_python_is_told_without_a_traceback(touched):
