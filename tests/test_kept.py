@@ -10,7 +10,7 @@ from benchmarks.evidence.study import Job, Study
 from manifold.files import sha256
 from manifold.settings import sources
 from manifold.settings.sources import AND_SUITE, TRAINING, job_hash, source_hash
-from manifold.settings.stale import code_file, is_job_made_anew, tell_code
+from manifold.settings.stale import code_file, code_of_job, is_job_made_anew, tell_code
 
 FILES = ("weights.bin", "run.json")
 JOB = "benchmarks.transfer.probes"
@@ -166,6 +166,26 @@ def test_a_job_that_trains_is_held_to_its_own_code_too(experiment, tmp_path):
     assert {module, *TRAINING} < sources.covered_by_job(module).keys()
 
 
+def test_a_users_job_that_makes_cells_is_held_to_their_methods_code(
+    experiment, tmp_path, monkeypatch
+):
+    for name in ("job_that_trains", "method_of_a_user"):
+        (tmp_path / f"{name}.py").write_text(f"NAME = {name!r}\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = experiment().method_definitions["sp"].replaced(distiller="method_of_a_user:Mine")
+    module, path = "job_that_trains", tmp_path / "run.json"
+    path.write_text("{}", encoding="utf-8")
+    for definition in (experiment().method_definitions["sp"], mine):
+        methods = experiment().method_definitions | {"sp": definition}
+        for stale, expected in (("keep", definition is mine), ("retrain", True)):
+            made = experiment(stale=stale).replaced(method_definitions=methods)
+            asked = made, module, "sp", [path], None
+            tell_code([path], code_of_job(made, module, "sp"))
+            assert not is_job_made_anew(*asked)
+            tell_code([path], job_hash(module))  # as if the method's file had been another
+            assert is_job_made_anew(*asked) is expected
+
+
 def test_a_result_that_is_damaged_or_of_another_configuration_does_not_stay(experiment, result):
     folder = result(job_hash(JOB))
     assert not is_kept(experiment(), JOB, folder, FILES, "other")
@@ -231,15 +251,38 @@ def test_a_table_is_not_of_the_job_and_what_the_job_imports_is(hashes):
     "statement",
     [
         *("from mine import SEEDS, Mine", "from . import SEEDS", "from mine import *"),
-        *("import mine", "def work():\n    from mine import SEEDS"),
+        *("import mine", "def work():\n    from mine import SEEDS", "from mine import Counts"),
     ],
 )
 def test_a_declaration_from_which_a_users_job_takes_more_than_a_study_is_followed(
     statement, hashes
 ):
-    declaration = f"from mine.steps import STEPS\n{DECLARATION}\nSEEDS = 3\n"
+    declaration = (
+        f"from mine.steps import STEPS\n{DECLARATION}\nclass Counts(dict):\n    SEEDS = 3\n"
+    )
     used = {"work": f"{statement}\n", "__init__": declaration}
     job, _ = hashes(**used)
     assert hashes(**used | {"__init__": declaration.replace("3", "4")})[0] != job
     assert hashes(**used, steps="STEPS = 2\n")[0] != job
     assert hashes(**used)[0] == job
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_followed"),
+    [
+        ("from mine import study", True),
+        ("from . import study", True),
+        ("import mine.study", True),
+        ("from mine.study import measured", True),
+        ("from mine.study import Mine", False),
+        ("from mine.study import Mine, Settings", False),
+    ],
+)
+def test_a_declaration_in_a_file_of_its_own_is_followed_alike(statement, is_followed, hashes):
+    text = "from benchmarks.evidence.study import Study, StudySettings\n\nSEEDS = 3\n"
+    text += "class Settings(StudySettings):\n    pass\n"
+    text += "class Base(Study):\n    pass\nclass Mine(Base):\n    pass\n"
+    text += "def measured(seed):\n    return seed\n"
+    used = {"work": f"{statement}\n", "__init__": "", "study": text}
+    job, _ = hashes(**used)
+    assert (hashes(**used | {"study": text.replace("3", "4")})[0] != job) is is_followed

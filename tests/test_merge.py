@@ -121,6 +121,25 @@ def test_a_record_of_code_that_is_not_to_be_kept_has_its_cell_trained(make, halv
     assert recorded(merged, key) is not None
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"run": {}}, {"run": [1]}, {"run": None}, {"metrics": None}),
+        *({"run": {"files": {"metrics.csv": "0"}}}, {"run": {"files": [], "method": "none"}}),
+    ],
+)
+def test_a_record_of_no_run_is_named(changes, make, halves):
+    merged = make("merged")
+    key = (*TRAINING, "none", 0)
+    content = json.loads(record_path(halves[0], key).read_text("utf-8"))
+    content.pop("sha256")
+    path = record_path(merged.directory / RECORDS, key)
+    path.parent.mkdir(parents=True)
+    path.write_text(packed(content | changes), "utf-8")
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        recorded(merged, key)
+
+
 def altered(path):
     path.write_text(path.read_text("utf-8").replace('"top1": 70.', '"top1": 79.'), "utf-8")
 

@@ -246,6 +246,12 @@ def test_parameters_are_counted(live):
     assert found["auxiliary_parameters"] == 24 * 32 + 32
 
 
+@pytest.mark.parametrize("record", [{}, {"fingerprint": "f"}, {"fingerprint": "f", "files": []}])
+def test_a_record_without_its_fields_is_of_no_complete_cell(record, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    assert not records.is_complete(tmp_path, ["run.json"], "run.json", "f")
+
+
 @pytest.mark.parametrize("text", ['{"fingerprint": "a', "[]", "5", "null", "[" * 100_000])
 def test_a_damaged_record_is_an_error_that_names_it(text, tmp_path):
     path = tmp_path / "run.json"

@@ -50,7 +50,7 @@ def _read(experiment: Experiment, key: Key) -> dict:
     if expected is None:
         weights = experiment.teacher_weights(key[0])
         raise UserError(f"{weights} is not there, the teacher of {path}; snakemake makes it")
-    if record["fingerprint"] != expected:
+    if record.get("fingerprint") != expected:
         raise UserError(f"{path} is of another configuration; delete its folder to run it again")
     return record
 

@@ -105,7 +105,7 @@ class Sources:
             return ""
         return (
             f"Mixed: {len(odd)} of the {len(self.runs)} runs were made by other code than the "
-            f"rest: {_listed(odd)}; --config stale=retrain makes them anew."
+            f"rest: {_listed(odd)}; --config stale=retrain makes anew what is not of today's."
         )
 
     def _made_by_other_code(self) -> list[Run]:

@@ -21,8 +21,7 @@ from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.settings.data_files import files_digest
 from manifold.settings.made_by import read_record
 from manifold.settings.recorded import RECORDS, Key, record_path, recorded
-from manifold.settings.sources import job_hash
-from manifold.settings.stale import planned_data, tell_code_of_job
+from manifold.settings.stale import code_of_job, planned_data, tell_code_of_job
 from manifold.training.command import limit_threads
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -263,7 +262,7 @@ class Study:
             )
         module, _, function = jobs[name].run.partition(":")
         work = getattr(import_module(module), function)
-        made_by = job_hash(module)  # of the sources that this process runs
+        made_by = code_of_job(self.experiment, module, jobs[name].method)  # that this process runs
         limit_threads(self.experiment)
         work(self.experiment, **typed(given))
         outputs = [self.experiment.directory / each.format(**given) for each in jobs[name].outputs]

@@ -79,11 +79,15 @@ def unpack(path: Path) -> Recorded:
     Raises:
         UserError: it is damaged, altered, or not of one cell.
     """
-    content = unpacked(path, {"run", "metrics"})
-    metrics = content["metrics"]
-    if content["run"]["files"][METRICS] != hashlib.sha256(metrics.encode()).hexdigest():
+    found = Recorded(**unpacked(path, {"run", "metrics"}))
+    try:
+        digest, metrics = found.run["files"][METRICS], found.metrics.encode()
+        _ = found.key, found.run["fingerprint"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no record of a run ({error!r}); leave it out") from error
+    if digest != hashlib.sha256(metrics).hexdigest():
         raise UserError(f"{path} holds the metrics of another run; fetch it anew, or leave it out")
-    return Recorded(**content)
+    return found
 
 
 def expected_fingerprint(experiment: Any, key: Key) -> str | None:

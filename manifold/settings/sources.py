@@ -24,6 +24,7 @@ from manifold.settings.syntax import digest, parse, statements
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("manifold", "baselines", "benchmarks")  # read from beside this file, and no others
 
+EVERYTHING = "*"  # of a module that is imported as a whole
 AND_SUITE = "+"  # between the hash of a user's files and that of this project's
 
 # What trains every method; cohort, data, models, seeds and the like are what it imports.
@@ -259,18 +260,19 @@ class _Modules:
         return any(own.name == name for own in self._own_imports(module))
 
     def takes_more_than_studies(self, module: _Module, declaration: _Module) -> bool:
-        """Whether a module's statements import from a declaration what is none of its classes."""
-        classes = {
-            node.name
-            for node in declaration.tree.body
-            if isinstance(node, ast.ClassDef) and node.bases
-        }
-        taken = (name.rpartition(".") for name in _imported_names(module))
+        """Whether a module's statements take from a declaration what is none of its studies.
+
+        Where they take the declaration itself, what of it is used is not said.
+        """
+        studies = _studies_in(declaration)
         return any(
-            source == declaration.name
-            and name not in classes
-            and not self._find(f"{source}.{name}")
-            for source, _, name in taken
+            f"{source}.{name}" == declaration.name
+            or (
+                source == declaration.name
+                and name not in studies
+                and not self._find(f"{source}.{name}")
+            )
+            for source, name in _imports_of(module)
         )
 
     def _find(self, name: str) -> _Module | None:
@@ -338,16 +340,38 @@ def _look_into(folders: list[Path], name: str, last: str) -> _Module | None:
 
 def _imported_names(module: _Module) -> Iterator[str]:
     """What a module's import statements may name; some of it are no modules."""
+    for source, name in _imports_of(module):
+        yield source
+        if name != EVERYTHING:
+            yield f"{source}.{name}"
+
+
+def _imports_of(module: _Module) -> Iterator[tuple[str, str]]:
+    """What a module's import statements take: the name of a module, and a name in it."""
     parents = module.name.split(".")
     if not module.folders:
         parents.pop()
     for node in statements(module.tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from (alias.name, f"{alias.name}.*")  # what of it is used is not said
+            yield from ((alias.name, EVERYTHING) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level <= len(parents):
             source = [] if node.module is None else [node.module]
             if node.level:
                 source = [*parents[: len(parents) - node.level + 1], *source]
-            yield ".".join(source)
-            yield from (".".join([*source, alias.name]) for alias in node.names)
+            yield from ((".".join(source), alias.name) for alias in node.names)
+
+
+def _studies_in(declaration: _Module) -> set[str]:
+    """The classes of a module that derive from this project's: studies, and their settings."""
+    known = {
+        name if name != EVERYTHING else source.partition(".")[0]
+        for source, name in _imports_of(declaration)
+        if is_projects(source)
+    }
+    found: set[str] = set()
+    for node in declaration.tree.body:
+        if isinstance(node, ast.ClassDef):
+            leaves = (leaf for base in node.bases for leaf in ast.walk(base))
+            if (known | found) & {leaf.id for leaf in leaves if isinstance(leaf, ast.Name)}:
+                found.add(node.name)
+    return found

@@ -70,28 +70,36 @@ def is_job_made_anew(
     Raises:
         UserError: the module is not Python.
     """
-    distiller = method and experiment.method_definitions[method].distiller
-    now = source_hash(distiller, module) if distiller else job_hash(module)  # records or not
+    now = code_of_job(experiment, module, method)  # records or not
     records = _records_among(outputs)
     if any(is_other(record.get("data_digest"), data) for record in records):
         return True
     made_by = _code_of(records) if is_projects(module) else []
     if made_by:
         return any(is_old_code(experiment, code, now) for code in made_by)
-    return is_made_by_old_code(experiment, module, outputs)
+    return is_made_by_old_code(experiment, now, outputs)
 
 
-def is_made_by_old_code(experiment: Experiment, module: str | None, outputs: list[Path]) -> bool:
+def code_of_job(experiment: Experiment, module: str, method: str | None) -> str:
+    """The hash of the code of a study's job, as it now stands: of its method's too, if it has one.
+
+    Raises:
+        UserError: a module is not Python.
+    """
+    if method is None:
+        return job_hash(module)
+    return source_hash(experiment.method_definitions[method].distiller, module)
+
+
+def is_made_by_old_code(experiment: Experiment, now: str, outputs: list[Path]) -> bool:
     """Whether outputs that hold no record of their code are to be made anew for it.
 
     Where it is not known, they are, if ``stale`` asks for what is old.
 
     Args:
-        module: that makes them; None: one that is not followed.
+        now: the hash of the code that makes them.
     """
-    if module is None:
-        return False
-    now, told = job_hash(module), code_file(outputs[0])
+    told = code_file(outputs[0])
     made_by = told.read_text(encoding="utf-8", errors="replace") if told.is_file() else None
     return outputs[0].exists() and is_old_code(experiment, made_by, now)
 

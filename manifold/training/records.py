@@ -48,9 +48,11 @@ def is_complete(directory: Path, names: Iterable[str], record: str, fingerprint:
     if not all((directory / name).is_file() for name in names):
         return False
     found = read_run(directory / record)
-    return found["fingerprint"] == fingerprint and all(
+    digests = found.get("files")
+    is_this = found.get("fingerprint") == fingerprint and isinstance(digests, dict)
+    return is_this and all(
         (directory / name).is_file() and sha256(directory / name) == digest
-        for name, digest in found["files"].items()
+        for name, digest in digests.items()
     )
 
 
