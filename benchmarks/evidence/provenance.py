@@ -105,7 +105,8 @@ class Sources:
             return ""
         return (
             f"Mixed: {len(odd)} of the {len(self.runs)} runs were made by other code than the "
-            f"rest: {_listed(odd)}; --config stale=retrain makes anew what is not of today's."
+            f"rest: {_listed(odd)}; --config stale=retrain makes anew all that today's code has "
+            "not made."
         )
 
     def _made_by_other_code(self) -> list[Run]:
