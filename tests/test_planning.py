@@ -19,7 +19,7 @@ from manifold.errors import UserError
 from manifold.settings import CELL_FILES, ROOT, refuse_repeated, resolve, sources
 from manifold.settings.recorded import RECORDS, expected_fingerprint, record_path
 from manifold.settings.sources import job_hash, source_hash
-from manifold.settings.stale import tell_code
+from manifold.settings.stale import code_of_job, tell_code
 
 pytestmark = pytest.mark.slow
 
@@ -337,12 +337,14 @@ def test_what_has_no_record_of_its_code_is_planned_where_that_is_asked_and_once(
     stand_as_finished(tmp_path, "smoke", *targets, "--forceall")
     experiment = resolve({"scale": "smoke"})
     made = {
-        ("manifold.training.untrained", "initialise_teacher"): ["teachers/*/untrained.json"],
-        ("manifold.training.teacher", "evaluate_teacher"): ["teachers/*/evaluation.json"],
+        ("manifold.training.untrained", None, "initialise_teacher"): ["teachers/*/untrained.json"],
+        ("manifold.training.teacher", None, "evaluate_teacher"): ["teachers/*/evaluation.json"],
         **{
-            (job.run.partition(":")[0], re.sub(r"\W", "_", f"{study.name}_{job.name}")): [
-                re.sub(r"{\w+}", "*", job.outputs[0])
-            ]
+            (
+                job.run.partition(":")[0],
+                job.method,
+                re.sub(r"\W", "_", f"{study.name}_{job.name}"),
+            ): [re.sub(r"{\w+}", "*", job.outputs[0])]
             for study in experiment.studies.values()
             for job in study.jobs()
         },
@@ -350,9 +352,10 @@ def test_what_has_no_record_of_its_code_is_planned_where_that_is_asked_and_once(
     folder = tmp_path / experiment.directory
 
     def told(change):
-        for (module, _), patterns in made.items():
+        for (module, method, _), patterns in made.items():
+            code = code_of_job(experiment, module, method)
             for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-                tell_code([path], change(job_hash(module)))
+                tell_code([path], change(code))
 
     def jobs(*words):
         return set(planned(tmp_path, *targets, "--config", SCALE, *words)) - set(targets)
@@ -361,7 +364,7 @@ def test_what_has_no_record_of_its_code_is_planned_where_that_is_asked_and_once(
     assert jobs() == jobs("stale=retrain") == set()
     told(lambda code: "of older code")
     assert jobs() == set()
-    rules = {rule for _, rule in made}
+    rules = {rule for _, _, rule in made}
     assert rules >= {"transfer_initialise", "segmentation_initialise", "detection_prepare"}
     assert rules >= {"cost_steps", "rehearsal_pair", "rehearsal_detection_detector"}
     assert rules <= jobs("stale=retrain")

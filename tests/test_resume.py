@@ -18,6 +18,7 @@ import pytest
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import CELL_FILES, ROOT, resolve, to_words
+from manifold.training import cells as training_cells
 from manifold.training import train
 from manifold.training.cohort import Cohort
 
@@ -205,9 +206,9 @@ def test_a_checkpoint_of_another_configuration_is_ignored(teacher, uninterrupted
 
 def test_a_run_records_the_sources_that_it_was_started_with(teacher, tmp_path, monkeypatch):
     overrides = settings(tmp_path, teacher)
-    monkeypatch.setattr(train, "source_hash", lambda distiller: f"first {distiller}")
+    monkeypatch.setattr(training_cells, "source_hash", lambda *of: f"first {of[0]}")
     interrupt(words(overrides), 3)
-    monkeypatch.setattr(train, "source_hash", lambda distiller: f"edited {distiller}")
+    monkeypatch.setattr(training_cells, "source_hash", lambda *of: f"edited {of[0]}")
     run(words(overrides))
     for cell in cohort_of(overrides)[1]:
         record = json.loads((cell.directory / "run.json").read_text(encoding="utf-8"))
