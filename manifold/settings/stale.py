@@ -74,8 +74,7 @@ def is_job_made_anew(
     records = _records_among(outputs)
     if any(is_other(record.get("data_digest"), data) for record in records):
         return True
-    made_by = _code_of(records) if is_projects(module) else []
-    if made_by:
+    if made_by := _code_told_by(records, module):
         return any(is_old_code(experiment, code, now) for code in made_by)
     return is_made_by_old_code(experiment, now, outputs)
 
@@ -111,7 +110,7 @@ def tell_code(outputs: list[Path], made_by: str) -> None:
 
 def tell_code_of_job(module: str, outputs: list[Path], made_by: str) -> None:
     """The same of a study's job, unless its records say it."""
-    if not is_projects(module) or not _code_of(_records_among(outputs)):
+    if not _code_told_by(_records_among(outputs), module):
         tell_code(outputs, made_by)
 
 
@@ -122,6 +121,11 @@ def code_file(output: Path) -> Path:
 
 def _records_among(outputs: Iterable[Path]) -> list[dict[str, Any]]:
     return [read_record(path) or {} for path in outputs if path.name in RECORDS]
+
+
+def _code_told_by(records: list[dict[str, Any]], module: str) -> list[str]:
+    """What the records of a job say of its code; a user's say what the user likes."""
+    return _code_of(records) if is_projects(module) else []
 
 
 def _code_of(records: list[dict[str, Any]]) -> list[str]:

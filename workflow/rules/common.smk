@@ -153,10 +153,8 @@ def making_of_teacher(record, maker=None, data=DATA_FILES):
         pair = wildcards.pair
         path = EXPERIMENT.teacher_directory(pair) / record
         anew = is_teacher_made_anew(EXPERIMENT, pair, record, data)
-        if maker is not None and is_made_by_old_code(
-            EXPERIMENT, job_hash(maker), [path]
-        ):
-            anew = True
+        if maker is not None:
+            anew |= is_made_by_old_code(EXPERIMENT, job_hash(maker), [path])
         return making_of([path], anew)
 
     return number
