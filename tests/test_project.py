@@ -14,6 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from benchmarks.detection.schedule import chosen
 from benchmarks.evidence import methods_page, publish, report, students, sums, verify
 from benchmarks.evidence.folder import experiment_of
 from benchmarks.evidence.times import times_table
@@ -382,6 +383,26 @@ def test_choices_are_made_without_the_manifold_arms_on_data_that_no_table_uses()
     points = grid.detection.detectors
     assert {name.split("-")[0] for name in points} == set(mini.detection.detectors)
     assert all(file.endswith(f"{name[-4:]}.py") for name, file in points.items())
+
+
+def test_the_docs_say_what_the_published_grid_of_schedules_chose():
+    published = ROOT / "results/published/mini-detection-choice"
+    study = experiment_of(published).studies["detection_schedule"]
+    rows = pd.read_csv(published / "detection_schedule.csv")
+    means = rows.groupby(["schedule", "kind", "epochs"])["validation_ap"].mean().unstack("kind")
+    outcome = {
+        name: chosen(means.loc[name].dropna(axis="columns"), study.settings.least_rise)
+        for name in study.settings.schedules
+    }
+    shown = (published / "detection_schedule.md").read_text(encoding="utf-8")
+    docs = (ROOT / "docs/detection.md").read_text(encoding="utf-8")
+    files = resolve({"scale": "mini"}).detection.detectors
+    for name, epochs in outcome.items():
+        if epochs is None:
+            assert f"{name}: AP rises still" in shown and "no length of the grid is enough" in docs
+        else:
+            own = (ROOT / files[name]).read_text(encoding="utf-8")
+            assert f"max_epochs={epochs})" in own
 
 
 def test_a_teachers_grid_holds_the_networks_and_recipes_of_minis_teachers():

@@ -17,11 +17,12 @@ from benchmarks.evidence.style import (
 )
 
 
-def draw_curve(curve: pd.DataFrame, caption: str) -> Figure:
+def draw_curve(curve: pd.DataFrame, caption: str, along: str = "Epoch") -> Figure:
     """Mean AP on the validation images against the epoch, a line a backbone.
 
     Args:
         curve: as in detection_curve.csv.
+        along: what ``epoch`` counts.
     """
     blocks = list(curve.groupby(["detector", "kind"], sort=False))
     with plt.rc_context(STYLE):
@@ -44,7 +45,7 @@ def draw_curve(curve: pd.DataFrame, caption: str) -> Figure:
                     label=title,
                 )
             panel.set_title(f"{detector}, {name} AP", loc="left", fontsize=9)
-            panel.set_xlabel("Epoch")
+            panel.set_xlabel(along)
             rule_out(panel, "y")
         axes[0].set_ylabel("Validation AP (%)")
         handles, labels = axes[0].get_legend_handles_labels()

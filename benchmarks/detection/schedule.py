@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.detection import Detection
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import Study, StudySettings
+from benchmarks.evidence.study import FIGURES, Study, StudySettings
 from benchmarks.evidence.words import in_epochs
 from manifold.errors import UserError
 from manifold.settings import Students
@@ -39,7 +39,7 @@ class Schedule(Study):
     title = "Schedules of the detectors"
     question = "After how many epochs does a detector's AP on validation scenes rise no more?"
     Settings = ScheduleSettings
-    suffixes = (".md", ".csv")
+    suffixes = (".md", ".csv", *FIGURES)
     shown = ("The choice",)
     needs = ("detection",)
     is_evidence = False
@@ -103,6 +103,8 @@ class Schedule(Study):
     def build(self) -> Document:
         import pandas as pd
 
+        from benchmarks.detection.data import title_of
+        from benchmarks.detection.figure import draw_curve
         from benchmarks.detection.table import collect
 
         rows = pd.DataFrame(
@@ -126,19 +128,24 @@ class Schedule(Study):
             index=["schedule", "kind", "epochs"], columns="backbone", values="validation_ap"
         )
         shown["mean"] = means
+        drawn = rows.rename(
+            columns={"epochs": "epoch", "backbone": "method", "validation_ap": "ap"}
+        ).assign(detector=rows["schedule"])
+        drawn["title"] = [title_of(self.experiment, method) for method in drawn["method"]]
         return Document(
             title=f"{self.title}, {self.experiment.name}",
             caption="AP on the validation scenes (%) after schedules of several lengths, mean over "
             f"seeds {', '.join(map(str, self.detection.seeds))}; the test scenes were not looked "
             "at. The rule: the first length that no longer one is ahead of by "
-            f"{self.settings.least_rise:g} points of AP, in the mean over backbones and seeds, of "
-            "boxes and of masks.",
+            f"{self.settings.least_rise:g} in AP, in the mean over backbones and seeds, of boxes "
+            "and of masks.",
             parts=[
                 shown.map("{:.2f}".format).reset_index(),
                 "## The choice",
                 [in_words(name, own, self.settings.least_rise) for name, own in _by_name(means)],
             ],
             csv={"": rows},
+            figures={"": lambda caption: draw_curve(drawn, caption, "Epochs of the schedule")},
         )
 
 
