@@ -180,7 +180,26 @@ def test_a_run_adds_what_it_took_and_the_fullest_of_a_target_is_shown(tmp_path):
     assert row.startswith("| `mine` | `reproduce_bench figures` | 9 of 9 | 2 | 12.0 | ")
 
 
-def test_a_run_without_a_table_is_refused(run):
+@pytest.mark.parametrize("has_page", [True, False])
+def test_the_published_page_is_made_anew_with_the_times_alone(has_page, tmp_path, monkeypatch):
+    """Of one's own data nothing but the times was published, and there is no page."""
+    folder, written = tmp_path / "mini", {}
+    folder.mkdir()
+    if has_page:
+        (folder / "experiment.yaml").write_text("scale: mini\n", encoding="utf-8")
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path)
+    monkeypatch.setattr(publish, "publish", lambda experiment, times_alone: [])
+    monkeypatch.setattr(publish, "write_pages", written.update)
+    monkeypatch.setattr("sys.argv", ["publish", "--times-alone", "--config", "scale=mini"])
+    publish.main()
+    assert list(written) == [folder] and (written[folder] is not None) == has_page
+
+
+def test_a_run_without_a_table_is_refused_and_what_was_published_keeps_its_sums(run, tmp_path):
+    publish.publish(run)
+    sums.write(tmp_path / "published/mine")
+    before = (tmp_path / "published/mine" / sums.SUMS).read_text(encoding="utf-8")
     (run.directory / "rehearsal.csv").unlink()
     with pytest.raises(UserError, match="no complete study"):
         publish.publish(run)
+    assert (tmp_path / "published/mine" / sums.SUMS).read_text(encoding="utf-8") == before

@@ -52,7 +52,6 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
             which new sums would hide.
     """
     refuse_altered([PUBLISHED / experiment.name])
-    (PUBLISHED / experiment.name / sums.SUMS).unlink(missing_ok=True)  # of files that follow anew
     complete = [
         study for study in experiment.studies.values() if all(map(Path.is_file, study.files()))
     ]
@@ -60,6 +59,7 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
         raise UserError(
             f"{experiment.directory} holds no complete study; let snakemake make one first"
         )
+    (PUBLISHED / experiment.name / sums.SUMS).unlink(missing_ok=True)  # of files that follow anew
     tables = [path for study in complete for path in study.files()]
     beside = [experiment.directory / name for name in BESIDE]
     paths = [experiment.directory / TIMES] if times_alone else [*tables, *beside]
@@ -288,4 +288,5 @@ def main() -> None:
         experiment = command.experiment(options)
         publish(experiment, options.times_alone)
         folder = PUBLISHED / experiment.name
-        write_pages({folder: None if options.times_alone else experiment})
+        # A page shows what the run took: one that was published before is made anew with it.
+        write_pages({folder: of_a_scale(folder) if options.times_alone else experiment})
