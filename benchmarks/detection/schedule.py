@@ -128,9 +128,8 @@ class Schedule(Study):
             index=["schedule", "kind", "epochs"], columns="backbone", values="validation_ap"
         )
         shown["mean"] = means
-        drawn = rows.rename(
-            columns={"epochs": "epoch", "backbone": "method", "validation_ap": "ap"}
-        ).assign(detector=rows["schedule"])
+        names = {"schedule": "detector", "epochs": "epoch", "backbone": "method"}
+        drawn = rows.drop(columns="detector").rename(columns={**names, "validation_ap": "ap"})
         drawn["title"] = [title_of(self.experiment, method) for method in drawn["method"]]
         return Document(
             title=f"{self.title}, {self.experiment.name}",
