@@ -199,8 +199,8 @@ def test_a_configuration_that_cannot_be_used_is_refused(prepared, foreign, chang
 @pytest.mark.parametrize(
     ("least_steps", "options", "epochs"),
     [
-        (None, {}, 5),  # of the file
-        (7, {}, 5),  # 12 images in batches of 4: 3 steps an epoch
+        (None, {}, 20),  # of the file
+        (7, {}, 20),  # 12 images in batches of 4: 3 steps an epoch
         (100, {}, 34),
         (100, {"train_cfg.max_epochs": 2}, 2),
         (100, {"train_cfg": {"max_epochs": 2}}, 2),
@@ -381,7 +381,12 @@ def scenes(tmp_path_factory):
     """Detectors on the smoke scale's scenes, trained for two epochs."""
 
     def make(**options):
-        own = {"train_cfg.max_epochs": 2, "model.test_cfg.score_thr": 0.0, **options}
+        own = {
+            "train_cfg.max_epochs": 2,
+            "train_cfg.val_interval": 1,
+            "model.test_cfg.score_thr": 0.0,
+            **options,
+        }
         given = {"scale": "smoke", "name": "scenes", "results": str(results)}
         experiment = settings.resolve({**given, "detection": {"options": own}})
         if not (results / "scenes/detection/data/data.json").is_file():

@@ -33,7 +33,7 @@ NO_REPORT = (
 )
 CURVE_WORDS = (
     "AP on the validation scenes, which are on photographs of their own and hold images that no "
-    "training saw, after every epoch of one schedule: mean over the seeds. The learning rate falls "
+    "training saw, along one schedule: mean over the seeds. The learning rate falls "
     "to zero along the schedule, so a curve that is flat at its end says nothing of longer ones."
 )
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}

@@ -16,4 +16,4 @@ model = dict(
     ),
     test_cfg=dict(nms_pre=300, max_per_img=50),
 )
-train_cfg = dict(max_epochs=5)  # as long as the other's, in time
+train_cfg = dict(max_epochs=20)  # as long as the other's, in time
