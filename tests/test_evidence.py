@@ -621,6 +621,23 @@ def test_what_a_table_says_of_its_registration_is_found_in_it(saying):
     assert words_of("# Table 1\n\nTop-1 of the last epoch.\n") is None
 
 
+OF_STUDENTS = ["table1", "bench", "recipe_study", "budgets", "hierarchical", "ablation", "curves"]
+OF_STUDENTS += ["maps", "transfer", "detection", "segmentation"]
+
+
+@pytest.mark.parametrize("section", OF_STUDENTS)
+def test_every_study_of_students_may_have_other_seeds_than_the_rest(section):
+    ten, five = list(range(10)), list(range(5))
+    made = resolve({"scale": "mini", "seeds": ten, section: {"seeds": five}})
+    (study,) = (own for own in made.studies.values() if own.settings is getattr(made, section))
+    assert study.seeds == study.runs["seeds"] == five
+    paths = [str(path) for path in (*study.cells(), *study.results())]
+    assert any("seed-4" in path for path in paths)
+    assert not any("seed-5" in path or "seed-9" in path for path in paths)
+    others = [own for own in made.studies.values() if getattr(own.settings, "seeds", None) is None]
+    assert others and all(own.seeds == ten for own in others)
+
+
 def test_the_bench_may_have_fewer_seeds_than_table_1_and_is_made_as_registered():
     ten, five = list(range(10)), list(range(5))
     made = resolve({"scale": "mini", "seeds": ten, "bench": {"seeds": five}})

@@ -1,7 +1,7 @@
 """The ablation: one method with one thing changed at a time."""
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import Study, StudySettings
+from benchmarks.evidence.study import SeededSettings, Study
 from manifold.errors import UserError
 from manifold.settings import Students
 from manifold.settings.messages import unknown
@@ -13,7 +13,7 @@ REFERENCE = "Reference"  # in the place of a group: the row that the others are 
 Variant = tuple[str, str, str]  # pair, recipe, method
 
 
-class AblationSettings(StudySettings):
+class AblationSettings(SeededSettings):
     """One method with one thing changed at a time.
 
     A variant is the name of a method, a recipe or a pair, put in the place of the reference's.

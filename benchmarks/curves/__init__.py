@@ -1,12 +1,12 @@
 """Training curves: what each method's loss is made of, epoch by epoch. Records suffice for it."""
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import Study, StudySettings
+from benchmarks.evidence.study import SeededSettings, Study
 from manifold.settings import Students
 from manifold.settings.section import Epochs
 
 
-class CurvesSettings(StudySettings):
+class CurvesSettings(SeededSettings):
     """Validation accuracy, terms of the loss and their gradients, epoch by epoch."""
 
     pair: str

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from benchmarks.evidence.study import StudySettings
+from benchmarks.evidence.study import SeededSettings
 from benchmarks.scenes import Scenes, refuse_all_but_one
 from manifold.settings import Section
 from manifold.settings.section import Epochs, Location, WholeNumber
@@ -57,7 +57,7 @@ class DetectionData(Section):
         return self
 
 
-class DetectionSettings(StudySettings):
+class DetectionSettings(SeededSettings):
     """Detectors on the students as backbones."""
 
     pair: str
@@ -75,8 +75,6 @@ class DetectionSettings(StudySettings):
     """Gains are over this method's backbone."""
     data: DetectionData
     """What the detectors learn."""
-    seeds: list[WholeNumber] | None
-    """Of the detectors and of the students below them; null: the experiment's."""
     detectors: dict[str, Location]
     """name: mmdet's configuration file; null takes a scale's detector away."""
     options: dict[str, Any]

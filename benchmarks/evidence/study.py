@@ -21,6 +21,7 @@ from manifold.settings import CELL_FILES, Experiment, Section, Students, unknown
 from manifold.settings.data_files import files_digest
 from manifold.settings.made_by import read_record
 from manifold.settings.recorded import RECORDS, Key, record_path, recorded
+from manifold.settings.section import WholeNumber
 from manifold.settings.stale import code_of_job, planned_data, tell_code_of_job
 from manifold.training.command import limit_threads
 
@@ -33,6 +34,13 @@ class StudySettings(Section):
 
     study: str
     """module:Class of the file that declares it."""
+
+
+class SeededSettings(StudySettings):
+    """The section of a study that may have other seeds than the rest."""
+
+    seeds: list[WholeNumber] | None = None
+    """Of its students and jobs, two at least; null: those of all studies."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +137,7 @@ class Study:
 
     @property
     def seeds(self) -> list[int]:
-        """Of its students and jobs, two at least: the section's own, or those of all studies."""
+        """Of its students and jobs: the section's own, or those of all studies."""
         return getattr(self.settings, "seeds", None) or self.experiment.seeds
 
     @property

@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FIGURES, FORMATS, Job, Study, StudySettings
+from benchmarks.evidence.study import FIGURES, FORMATS, Job, SeededSettings, Study
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import CELL_FILES, UNTRAINED, StudentKey, Students, to_plain
@@ -22,7 +22,7 @@ PARTS = ("intra", "inter", "random", "full", "other")  # of the distances of map
 BATCH, BEFORE_AFTER = "_batch", "_before_after"  # end the names of the two figures of maps
 
 
-class MapsSettings(StudySettings):
+class MapsSettings(SeededSettings):
     """Relation maps of teacher and students on test images, and how far both agree."""
 
     pair: str

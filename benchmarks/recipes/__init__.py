@@ -12,13 +12,13 @@ from pydantic import Field, model_validator
 
 from benchmarks.evidence.contrasts import CONTRASTS, Contrast, check_contrasts, contrasted
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FORMATS, Study, StudySettings
+from benchmarks.evidence.study import FORMATS, SeededSettings, Study
 from manifold.errors import UserError
 from manifold.settings import Students, find, to_plain
 from manifold.settings.section import Count, Epochs, Section, WorkflowFile
 
 
-class BudgetStudySettings(StudySettings):
+class BudgetStudySettings(SeededSettings):
     """The same methods at several budgets, each with its own schedule."""
 
     pair: str

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from benchmarks.evidence.study import StudySettings
+from benchmarks.evidence.study import SeededSettings
 from benchmarks.scenes import Scenes, refuse_all_but_one
 from manifold.errors import UserError
 from manifold.settings.messages import refuse_doubles
@@ -151,7 +151,7 @@ class FineTuningRecipe(HeadRecipe):
     """What stands on the backbone."""
 
 
-class SegmentationSettings(StudySettings):
+class SegmentationSettings(SeededSettings):
     """Semantic segmentation on the students as backbones."""
 
     pair: str
@@ -164,8 +164,6 @@ class SegmentationSettings(StudySettings):
     """Whose students are backbones; the two controls are always there."""
     baseline: str
     """Gains are over this method's backbone, whose patch embedding the control has."""
-    seeds: list[WholeNumber] | None
-    """Of the segmenters and of the students below them; null: the experiment's."""
     data: SegmentationData
     """What is learnt."""
     frozen: HeadRecipe

@@ -11,17 +11,17 @@ from pydantic import Field
 from benchmarks.evidence.claims import Claim, claims_of, is_of_pair
 from benchmarks.evidence.contrasts import CONTRASTS, Contrast, check_contrasts, contrasted
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FORMATS, Study, StudySettings
+from benchmarks.evidence.study import FORMATS, SeededSettings, Study
 from manifold.errors import UserError
 from manifold.settings import Students, find
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.section import Epochs, WholeNumber
+from manifold.settings.section import Epochs
 
 CLAIMS = "_claims.csv"  # the file of the verdicts
 TEACHER = "teacher"  # in the place of a method: the teacher's own row
 
 
-class TableSettings(StudySettings):
+class TableSettings(SeededSettings):
     """A table of methods."""
 
     pairs: list[str]
@@ -172,15 +172,13 @@ class Table1(Study):
         )
 
 
-class BenchSettings(StudySettings):
+class BenchSettings(SeededSettings):
     """The full bench: what it shows beside Table 1."""
 
     methods: list[str]
     """Further methods, under Table 1's pairs, recipe and budget."""
     contrasts: list[Contrast] = Field(default_factory=list)
     """Differences to show beside those of Table 1, first method minus second."""
-    seeds: list[WholeNumber] | None = None
-    """Of its students; null: those of all studies."""
 
 
 class Bench(Table1):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import Job, StudySettings
+from benchmarks.evidence.study import Job, SeededSettings
 from benchmarks.evidence.untrained import WithUntrained
 from manifold.errors import UserError
 from manifold.settings import (
@@ -111,7 +111,7 @@ class FewShot(Section):
     """k of k-NN."""
 
 
-class TransferSettings(StudySettings):
+class TransferSettings(SeededSettings):
     """Frozen features and fine-tuning of students on other data sets."""
 
     pair: str
@@ -290,7 +290,7 @@ class Transfer(WithUntrained):
             self.directory(name, method, seed) / file
             for name, entry in self.settings.data.items()
             for method in (UNTRAINED, *self.methods)
-            for seed in self.experiment.seeds
+            for seed in self.seeds
             for file in (
                 *(PROBE_FILES if entry.protocols != [FINE_TUNING] else ()),
                 *(f"{FINE_TUNING}/{name}" for name in CELL_FILES if FINE_TUNING in entry.protocols),
