@@ -56,10 +56,11 @@ class Manifold(Distiller):
 
 
 class ManifoldOfScrambledMaps(Manifold):
-    """``Manifold`` with the teacher's logits, and the maps of a network that knows nothing.
+    """``Manifold`` with the teacher's logits, and the maps of its scrambled weights.
 
     The control for what the maps carry: the network is the teacher with the entries of every
-    parameter in a random order, drawn once from the seed. It costs a teacher's pass of its own.
+    parameter in a random order, drawn once from the seed. Its maps still depend on the image, and
+    each parameter keeps its mean and spread. It costs a teacher's pass of its own.
 
     Source: a control of this suite.
     """

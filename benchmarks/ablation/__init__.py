@@ -125,6 +125,7 @@ class Ablation(Study):
     def build(self) -> Document:
         from benchmarks.ablation.figure import draw
         from benchmarks.ablation.table import in_words, measure, readable
+        from benchmarks.evidence.words import from_intervals_alone
 
         found, confidence = measure(self), self.experiment.statistics.confidence
         baseline = self.experiment.method_definitions[self.settings.baseline].title
@@ -135,6 +136,7 @@ class Ablation(Study):
             parts=[
                 shown,
                 "## In words",
+                from_intervals_alone(confidence),
                 in_words(found.rows, baseline, confidence),
             ],
             csv={"": found.rows, "_seeds": found.seeds},

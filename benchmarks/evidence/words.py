@@ -103,6 +103,15 @@ def verdicts(
     return {words: list(known.loc[of, names]) for words, of in chosen.items() if of.any()}
 
 
+def from_intervals_alone(confidence: float) -> str:
+    """What stands before verdicts of single intervals that those of their family follow."""
+    return (
+        f"From the {100 * confidence:g} % intervals alone, which are not corrected for their "
+        "number: where there is no difference, some of so many lie beside zero nevertheless. What "
+        "is left after the correction follows."
+    )
+
+
 def against(other: str) -> tuple[str, str, str]:
     """What ``verdicts`` calls rows whose interval is of a gain over another."""
     return f"ahead of {other}", f"behind {other}", f"not told from {other}"

@@ -7,6 +7,7 @@ from benchmarks.evidence.statistics import rank_agreement
 from benchmarks.evidence.words import (
     after_correction,
     capital,
+    from_intervals_alone,
     in_epochs,
     interval_columns,
     readable_interval,
@@ -71,6 +72,7 @@ def parts(study: Measured, whole: Budgets) -> list[str | list[str] | pd.DataFram
             "recipe and budget",
         ),
         "## In words",
+        from_intervals_alone(whole.experiment.statistics.confidence),
         _in_words(study, whole),
     ]
 

@@ -11,6 +11,7 @@ from benchmarks.evidence.gains import gain_columns
 from benchmarks.evidence.words import (
     against,
     before_and_after,
+    from_intervals_alone,
     in_epochs,
     readable_interval,
     readable_p,
@@ -316,19 +317,14 @@ def _parts_of_text(
             sections.append(f"## {_heading(table, name)}")
             shown = name
         sections += [f"### {title}", _readable(rows, baseline)]
-    confidence = 100 * experiment.statistics.confidence
-    warning = (
-        f"From the {confidence:g} % intervals alone, which are not corrected for their number: "
-        "where there is no difference, some of so many lie beside zero nevertheless. What is left "
-        "after the correction follows."
-    )
+    confidence = experiment.statistics.confidence
     is_mean = table.rows["data"] == MEAN
     by_data = [("", table.rows[is_mean]), (" by data set", table.rows[~is_mean])]
     # Without a mean, data sets are all that there is to say.
     for title, rows in by_data if is_mean.any() else [("", table.rows)]:
         if len(rows):
-            words = in_words(rows, baseline, experiment.statistics.confidence)
-            sections += [f"## In words{title}", warning, words]
+            words = in_words(rows, baseline, confidence)
+            sections += [f"## In words{title}", from_intervals_alone(confidence), words]
     sections += filter(
         None, (_words_on_iterations(table.seeds, study), _words_on_edges(table.seeds, study))
     )
