@@ -451,6 +451,16 @@ def test_a_folder_has_no_validation_images_and_no_curve(prepared):
 AP = [(4, 10.0), (8, 14.0), (16, 14.9), (32, 15.2)]
 
 
+def test_a_choice_on_the_validation_scenes_draws_no_curve_of_them():
+    table, choice = (
+        settings.resolve({"scale": scale}).studies["detection"]
+        for scale in ("mini", "mini-detection-rate-choice")
+    )
+    assert table.splits == choice.splits == ["train", "validation", "test"]
+    assert [path for path in table.files() if "_curve" in path.name]
+    assert not [path for path in choice.files() if "_curve" in path.name]
+
+
 @pytest.mark.parametrize(
     ("ap", "least_rise", "epochs"),
     [

@@ -385,6 +385,16 @@ def test_choices_are_made_without_the_manifold_arms_on_data_that_no_table_uses()
     assert all(file.endswith(f"{name[-4:]}.py") for name, file in points.items())
 
 
+def test_minis_detectors_have_the_rate_that_was_published_as_the_best():
+    rows = pd.read_csv(ROOT / "results/published/mini-detection-rate-choice/detection.csv")
+    boxes = rows[rows["kind"] == "bbox"].groupby("detector")["ap_mean"].mean()
+    own = (ROOT / "config/detection/mini/base.py").read_text(encoding="utf-8")
+    for name, file in resolve({"scale": "mini"}).detection.detectors.items():
+        best = boxes[[point for point in boxes.index if point.startswith(f"{name}-")]].idxmax()
+        assert f"lr={best.removeprefix(f'{name}-')}," in own
+        assert "lr=" not in (ROOT / file).read_text(encoding="utf-8")
+
+
 def test_the_docs_say_what_the_published_grid_of_schedules_chose():
     published = ROOT / "results/published/mini-detection-choice"
     study = experiment_of(published).studies["detection_schedule"]

@@ -116,6 +116,11 @@ class Detection(Study):
         """The split whose AP stands in the table."""
         return self.experiment.evaluation_split
 
+    @property
+    def shows_curve(self) -> bool:
+        """Whether AP on validation images is drawn: there are some, and the table is of others."""
+        return VALIDATION in self.splits and self.evaluated != VALIDATION
+
     # ---- folders -----------------------------------------------------------------------------
 
     @property
@@ -235,7 +240,7 @@ class Detection(Study):
 
     def files(self) -> list[Path]:
         more = [f"_pictures{suffix}" for suffix in FIGURES if self.settings.pictures]
-        if VALIDATION in self.splits:
+        if self.shows_curve:
             more += [f"_curve{suffix}" for suffix in (".csv", *FIGURES)]
         return [*super().files(), *(self.experiment.directory / f"{self.name}{s}" for s in more)]
 

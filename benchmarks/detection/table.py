@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from benchmarks.dense import PATCH_EMBEDDING
-from benchmarks.detection import CONTROLS, VALIDATION, Detection
+from benchmarks.detection import CONTROLS, Detection
 from benchmarks.detection.data import annotation_file, read_record, title_of
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
@@ -86,7 +86,7 @@ def build(study: Detection) -> Document:
 
         figures["_pictures"] = lambda _: draw_pictures(study)
     csv = {"": found.rows, "_seeds": found.seeds}
-    if VALIDATION in study.splits:
+    if study.shows_curve:
         csv["_curve"] = found.curve
         figures["_curve"] = lambda caption: draw_curve(found.curve, f"{CURVE_WORDS} {caption}")
     return Document(
