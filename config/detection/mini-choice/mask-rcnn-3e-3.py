@@ -1,5 +1,4 @@
 # mini's detector at a rate of 3e-3, under the shortest schedule that was compared.
-_base_ = ["../mini/mask-rcnn.py"]
+_base_ = ["../mini/schedules/mask-rcnn-4.py"]
 
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
-train_cfg = dict(max_epochs=4)
