@@ -1,10 +1,12 @@
 """Teachers without a classifier, as DINO's are: who can learn from them, and who is refused."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from benchmarks.evidence.preflight import preflight
 from manifold.distiller import FrozenTeacher
@@ -45,6 +47,18 @@ def words(tmp_path, **changes):
         "segmentation": None,
         **changes,
     }
+
+
+def test_the_teacher_of_the_docs_is_timms_own_and_has_the_layers_that_it_is_asked_for():
+    docs = (ROOT / "docs/running.md").read_text(encoding="utf-8")
+    (said,) = re.findall(r"```yaml\n(scale: folder\nname: dino\n.*?)```", docs, flags=re.DOTALL)
+    made = resolve(yaml.safe_load(said))
+    pair = made.pairs[PAIR]
+    network = create_model(pair.teacher.model, (3, 224, 224), 10)
+    assert FrozenTeacher(network, 196).is_headless
+    assert network.embed_dim == 384 and network.patch_embed.num_patches == 196
+    deepest = max(index for layers in pair.layers.values() for index in layers.teacher)
+    assert deepest == len(network.blocks) - 1 == 11
 
 
 @pytest.fixture

@@ -363,6 +363,16 @@ def test_the_hours_in_the_docs_are_those_of_the_rehearsal():
     assert runs["peak_memory_gib"].max() < 16
 
 
+def test_the_docs_name_the_methods_of_the_bench_that_are_not_rehearsed():
+    made = resolve({"scale": "imagenet"})
+    rehearsal, docs = made.studies["rehearsal"], (ROOT / "docs/paper-scale.md").read_text("utf-8")
+    rehearsed = {method for pair in rehearsal.pairs() for method in rehearsal.methods(pair)}
+    others = [name for name in made.studies["bench"].settings.methods if name not in rehearsed]
+    (said,) = re.findall(r"the bench's are not among\s+them: (.*?)\)", docs, flags=re.DOTALL)
+    titles = {made.method_definitions[name].title.split(",")[0] for name in others}
+    assert set(re.split(r",\s+|\s+and\s+", said)) == titles and len(others) == 11
+
+
 def test_mini_is_the_choice_that_was_published():
     choice = pd.read_csv(ROOT / "results/published/mini-choice/choice.csv")
     best = choice.groupby("recipe")["validation_top1"].mean().idxmax()

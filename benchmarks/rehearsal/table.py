@@ -143,9 +143,10 @@ def _caption(study: Rehearsal, runs: pd.DataFrame) -> str:
     small, size, first = study.settings, study.experiment.data.image_size, runs.iloc[0]
     return (
         f"Every pair and recipe at {size}×{size} pixels and {small.classes} classes, teacher with "
-        f"random weights, all methods: {small.steps} steps of {small.batch_size} images in "
-        f"{small.shards} shards on {first['processes']} process(es) ({first['device']}); one "
-        f"process killed after step {small.killed_after}, resumed from the checkpoint, evaluated. "
+        f"random weights, Table 1's methods and the rehearsal's own: {small.steps} steps of "
+        f"{small.batch_size} images in {small.shards} shards on {first['processes']} "
+        f"process(es) ({first['device']}); one process killed after step {small.killed_after}, "
+        "resumed from the checkpoint, evaluated. "
         "Images/s are of one method with its teacher's pass, the slowest to the fastest; memory is "
         f"the processes' together, {small.cohort_size} methods at a time, without data loading "
         "workers."

@@ -1,8 +1,8 @@
-# What mini's detectors share: the schedule, the loops and the images. The rate is the best of three
-# on validation scenes (docs/mini.md). The epochs are half of the longest schedule that was
-# compared, of which none was long enough by the rule (docs/detection.md): what two cores do in some
-# hours. Sizes of a detector stand in its own file; classes, strides, channels, normalisation and
-# paths come from the student and the data.
+# What mini's detectors share: the schedule, the loops and the images. The rate has the
+# highest mean of three on validation scenes, without a test (docs/mini.md). The epochs are half of
+# the longest schedule that was compared, of which none was long enough by the rule
+# (docs/detection.md): what two cores do in some hours. Sizes of a detector stand in its own file;
+# classes, strides, channels, normalisation and paths come from the student and the data.
 default_scope = "mmdet"
 
 scale = (112, 112)  # the longest sides of an image; the ratio is kept
