@@ -115,6 +115,8 @@ def test_a_file_below_a_detectors_own_plans_it_again(experiment, tmp_path):
     )
     study = experiment(detection={"detectors": {"own": str(own)}}).studies["detection"]
     before = study.settings_of("own")
+    base.write_text("train_cfg = dict(max_epochs=4)  # as told\n", encoding="utf-8")
+    assert study.settings_of("own") == before
     base.write_text("train_cfg = dict(max_epochs=5)\n", encoding="utf-8")
     assert study.settings_of("own") != before
 

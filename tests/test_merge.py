@@ -215,7 +215,7 @@ def test_another_result_of_the_same_cell_is_refused(make, halves):
 def test_what_no_study_needs_is_counted_and_left(make, halves):
     merged = make("merged", seeds=[0, 1], methods=["none", "soft_kd"])
     assert merge(merged, halves).words() == (
-        "4 record(s) taken in, 0 already here, 8 of cells that no study of this configuration needs"
+        "4 record(s) taken in, 0 already here, 8 of what no study of this configuration needs"
     )
 
 

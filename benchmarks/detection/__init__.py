@@ -2,17 +2,29 @@
 
 import ast
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.detection.settings import DetectionSettings
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.study import FIGURES, Job, Study
+from benchmarks.evidence.results import Result, Row, WithResults
+from benchmarks.evidence.study import FIGURES, Job
 from manifold.errors import UserError
 from manifold.files import read_text
-from manifold.settings import CELL_FILES, Model, Students, check_folder_name, find, suggest
+from manifold.settings import (
+    CELL_FILES,
+    Model,
+    Students,
+    check_folder_name,
+    find,
+    fingerprint,
+    suggest,
+)
 from manifold.settings.messages import refuse_doubles
+from manifold.settings.recorded import Key
+from manifold.settings.syntax import digest
 
 # In the place of a method: backbones that show what a student's training adds.
 RANDOM = "random"  # none of its weights
@@ -51,7 +63,15 @@ def _bases(text: str) -> list[str]:
     return bases
 
 
-class Detection(Study):
+def _digest(text: str) -> str:
+    """Of a configuration file, which comments do not change."""
+    try:
+        return digest(ast.parse(text))
+    except (SyntaxError, ValueError):  # the check before all compute says it
+        return fingerprint(text)
+
+
+class Detection(WithResults):
     """Do a method's students make better backbones?"""
 
     name = "detection"
@@ -60,6 +80,7 @@ class Detection(Study):
     Settings = DetectionSettings
     taken_away_by_null = ("detectors",)
     measured = "ap"
+    recorded_job = "train"
 
     # ---- what it needs -----------------------------------------------------------------------
 
@@ -144,11 +165,13 @@ class Detection(Study):
 
     def student(self, backbone: str, seed: int) -> Path | None:
         """The file of the weights that a backbone starts from; None for random ones."""
+        key = self.student_key(backbone, seed)
+        return None if key is None else self.experiment.cell_directory(*key) / CELL_FILES[0]
+
+    def student_key(self, backbone: str, seed: int) -> Key | None:
+        """The cell of that file."""
         method, of = self.source(backbone), self.settings
-        if method is None:
-            return None
-        key = (of.pair, of.recipe, of.epochs, method, seed)
-        return self.experiment.cell_directory(*key) / CELL_FILES[0]
+        return None if method is None else (of.pair, of.recipe, of.epochs, method, seed)
 
     # ---- jobs --------------------------------------------------------------------------------
 
@@ -173,11 +196,11 @@ class Detection(Study):
                 " {wildcards.seed}",
                 outputs=tuple(f"{cell}/seed-{{seed}}/{file}" for file in DETECTOR_FILES),
                 inputs=self._inputs,
-                identity=lambda detector, method, seed: [
-                    self.settings_of(detector),
-                    self.student_model,  # of random weights too, which no file tells
-                    self.evaluated,
-                ],
+                identity=lambda detector, method, seed: {
+                    "detector": self.settings_of(detector),
+                    "student": self.student_model,  # of random weights too, which no file tells
+                    "evaluated": self.evaluated,
+                },
                 processes="as trainings",
             ),
         ]
@@ -222,27 +245,49 @@ class Detection(Study):
         Raises:
             UserError: its configuration is missing.
         """
-        text, of = texts_of(self.configuration_file(detector)), self.settings
-        data = {key: getattr(of.data, key) for key in ("scenes", "folder", "masks", "channels")}
-        return [text, of.options, of.least_steps, data]
+        texts, of = texts_of(self.configuration_file(detector)), self.settings
+        return {
+            "files": [_digest(text) for text in texts],
+            "options": of.options,
+            "least_steps": of.least_steps,
+            "data": {
+                key: getattr(of.data, key) for key in ("scenes", "folder", "masks", "channels")
+            },
+        }
 
     def results(self) -> list[Path]:
-        return [
-            *self.data_files,
-            *(
-                self.directory(detector, method, seed) / file
-                for detector in self.settings.detectors
-                for method in self.backbones
-                for seed in self.seeds
-                for file in DETECTOR_FILES
-            ),
-        ]
+        return [*self.data_files, *self.result_files()]
 
     def files(self) -> list[Path]:
-        more = [f"_pictures{suffix}" for suffix in FIGURES if self.settings.pictures]
+        more = [f"_pictures{suffix}" for suffix in FIGURES if self.pictured_seed is not None]
         if self.shows_curve:
             more += [f"_curve{suffix}" for suffix in (".csv", *FIGURES)]
         return [*super().files(), *(self.experiment.directory / f"{self.name}{s}" for s in more)]
+
+    @property
+    def pictured_seed(self) -> int | None:
+        """The first seed whose detections can be drawn: a record holds no predictions."""
+        if not self.settings.pictures:
+            return None
+        recorded = {row["seed"] for row in self.rows() if self.recorded_result(row) is not None}
+        return next((seed for seed in self.seeds if seed not in recorded), None)
+
+    # ---- records of detectors ----------------------------------------------------------------
+
+    def rows(self) -> Iterator[Row]:
+        for detector in self.settings.detectors:
+            for method in self.backbones:
+                for seed in self.seeds:
+                    yield {"detector": detector, "method": method, "seed": seed}
+
+    def students_of(self, result: Result) -> dict[Key, str]:
+        key = self.student_key(result.row["method"], result.row["seed"])
+        return {} if key is None else {key: result.run["configuration"]["student_sha256"]}
+
+    def is_whole(self, row: Row) -> bool:
+        from benchmarks.detection.train import is_whole  # imports mmdet
+
+        return is_whole(self.experiment, **row)
 
     # ---- what it gives -----------------------------------------------------------------------
 

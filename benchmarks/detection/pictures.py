@@ -24,13 +24,14 @@ OPACITY = 0.35
 
 
 def draw_pictures(study: Detection) -> Figure:
-    """The first test images, a row each: ground truth, then the first seed's detections.
+    """The first test images, a row each: ground truth, then the detections of one seed.
 
-    The first detector of the scale is drawn, with its masks where it has any; the images are the
-    first ones of the test annotations, which no result has a say in.
+    The first detector of the scale is drawn, with its masks where it has any; the seed is the first
+    whose predictions are here, and the images are the first ones of the test annotations: no result
+    has a say in either.
     """
     experiment, detection = study.experiment, study.settings
-    detector, seed = next(iter(detection.detectors)), study.seeds[0]
+    detector, seed = next(iter(detection.detectors)), study.pictured_seed
     truth = json.loads(annotation_file(experiment, study.evaluated).read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]

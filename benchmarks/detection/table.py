@@ -26,7 +26,7 @@ from benchmarks.evidence.words import (
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import Experiment
-from manifold.training.records import read_run
+from manifold.settings.recorded import RECORDS
 
 NO_REPORT = (
     "No box or mask AP of the paper is known with evidence, so nothing here stands next to a "
@@ -81,7 +81,7 @@ def build(study: Detection) -> Document:
         for (detector, kind), rows in found.rows.groupby(by, sort=False)
     ]
     figures = {"": lambda caption: draw(blocks, "ap", CONTROLS, baseline, caption)}
-    if study.settings.pictures:
+    if study.pictured_seed is not None:
         from benchmarks.detection.pictures import draw_pictures
 
         figures["_pictures"] = lambda _: draw_pictures(study)
@@ -117,20 +117,27 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
     records: dict[str, dict[int, dict]] = {}
     for method in study.backbones:
         for seed in study.seeds:
-            path = study.directory(detector, method, seed) / "run.json"
-            if not path.is_file():
-                raise UserError(f"{path}: this detector has not been trained; snakemake does it")
-            record, student = read_run(path), study.student(method, seed)
+            row = {"detector": detector, "method": method, "seed": seed}
+            folder, record = study.directory(**row), study.run_of(row)
+            if record is None:
+                raise UserError(
+                    f"{folder / 'run.json'}: this detector has not been trained; snakemake does it"
+                )
+            student = study.student_key(method, seed)
             made_from = record["configuration"]
-            expected = (student and sha256(student), data)
+            expected = (student and study.student_digest(student), data)
             backbone = made_from["settings"]["model"]["backbone"]
             if (made_from["student_sha256"], made_from["data"]) != expected or (
                 student is None  # and no bytes tell which network it is
                 and (backbone["name"], backbone["arguments"]) != (network.name, network.arguments)
             ):
+                is_here = folder.is_dir()
+                place = (
+                    folder if is_here else study.result_path(experiment.directory / RECORDS, row)
+                )
                 raise UserError(
-                    f"{path} is of another student or of other scenes; delete its folder to run "
-                    "it again"
+                    f"{place} is of another student or of other scenes; delete this "
+                    f"{'folder' if is_here else 'record'} to run it again"
                 )
             study.sources.add_job(f"{detector} on {method}", "train", seed, record)
             records.setdefault(method, {})[seed] = record

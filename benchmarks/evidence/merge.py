@@ -10,8 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.records import TEACHERS, finished, keys
-from benchmarks.evidence.runs import check_run, differing, in_words
+from benchmarks.evidence.records import TEACHERS, finished, keys, with_results
+from benchmarks.evidence.results import (
+    Result,
+    WithResults,
+    is_of_result,
+    pack_result,
+    unpack_result,
+)
+from benchmarks.evidence.runs import WEIGHTS, check_run, differing, in_words
 from manifold.errors import Faults, UserError
 from manifold.files import sha256, write_text
 from manifold.settings import Experiment, to_plain
@@ -34,13 +41,13 @@ class Merged:
     """What became of the records that were given."""
 
     taken: int = 0
-    known: int = 0  # the same cell was here
-    foreign: int = 0  # of cells that no study of this configuration needs
+    known: int = 0  # the same cell, or result, was here
+    foreign: int = 0  # of what no study of this configuration needs
 
     def words(self) -> str:
         return (
-            f"{self.taken} record(s) taken in, {self.known} already here, {self.foreign} of cells "
-            "that no study of this configuration needs"
+            f"{self.taken} record(s) taken in, {self.known} already here, {self.foreign} of what "
+            "no study of this configuration needs"
         )
 
 
@@ -51,7 +58,7 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
         UserError: names every record that is damaged, altered, in another's place, of another
             identity than the cell that it would stand for, or of other results than are here.
     """
-    faults, merged, new, teachers = Faults(), Merged(), {}, {}
+    faults, merged, new, teachers, of_jobs = Faults(), Merged(), {}, {}, []
     needed, target = set(keys(experiment)), experiment.directory / RECORDS
     for folder in folders:
         if not folder.is_dir():
@@ -60,6 +67,9 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
             with faults.collected():
                 if path.relative_to(folder).parts[:-1] == (TEACHERS,):
                     teachers |= _measured(experiment, path)
+                    continue
+                if is_of_result(path):
+                    of_jobs.append((folder, path))
                     continue
                 found = unpack(path)
                 check_run(path, found.run)
@@ -75,9 +85,12 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
                 else:
                     merged.known += 1
                     _refuse_other_results(path, found, here or new[place])
+    results = _merge_results(experiment, of_jobs, new, merged, faults)
     faults.raise_any()
     for place, found in new.items():
         write_text(place, pack(found))
+    for place, result in results.items():
+        write_text(place, pack_result(result))
     for place, measured in teachers.items():
         write_text(place, json.dumps(measured, indent=2) + "\n")
     return merged
@@ -123,6 +136,79 @@ def _refuse_other_results(path: Path, found: Recorded, here: Recorded) -> None:
             f"{path}: cell {cell} is here with top-1 {here.run['result']['top1']:.2f}, and this "
             f"record says {found.run['result']['top1']:.2f}; leave one of the two out"
         )
+
+
+def _merge_results(
+    experiment: Experiment,
+    paths: Iterable[tuple[Path, Path]],
+    cells: dict[Path, Recorded],
+    merged: Merged,
+    faults: Faults,
+) -> dict[Path, Result]:
+    """The records of results that are taken in, by their place.
+
+    Args:
+        paths: folders of records, and of each the records of results.
+        cells: those that are taken in with them.
+    """
+    studies, new = {study.name: study for study in with_results(experiment)}, {}
+    for folder, path in paths:
+        with faults.collected():
+            found = unpack_result(path)
+            study = studies.get(found.study)
+            if study is None or found.row not in study.rows():
+                merged.foreign += 1
+                continue
+            if path != study.result_path(folder, found.row):
+                raise UserError(f"{path} is of another result: {found.in_words()}")
+            _hold_result_to_identity(study, path, found, cells)
+            place = study.result_path(experiment.directory / RECORDS, found.row)
+            run = study.run_of(found.row) or (new[place].run if place in new else None)
+            if run is None:
+                merged.taken += 1
+                new[place] = found
+            else:
+                merged.known += 1
+                if run["result"] != found.run["result"]:
+                    raise UserError(
+                        f"{path}: {found.in_words()} is here with other numbers; leave one of the "
+                        "two out"
+                    )
+    return new
+
+
+def _hold_result_to_identity(
+    study: WithResults, path: Path, found: Result, cells: dict[Path, Recorded]
+) -> None:
+    """Refuse a result of another configuration, of code not to keep, or of another student.
+
+    Raises:
+        UserError: names the keys that differ, with both values; the code; or the student.
+    """
+    others = list(differing(found.identity, study.identity_of(found.row)))
+    if others:
+        raise UserError(
+            f"{path} is of another configuration: {in_words(iter(others), 'there', 'here')}; leave "
+            "it out, or give the configuration that it was made with"
+        )
+    if study.is_old(found):
+        raise UserError(
+            f"{path} was made by other code than now stands and is not kept (a file of yours was "
+            "edited, or stale=retrain asks so); leave it out, or put that code back"
+        )
+    for key, digest in study.students_of(found).items():
+        cell = cells.get(record_path(study.experiment.directory / RECORDS, key))
+        given = None if cell is None else cell.run["files"][WEIGHTS]
+        here = study.student_digest(key) or given
+        if here != digest:
+            student = f"the student {'/'.join(map(str, key))}"
+            raise UserError(
+                f"{path} was made of {student}, of which neither file nor record is here; give the "
+                "folder with its record too"
+                if here is None
+                else f"{path} was made of another file of {student} than is here: SHA-256 {digest} "
+                f"there and {here} here; leave it out"
+            )
 
 
 def _measured(experiment: Experiment, path: Path) -> dict[Path, dict[str, Any]]:

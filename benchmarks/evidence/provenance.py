@@ -51,6 +51,8 @@ class Sources:
             data: as in ``add``.
         """
         self.runs.append(((row, seed), {f"job {job}": record.get("source_hash")}))
+        if "environment" in record:
+            self.machines.append(((row, seed), _machine(record["environment"])))
         self._add_data((row, seed), record, data)
 
     def _add_data(self, run: Run, record: dict, data: str) -> None:

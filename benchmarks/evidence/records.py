@@ -1,12 +1,13 @@
 """Records of finished cells, without weights: ``python -m benchmarks records FOLDER``.
 
-A small file for every finished cell that the studies need, and for the teachers as they were
-measured; ``python -m benchmarks merge`` takes them in, on this machine or on another.
+A small file for every finished cell that the studies need, for the teachers as they were measured,
+and for every detector; ``python -m benchmarks merge`` takes them in, on this machine or on another.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.evidence.results import WithResults, pack_result
 from manifold.errors import UserError
 from manifold.files import write_text
 from manifold.settings import CELL_FILES, Experiment
@@ -27,10 +28,10 @@ TEACHERS = "teachers"  # of a folder of records
 
 
 def write_records(experiment: Experiment, folder: Path) -> list[Path]:
-    """Write the records of all finished cells that the studies need, and of measured teachers.
+    """Write the records of all finished cells that the studies need, of teachers and of results.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no cell.
     """
     written = []
     for key in keys(experiment):
@@ -46,7 +47,17 @@ def write_records(experiment: Experiment, folder: Path) -> list[Path]:
         if (path := evaluation_path(experiment, pair)).is_file():
             written.append(folder / TEACHERS / f"{pair}.json")
             write_text(written[-1], packed({"pair": pair, "evaluation": read_run(path)}))
+    for study in with_results(experiment):
+        for row in study.rows():
+            if (result := study.finished_result(row)) is not None:
+                written.append(study.result_path(folder, row))
+                write_text(written[-1], pack_result(result))
     return written
+
+
+def with_results(experiment: Experiment) -> list[WithResults]:
+    """The studies that have records of their own jobs' results."""
+    return [study for study in experiment.studies.values() if isinstance(study, WithResults)]
 
 
 def keys(experiment: Experiment) -> Iterator[Key]:

@@ -38,7 +38,7 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
             return
         if merged.foreign:
             found.unknown.append(
-                f"{merged.foreign} record(s) of cells that no study of this configuration needs"
+                f"{merged.foreign} record(s) of what no study of this configuration needs"
             )
         for study in made.studies.values():
             if not (published / f"{study.name}.csv").is_file():
@@ -53,7 +53,7 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
                 ]
                 continue
             if study.jobs():
-                found.unknown.append(f"{study.name}: no record holds what its own jobs made")
+                found.unknown.append(f"{study.name}: not all that its own jobs made is in records")
                 continue
             if without:
                 key = "/".join(map(str, without[0]))
