@@ -32,6 +32,8 @@ from benchmarks.detection.configuration import configure
 from benchmarks.detection.prepare import prepare
 from benchmarks.detection.schedule import chosen
 from benchmarks.detection.train import begin, build_runner, train, work_folder
+from benchmarks.evidence.records import left_out
+from benchmarks.evidence.results import pack_result, unpack_result
 from manifold import settings
 from manifold.errors import UserError
 from manifold.files import sha256
@@ -292,6 +294,30 @@ def test_ap_of_predictions_that_are_the_truth_and_of_none(prepared, tmp_path):
     assert average_precision(annotations, none, "bbox")["ap"] == 0
     drawn = average_precision(annotations, perfect, "bbox", class_seed=0)["ap"]
     assert drawn < 60  # three classes: two of three boxes have a wrong one
+
+
+def test_a_record_is_made_of_a_detector_that_is_whole(trained, foreign, tmp_path):
+    study = trained.study
+    of = {"detector": "retinanet", "method": "none", "seed": 0}
+    record = tmp_path / "record.json"
+    record.write_text(pack_result(study.finished_result(of)), encoding="utf-8")
+    assert unpack_result(record).run == record_of(trained)  # all that a record is to hold is there
+    options = OPTIONS | {"optim_wrapper.optimizer.lr": 1e-4}
+    other = resolve(study.experiment.results, foreign, options=options).studies["detection"]
+    assert other.finished_result(of) is None
+    for path in (
+        trained.directory / "predictions.bbox.json",
+        trained.student,
+        study.data_folder / "test.json",
+        study.data_folder / "data.json",
+    ):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+        assert study.finished_result(of) is None and left_out(study.experiment)
+        path.unlink()
+        assert study.finished_result(of) is None
+        path.write_bytes(content)
+    assert study.finished_result(of) is not None and not left_out(study.experiment)
 
 
 def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(trained, capsys):

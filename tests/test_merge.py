@@ -98,6 +98,18 @@ def test_a_cell_that_is_trained_stands_before_its_record(make, halves):
     assert merged.cell_directory(*key) / "run.json" in merged.studies["table1"].cells()
 
 
+def test_a_record_is_refused_where_another_run_stands_in_its_place(make, halves):
+    merged = make("merged")
+    train(merged, [0], ["none"])
+    run = merged.cell_directory(*TRAINING, "none", 0) / "run.json"
+    record = json.loads(run.read_text(encoding="utf-8"))
+    run.write_text(json.dumps(record | {"fingerprint": "of another"}), encoding="utf-8")
+    words = f"cannot stand for {run.parent}, where a run of another configuration.*; delete that"
+    with pytest.raises(UserError, match=words):
+        merge(merged, halves)
+    assert not (merged.directory / RECORDS).exists()
+
+
 def test_a_record_of_code_that_is_not_to_be_kept_has_its_cell_trained(make, halves, monkeypatch):
     """A record is what its cell would be: of a user's method it follows the user's file."""
     merged = make("merged")

@@ -8,9 +8,12 @@ import running
 from made_cells import SEEDS, TRAINING, train
 
 from benchmarks.detection import DETECTOR_FILES, Detection
+from benchmarks.detection.pictures import draw_pictures, pictured_seed
 from benchmarks.evidence.merge import merge
 from benchmarks.evidence.records import write_records
 from benchmarks.evidence.results import unpack_result
+from benchmarks.evidence.students import Verified
+from benchmarks.evidence.verify import verify_own_tables
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import CELL_FILES, ROOT, fingerprint, write_experiment
@@ -23,7 +26,7 @@ ROWS = 2 * 4  # detectors and backbones, a seed
 def write_detectors(experiment, seeds, processor="a processor"):
     """Put detectors there as if they had been trained."""
     study = experiment.studies["detection"]
-    for row in study.rows():
+    for row in study.needed_results():
         if row["seed"] not in seeds:
             continue
         folder = study.directory(**row)
@@ -38,7 +41,7 @@ def write_detectors(experiment, seeds, processor="a processor"):
         }
         ap = 10.0 + study.backbones.index(row["method"]) * (1 + row["seed"] / 7)
         found = {"ap": ap, "ap50": 2 * ap, "ap75": ap / 2, "ap_random_classes": 1.0}
-        run = {
+        run = row | {
             "fingerprint": fingerprint(configuration),
             "configuration": configuration,
             "source_hash": job_hash("benchmarks.detection.train"),
@@ -62,7 +65,7 @@ def detectors(make, monkeypatch):
     """Make an experiment with students and detectors of some seeds, its images prepared."""
     from benchmarks.detection.prepare import prepare
 
-    monkeypatch.setattr(Detection, "is_whole", lambda study, row: True)  # it asks mmdet
+    monkeypatch.setattr(Detection, "is_whole", lambda study, wildcards: True)  # it asks mmdet
 
     def made(name, seeds=(), processor="a processor", **detection):
         experiment = make(name, detection=detection)
@@ -92,7 +95,7 @@ def texts(experiment):
 
 def recorded_rows(experiment):
     study = experiment.studies["detection"]
-    return [row for row in study.rows() if study.recorded_result(row) is not None]
+    return [row for row in study.needed_results() if study.recorded_result(row) is not None]
 
 
 @pytest.mark.slow
@@ -102,7 +105,7 @@ def test_two_halves_are_the_whole_to_the_letter_without_weights(detectors, halve
     assert not (merged.directory / "cells").exists()
     study = merged.studies["detection"]
     assert set(study.results()) - set(study.data_files) == {
-        study.result_path(merged.directory / RECORDS, row) for row in study.rows()
+        study.own_result_path(row) for row in study.needed_results()
     }
     own, other = texts(merged), texts(whole)
     assert own.keys() == other.keys() and len(own) == 5
@@ -129,20 +132,20 @@ def test_what_is_missing_is_trained_and_what_is_drawn_is_here(detectors, halves)
     merge(merged, halves[:1])
     study = merged.studies["detection"]
     assert {row["seed"] for row in recorded_rows(merged)} == {0, 1}
-    assert study.pictured_seed == 2  # a record holds no predictions
+    assert pictured_seed(study) == 2  # a record holds no predictions
     assert len(study.results()) == len(study.data_files) + 2 * ROWS + 2 * ROWS * len(DETECTOR_FILES)
     train(merged, [0], ["soft_kd", "manifold"])
     write_detectors(merged, [0])  # a detector that is trained stands before its record
     assert {row["seed"] for row in recorded_rows(merged)} == {1}
-    assert study.pictured_seed == 0
+    assert pictured_seed(study) == 0
 
 
-def test_with_records_alone_nothing_is_drawn_of_detections(detectors, halves):
+def test_with_records_alone_the_truth_is_drawn_alone(detectors, halves):
     merged = detectors("merged")
     merge(merged, halves)
-    study = merged.studies["detection"]
-    assert study.pictured_seed is None
-    assert not [path for path in study.files() if "pictures" in path.name]
+    figure = draw_pictures(merged.studies["detection"])
+    assert [axis.get_title() for axis in figure.axes if axis.get_title()] == ["Ground truth"]
+    assert "no detections are here, since records hold none" in figure.get_supxlabel()
 
 
 @pytest.mark.slow
@@ -172,7 +175,8 @@ def test_a_record_is_of_the_student_that_is_here(detectors, halves):
     assert len(recorded_rows(merged)) == 4 * ROWS  # the same bytes
     weights = merged.cell_directory(*TRAINING, "manifold", 0) / CELL_FILES[0]
     weights.write_bytes(b"of another training")
-    rows = [row for row in merged.studies["detection"].rows() if row not in recorded_rows(merged)]
+    every = merged.studies["detection"].needed_results()
+    rows = [row for row in every if row not in recorded_rows(merged)]
     assert rows == [
         {"detector": detector, "method": "manifold", "seed": 0}
         for detector in ("mask_rcnn", "retinanet")
@@ -194,7 +198,7 @@ def test_a_record_is_of_code_that_is_kept(detectors, halves, monkeypatch, stale,
     changed = merged.replaced(stale=stale)
     assert bool(recorded_rows(changed)) is is_kept
     if not is_kept:
-        with pytest.raises(UserError, match="made by other code than now stands"):
+        with pytest.raises(UserError, match="made by other code"):
             merge(changed, halves)
 
 
@@ -221,14 +225,30 @@ def without_a_result(content):
     del content["run"]["result"]
 
 
+def of_another_place(content):
+    content["wildcards"]["seed"] = content["run"]["seed"] = 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (other_options, r"detector\.options\.train_cfg\.max_epochs is 7 there and 1 here; leave"),
         (other_configuration, "was altered: its configuration is not that of its fingerprint"),
-        (without_a_result, "is no record of a result \\(KeyError\\('result'\\)\\); leave it out"),
+        (without_a_result, "is no record of a result: its result is None; leave it out"),
+        (lambda content: content["run"].update(result={}), "it holds no number; leave it out"),
+        (lambda content: content["run"]["result"].update(bbox=None), "its result of bbox is None"),
+        (
+            lambda content: content["run"]["result"]["bbox"].update(ap=float("nan")),
+            "its ap of bbox is nan",
+        ),
+        (lambda content: content["run"].update(environment=None), "its environment is None"),
+        (lambda content: content["run"].update(configuration=None), "its configuration is None"),
+        (lambda content: content["run"]["configuration"].pop("data"), "its data is None"),
+        (lambda content: content.update(study=[]), "it does not say of what it is"),
+        (lambda content: content.update(run=3), "it holds no run"),
         (lambda content: content.pop("run"), "is no record: it holds"),
-        (lambda content: content["row"].update(seed=1), "is of another result: detection of dete"),
+        (lambda content: content["wildcards"].update(seed=1), "its seed is not that of its run"),
+        (of_another_place, "is of another result: detector retinanet, method manifold, seed 1"),
     ],
 )
 def test_what_is_no_record_of_its_place_is_refused_by_name(
@@ -262,6 +282,10 @@ def test_a_detector_is_refused_without_its_student_or_with_another(detectors, ha
     train(merged, [1], ["soft_kd"])
     weights = merged.cell_directory(*TRAINING, "soft_kd", 1) / CELL_FILES[0]
     weights.write_bytes(b"of another training")
+    run = weights.with_name("run.json")
+    content = json.loads(run.read_text(encoding="utf-8"))
+    content["files"][weights.name] = sha256(weights)
+    run.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="another file of the student deit-cait/A/2/soft_kd/1"):
         merge(merged, halves)
 
@@ -274,7 +298,7 @@ def test_a_second_result_of_one_detector_is_refused(detectors, halves):
         content["run"]["result"]["bbox"]["ap"] += 1
 
     repack(path_of(halves[1], merged, "random", seed=3), better)
-    with pytest.raises(UserError, match="seed 3 is here with other numbers; leave one"):
+    with pytest.raises(UserError, match=r"random/seed-3.json says .* is here .*; leave one of"):
         merge(merged, halves)
 
 
@@ -299,13 +323,65 @@ def test_a_record_of_other_images_is_told_by_the_table(detectors, halves):
     merge(merged, halves)
     study = merged.studies["detection"]
     (study.data_folder / "test.json").write_text("{}", encoding="utf-8")
+    assert not recorded_rows(merged)
     record = path_of(merged.directory / RECORDS, merged, "random").parents[2]
-    words = f"{record}/mask_rcnn/random/seed-0.json is of another student or of other scenes; del"
+    words = f"{record}/mask_rcnn/random/seed-0.json is of others than the test images that are here"
     with pytest.raises(UserError, match=words):
         study.document()
+    with pytest.raises(UserError, match="was made of others than the test images"):
+        merge(merged, halves)
+
+
+def test_detectors_that_were_trained_otherwise_are_not_mixed(detectors, halves):
+    merged = detectors("merged")
+
+    def longer(content):
+        run = content["run"]
+        run["configuration"]["settings"]["train_cfg"] = {"max_epochs": 96}
+        run["fingerprint"] = fingerprint(run["configuration"])
+
+    repack(path_of(halves[1], merged, "random", seed=3), longer)
+    merge(merged, halves)
+    words = (
+        r"retinanet: 1 of 16 runs were trained with other settings than the rest \(random, seed 3\)"
+        r"; of the first, train_cfg is None in the others and \{'max_epochs': 96\} in it"
+    )
+    with pytest.raises(UserError, match=words):
+        merged.studies["detection"].document()
+
+
+def test_a_damaged_record_is_told_by_verify(detectors, halves):
+    merged = detectors("merged")
+    merge(merged, halves)
+    path = path_of(merged.directory / RECORDS, merged, "random")
+    path.write_text(path.read_text(encoding="utf-8").replace("10.0", "99.0"), encoding="utf-8")
+    found = Verified()
+    verify_own_tables(merged, found)
+    assert found.other == [
+        f"{path} was altered since it was written; fetch it anew, or leave it out"
+    ]
+
+
+@pytest.mark.parametrize("change", [{"mean": [0.5]}, {"std": [0.1]}])
+def test_how_images_are_normalised_is_of_the_identity(detectors, change):
+    study = detectors("merged").studies["detection"]
+    of = row_of("none")
+    data = study.experiment.data.replaced(**change)
+    other = study.experiment.replaced(data=data).studies["detection"]
+    assert study.identity_of(of) != other.identity_of(of)
+
+
+def test_where_a_folder_stands_is_not_of_the_identity(experiment):
+    def identity(place):
+        files = ("train_images", "train_annotations", "test_images", "test_annotations")
+        folder = {name: f"{place}/{name}" for name in files}
+        study = experiment(detection={"data": {"scenes": None, "folder": folder}})
+        return study.studies["detection"].identity_of(row_of("none"))
+
+    assert identity("/home/a") == identity("/data/b")
 
 
 def test_a_record_holds_what_its_file_says(detectors, halves):
     found = unpack_result(path_of(halves[0], detectors("merged"), "manifold", seed=1))
-    assert found.study == "detection" and found.row == row_of("manifold", 1)
+    assert found.study == "detection" and found.wildcards == row_of("manifold", 1)
     assert found.run["result"]["bbox"]["ap"] == pytest.approx(10 + 3 * (1 + 1 / 7))

@@ -3,13 +3,14 @@
 import ast
 import contextlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.detection.settings import DetectionSettings
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.results import Result, Row, WithResults
+from benchmarks.evidence.results import Result, Wildcards, WithResults, digest_of
 from benchmarks.evidence.study import FIGURES, Job
 from manifold.errors import UserError
 from manifold.files import read_text
@@ -24,7 +25,7 @@ from manifold.settings import (
 )
 from manifold.settings.messages import refuse_doubles
 from manifold.settings.recorded import Key
-from manifold.settings.syntax import digest
+from manifold.settings.syntax import digest as code_digest
 
 # In the place of a method: backbones that show what a student's training adds.
 RANDOM = "random"  # none of its weights
@@ -63,10 +64,11 @@ def _bases(text: str) -> list[str]:
     return bases
 
 
+@lru_cache
 def _digest(text: str) -> str:
     """Of a configuration file, which comments do not change."""
     try:
-        return digest(ast.parse(text))
+        return code_digest(ast.parse(text))
     except (SyntaxError, ValueError):  # the check before all compute says it
         return fingerprint(text)
 
@@ -200,6 +202,7 @@ class Detection(WithResults):
                     "detector": self.settings_of(detector),
                     "student": self.student_model,  # of random weights too, which no file tells
                     "evaluated": self.evaluated,
+                    "images": self._seen_images(),
                 },
                 processes="as trainings",
             ),
@@ -217,6 +220,11 @@ class Detection(WithResults):
     def _inputs(self, detector: str, method: str, seed: int) -> list[Path]:
         student = self.student(method, seed)
         return [*self.data_files, *([] if student is None else [student])]
+
+    def _seen_images(self) -> dict[str, Any]:
+        """How the students' images, and so a detector's, are normalised and sized."""
+        keys = ("image_size", "channels", "mean", "std")
+        return {key: getattr(self.experiment.data, key) for key in keys}
 
     def configuration_file(self, detector: str) -> Path:
         """mmdet's configuration of a detector.
@@ -246,48 +254,48 @@ class Detection(WithResults):
             UserError: its configuration is missing.
         """
         texts, of = texts_of(self.configuration_file(detector)), self.settings
+        folder = of.data.folder
         return {
             "files": [_digest(text) for text in texts],
             "options": of.options,
             "least_steps": of.least_steps,
-            "data": {
-                key: getattr(of.data, key) for key in ("scenes", "folder", "masks", "channels")
-            },
+            "data": {key: getattr(of.data, key) for key in ("scenes", "masks", "channels")},
+            # Where a folder stands shapes nothing; its annotations are inputs.
+            "ignored": None if folder is None else folder.ignored,
         }
 
     def results(self) -> list[Path]:
         return [*self.data_files, *self.result_files()]
 
     def files(self) -> list[Path]:
-        more = [f"_pictures{suffix}" for suffix in FIGURES if self.pictured_seed is not None]
+        more = [f"_pictures{suffix}" for suffix in FIGURES if self.settings.pictures]
         if self.shows_curve:
             more += [f"_curve{suffix}" for suffix in (".csv", *FIGURES)]
         return [*super().files(), *(self.experiment.directory / f"{self.name}{s}" for s in more)]
 
-    @property
-    def pictured_seed(self) -> int | None:
-        """The first seed whose detections can be drawn: a record holds no predictions."""
-        if not self.settings.pictures:
-            return None
-        recorded = {row["seed"] for row in self.rows() if self.recorded_result(row) is not None}
-        return next((seed for seed in self.seeds if seed not in recorded), None)
-
     # ---- records of detectors ----------------------------------------------------------------
 
-    def rows(self) -> Iterator[Row]:
+    def needed_results(self) -> Iterator[Wildcards]:
         for detector in self.settings.detectors:
             for method in self.backbones:
                 for seed in self.seeds:
                     yield {"detector": detector, "method": method, "seed": seed}
 
     def students_of(self, result: Result) -> dict[Key, str]:
-        key = self.student_key(result.row["method"], result.row["seed"])
+        key = self.student_key(result.wildcards["method"], result.wildcards["seed"])
         return {} if key is None else {key: result.run["configuration"]["student_sha256"]}
 
-    def is_whole(self, row: Row) -> bool:
-        from benchmarks.detection.train import is_whole  # imports mmdet
+    def other_inputs(self, result: Result) -> str:
+        for split, digest in result.run["configuration"]["data"].items():
+            file = self.data_folder / f"{split}.json"
+            if file.is_file() and digest_of(file) != digest:
+                return f"the {split} images that are here ({file})"
+        return ""
 
-        return is_whole(self.experiment, **row)
+    def is_whole(self, wildcards: Wildcards) -> bool:
+        from benchmarks.detection.whole import is_whole  # imports mmdet
+
+        return is_whole(self.experiment, **wildcards)
 
     # ---- what it gives -----------------------------------------------------------------------
 

@@ -27,16 +27,16 @@ def draw_pictures(study: Detection) -> Figure:
     """The first test images, a row each: ground truth, then the detections of one seed.
 
     The first detector of the scale is drawn, with its masks where it has any; the seed is the first
-    whose predictions are here, and the images are the first ones of the test annotations: no result
-    has a say in either.
+    whose predictions are here, since records hold none, and the images are the first ones of the
+    test annotations: no result has a say in either. With records alone the truth stands alone.
     """
     experiment, detection = study.experiment, study.settings
-    detector, seed = next(iter(detection.detectors)), study.pictured_seed
+    detector, seed = next(iter(detection.detectors)), pictured_seed(study)
     truth = json.loads(annotation_file(experiment, study.evaluated).read_text(encoding="utf-8"))
     names = {category["id"]: category["name"] for category in truth["categories"]}
     images = truth["images"][: detection.pictures]
     columns = {"Ground truth": truth["annotations"]}
-    for method in study.backbones:
+    for method in study.backbones if seed is not None else []:
         title = title_of(experiment, method)
         directory = study.directory(detector, method, seed)
         columns[title] = [
@@ -59,13 +59,26 @@ def draw_pictures(study: Detection) -> Figure:
                 if axis in axes[0]:
                     axis.set_title(title, fontsize=7)
         figure.supxlabel(
-            f"{detector}, seed {seed}: detections of a score of at least {LEAST_SCORE:g}, on the "
-            f"first {study.evaluated} images.",
+            f"The first {study.evaluated} images; no detections are here, since records hold none."
+            if seed is None
+            else f"{detector}, seed {seed}: detections of a score of at least {LEAST_SCORE:g}, on "
+            f"the first {study.evaluated} images.",
             fontsize=6.5,
             x=0.01,
             ha="left",
         )
     return figure
+
+
+def pictured_seed(study: Detection) -> int | None:
+    """The first seed of which all predictions of the first detector are here."""
+    detector = next(iter(study.settings.detectors))
+
+    def is_here(seed: int) -> bool:
+        wildcards = [{"detector": detector, "method": m, "seed": seed} for m in study.backbones]
+        return all(study.outputs(each)[-1].is_file() for each in wildcards)
+
+    return next(filter(is_here, study.seeds), None)
 
 
 def _detections(directory: Path) -> list[dict]:

@@ -107,6 +107,7 @@ class Schedule(Study):
         from benchmarks.detection.figure import draw_curve
         from benchmarks.detection.table import collect
 
+        self.detection.sources = self.sources
         rows = pd.DataFrame(
             {
                 "schedule": name,

@@ -1,7 +1,9 @@
 """The detection table: box and mask AP of a detector on each method's backbone."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +13,9 @@ from benchmarks.detection.data import annotation_file, read_record, title_of
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.gains import gain_columns
+from benchmarks.evidence.results import Wildcards, unpack_result
+from benchmarks.evidence.runs import differing
+from benchmarks.evidence.runs import in_words as differences_in_words
 from benchmarks.evidence.statistics import gains_over
 from benchmarks.evidence.words import (
     MISSING,
@@ -26,7 +31,6 @@ from benchmarks.evidence.words import (
 from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import Experiment
-from manifold.settings.recorded import RECORDS
 
 NO_REPORT = (
     "No box or mask AP of the paper is known with evidence, so nothing here stands next to a "
@@ -37,6 +41,10 @@ CURVE_WORDS = (
     "training saw, along one schedule: mean over the seeds. The learning rate falls "
     "to zero along the schedule, so a curve that is flat at its end says nothing of longer ones."
 )
+OF_ONE_RUN = {  # keys of mmdet's settings
+    *("ann_file", "data_prefix", "data_root", "outfile_prefix", "weights"),
+    *("patch_embedding_alone", "experiment_name", "randomness"),
+}
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
 
 
@@ -81,7 +89,7 @@ def build(study: Detection) -> Document:
         for (detector, kind), rows in found.rows.groupby(by, sort=False)
     ]
     figures = {"": lambda caption: draw(blocks, "ap", CONTROLS, baseline, caption)}
-    if study.pictured_seed is not None:
+    if study.settings.pictures:
         from benchmarks.detection.pictures import draw_pictures
 
         figures["_pictures"] = lambda _: draw_pictures(study)
@@ -117,12 +125,10 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
     records: dict[str, dict[int, dict]] = {}
     for method in study.backbones:
         for seed in study.seeds:
-            row = {"detector": detector, "method": method, "seed": seed}
-            folder, record = study.directory(**row), study.run_of(row)
+            wildcards = {"detector": detector, "method": method, "seed": seed}
+            run, record = study.outputs(wildcards)[-1], study.run_of(wildcards)
             if record is None:
-                raise UserError(
-                    f"{folder / 'run.json'}: this detector has not been trained; snakemake does it"
-                )
+                raise UserError(_not_there(study, wildcards))
             student = study.student_key(method, seed)
             made_from = record["configuration"]
             expected = (student and study.student_digest(student), data)
@@ -131,17 +137,71 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
                 student is None  # and no bytes tell which network it is
                 and (backbone["name"], backbone["arguments"]) != (network.name, network.arguments)
             ):
-                is_here = folder.is_dir()
-                place = (
-                    folder if is_here else study.result_path(experiment.directory / RECORDS, row)
-                )
                 raise UserError(
-                    f"{place} is of another student or of other scenes; delete this "
-                    f"{'folder' if is_here else 'record'} to run it again"
+                    f"{run} is of another student or of other images; delete its folder to run it "
+                    "again"
                 )
             study.sources.add_job(f"{detector} on {method}", "train", seed, record)
+            study.sources.add_machine(f"{detector} on {method}", seed, record)
             records.setdefault(method, {})[seed] = record
+    _refuse_mixed(detector, records)
     return records
+
+
+def _not_there(study: Detection, wildcards: Wildcards) -> str:
+    """Why there is no run of a detector, in words."""
+    path = study.own_result_path(wildcards)
+    if not path.is_file():
+        path = study.outputs(wildcards)[-1]
+        return f"{path}: this detector has not been trained; snakemake does it"
+    found = unpack_result(path)
+    others = study.other_inputs(found) or "the student that is here now"
+    return (
+        f"{path} is of others than {others}, or of another configuration or code, so it does not "
+        "count; run snakemake again, which trains this detector"
+    )
+
+
+def _refuse_mixed(detector: str, records: dict[str, dict[int, dict]]) -> None:
+    """Refuse runs of one detector that were not trained alike.
+
+    Raises:
+        UserError: names the runs, and the keys that differ.
+    """
+    runs = {
+        f"{method}, seed {seed}": {
+            **_trained_with(record["configuration"]["settings"]),
+            "processes": _processes(record),  # each has a batch of its own
+        }
+        for method, own in records.items()
+        for seed, record in own.items()
+    }
+    texts = {name: json.dumps(settings, sort_keys=True) for name, settings in runs.items()}
+    usual = max(reversed(texts.values()), key=list(texts.values()).count)
+    odd = [name for name, text in texts.items() if text != usual]
+    if odd:
+        said = differences_in_words(
+            differing(json.loads(usual), runs[odd[0]]), "in the others", "in it"
+        )
+        raise UserError(
+            f"{detector}: {len(odd)} of {len(runs)} runs were trained with other settings than "
+            f"the rest ({'; '.join(odd)}); of the first, {said}. Delete their folders or records, "
+            "and run snakemake again"
+        )
+
+
+def _processes(record: dict) -> int:
+    machine = record["environment"].get("machine", {})
+    return machine.get("nodes", 1) * machine.get("processes", 1)
+
+
+def _trained_with(settings: Any) -> Any:
+    """Settings without what differs from run to run by intent, and without paths."""
+    if isinstance(settings, dict):
+        return {
+            key: _trained_with(value) for key, value in settings.items() if key not in OF_ONE_RUN
+        }
+    return [_trained_with(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def measure(study: Detection) -> Measured:

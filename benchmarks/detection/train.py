@@ -50,7 +50,7 @@ from manifold.settings.sources import job_hash
 from manifold.training.alone import alone_on
 from manifold.training.description import describe_environment
 from manifold.training.progress import progress
-from manifold.training.records import is_complete, write_run
+from manifold.training.records import write_run
 
 PACKAGES = ("mmdet", "mmengine", "pycocotools", "opencv-python")
 
@@ -132,19 +132,6 @@ def _train(cell: DetectorCell, *hooks: Hook) -> None:
         }
         _write(cell, settings, model, run, Path(runner.work_dir))
         shutil.rmtree(cell.state)
-
-
-def is_whole(experiment: Experiment, detector: str, method: str, seed: int) -> bool:
-    """Whether all files of a detector are here, unharmed, of this very configuration.
-
-    One whose student or data are gone is of nothing that could be told.
-    """
-    cell = DetectorCell(experiment, detector, method, seed)
-    try:
-        digest = fingerprint(cell.identity(configure(cell)))
-    except UserError:
-        return False
-    return is_complete(cell.directory, DETECTOR_FILES, DETECTOR_FILES[-1], digest)
 
 
 def begin(cell: DetectorCell, digest: str) -> str:

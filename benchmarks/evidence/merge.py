@@ -1,4 +1,4 @@
-"""Take records of cells in: ``python -m benchmarks merge FOLDER … --config scale=mini``.
+"""Take records in: ``python -m benchmarks merge FOLDER … --config scale=mini``.
 
 They are of other machines and earlier days, as ``python -m benchmarks records`` wrote them, and
 come to ``results/mini/records``. What is missing is trained, and a table is made of both.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence.records import TEACHERS, finished, keys, with_results
+from benchmarks.evidence.records import TEACHERS, finished, keys, studies_with_results
 from benchmarks.evidence.results import (
     Result,
     WithResults,
@@ -51,12 +51,17 @@ class Merged:
         )
 
 
-def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
+def merge(experiment: Experiment, folders: Iterable[Path], with_results: bool = True) -> Merged:
     """Take records into the experiment's folder: all of them, or none where one is refused.
+
+    Args:
+        with_results: also those of results, beside cells.
 
     Raises:
         UserError: names every record that is damaged, altered, in another's place, of another
-            identity than the cell that it would stand for, or of other results than are here.
+            identity than the cell or result that it would stand for, or of other numbers than are
+            here; and every folder of another run in whose place it would stand. Those of results
+            are looked at where those of cells are all in order.
     """
     faults, merged, new, teachers, of_jobs = Faults(), Merged(), {}, {}, []
     needed, target = set(keys(experiment)), experiment.directory / RECORDS
@@ -80,13 +85,14 @@ def merge(experiment: Experiment, folders: Iterable[Path]) -> Merged:
                 place = record_path(target, found.key)
                 here = finished(experiment, found.key)
                 if here is None and place not in new:
+                    _refuse_beside(path, experiment.cell_directory(*found.key))
                     merged.taken += 1
                     new[place] = found
                 else:
                     merged.known += 1
                     _refuse_other_results(path, found, here or new[place])
-    results = _merge_results(experiment, of_jobs, new, merged, faults)
     faults.raise_any()
+    results = _merge_results(experiment, of_jobs if with_results else [], new, merged)
     for place, found in new.items():
         write_text(place, pack(found))
     for place, result in results.items():
@@ -124,6 +130,20 @@ def _hold_to_identity(experiment: Experiment, path: Path, found: Recorded) -> No
     )
 
 
+def _refuse_beside(path: Path, folder: Path) -> None:
+    """Refuse a record whose cell would be trained all the same.
+
+    Raises:
+        UserError: names the folder that stands in its way.
+    """
+    if (folder / "run.json").is_file():
+        raise UserError(
+            f"{path} cannot stand for {folder}, where a run of another configuration, code or "
+            "data is, or a damaged one; delete that folder to take the record in, or leave the "
+            "record out"
+        )
+
+
 def _refuse_other_results(path: Path, found: Recorded, here: Recorded) -> None:
     """Refuse a second result of one cell: which of two was meant, nobody can say.
 
@@ -143,59 +163,68 @@ def _merge_results(
     paths: Iterable[tuple[Path, Path]],
     cells: dict[Path, Recorded],
     merged: Merged,
-    faults: Faults,
 ) -> dict[Path, Result]:
     """The records of results that are taken in, by their place.
 
     Args:
         paths: folders of records, and of each the records of results.
         cells: those that are taken in with them.
+        merged: where they are counted.
+
+    Raises:
+        UserError: as ``merge``.
     """
-    studies, new = {study.name: study for study in with_results(experiment)}, {}
+    studies = {study.name: study for study in studies_with_results(experiment)}
+    faults, new = Faults(), {}
     for folder, path in paths:
         with faults.collected():
             found = unpack_result(path)
             study = studies.get(found.study)
-            if study is None or found.row not in study.rows():
+            if study is None or found.wildcards not in study.needed_results():
                 merged.foreign += 1
                 continue
-            if path != study.result_path(folder, found.row):
+            if path != study.result_path(folder, found.wildcards):
                 raise UserError(f"{path} is of another result: {found.in_words()}")
             _hold_result_to_identity(study, path, found, cells)
-            place = study.result_path(experiment.directory / RECORDS, found.row)
-            run = study.run_of(found.row) or (new[place].run if place in new else None)
+            place = study.own_result_path(found.wildcards)
+            run = study.run_of(found.wildcards) or (new[place].run if place in new else None)
             if run is None:
                 merged.taken += 1
                 new[place] = found
             else:
                 merged.known += 1
                 if run["result"] != found.run["result"]:
+                    here = study.outputs(found.wildcards)[-1].parent
                     raise UserError(
-                        f"{path}: {found.in_words()} is here with other numbers; leave one of the "
-                        "two out"
+                        f"{path} says {found.run['result']} where {run['result']} is here "
+                        f"({here if here.is_dir() else place}); leave one of the two out"
                     )
+    faults.raise_any()
     return new
 
 
 def _hold_result_to_identity(
     study: WithResults, path: Path, found: Result, cells: dict[Path, Recorded]
 ) -> None:
-    """Refuse a result of another configuration, of code not to keep, or of another student.
+    """Refuse a result of another configuration, of code not to keep, or of other inputs.
 
     Raises:
-        UserError: names the keys that differ, with both values; the code; or the student.
+        UserError: names the keys that differ, with both values; the code; the images; the student.
     """
-    others = list(differing(found.identity, study.identity_of(found.row)))
-    if others:
+    if not study.is_of_this_configuration(found):
+        others = differing(found.identity, study.identity_of(found.wildcards))
+        said = in_words(others, "there", "here") or "a key is null here, or a number written else"
         raise UserError(
-            f"{path} is of another configuration: {in_words(iter(others), 'there', 'here')}; leave "
-            "it out, or give the configuration that it was made with"
+            f"{path} is of another configuration: {said}; leave it out, or give the configuration "
+            "that it was made with"
         )
-    if study.is_old(found):
+    if study.is_outdated(found):
         raise UserError(
             f"{path} was made by other code than now stands and is not kept (a file of yours was "
             "edited, or stale=retrain asks so); leave it out, or put that code back"
         )
+    if others := study.other_inputs(found):
+        raise UserError(f"{path} was made of others than {others}; leave it out")
     for key, digest in study.students_of(found).items():
         cell = cells.get(record_path(study.experiment.directory / RECORDS, key))
         given = None if cell is None else cell.run["files"][WEIGHTS]
@@ -203,8 +232,8 @@ def _hold_result_to_identity(
         if here != digest:
             student = f"the student {'/'.join(map(str, key))}"
             raise UserError(
-                f"{path} was made of {student}, of which neither file nor record is here; give the "
-                "folder with its record too"
+                f"{path} was made of {student}, of which neither file nor record is here; give "
+                "the folder with its record too"
                 if here is None
                 else f"{path} was made of another file of {student} than is here: SHA-256 {digest} "
                 f"there and {here} here; leave it out"

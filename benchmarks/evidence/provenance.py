@@ -51,9 +51,11 @@ class Sources:
             data: as in ``add``.
         """
         self.runs.append(((row, seed), {f"job {job}": record.get("source_hash")}))
-        if "environment" in record:
-            self.machines.append(((row, seed), _machine(record["environment"])))
         self._add_data((row, seed), record, data)
+
+    def add_machine(self, row: str, seed: int, record: dict) -> None:
+        """Remember on which machine a result of a job was trained."""
+        self.machines.append(((row, seed), _machine(record["environment"])))
 
     def _add_data(self, run: Run, record: dict, data: str) -> None:
         if (digest := record.get("data_digest")) is not None:

@@ -31,7 +31,7 @@ def write_records(experiment: Experiment, folder: Path) -> list[Path]:
     """Write the records of all finished cells that the studies need, of teachers and of results.
 
     Raises:
-        UserError: there is no cell.
+        UserError: there is no cell; or a package is missing that tells whether a result is whole.
     """
     written = []
     for key in keys(experiment):
@@ -47,15 +47,28 @@ def write_records(experiment: Experiment, folder: Path) -> list[Path]:
         if (path := evaluation_path(experiment, pair)).is_file():
             written.append(folder / TEACHERS / f"{pair}.json")
             write_text(written[-1], packed({"pair": pair, "evaluation": read_run(path)}))
-    for study in with_results(experiment):
-        for row in study.rows():
-            if (result := study.finished_result(row)) is not None:
-                written.append(study.result_path(folder, row))
+    for study in studies_with_results(experiment):
+        for wildcards in study.needed_results():
+            if (result := study.finished_result(wildcards)) is not None:
+                written.append(study.result_path(folder, wildcards))
                 write_text(written[-1], pack_result(result))
     return written
 
 
-def with_results(experiment: Experiment) -> list[WithResults]:
+def left_out(experiment: Experiment) -> list[Path]:
+    """The results that are here, and of which no record may be made.
+
+    They are of another configuration or folder, damaged, or their student or images are gone.
+    """
+    return [
+        study.outputs(wildcards)[-1].parent
+        for study in studies_with_results(experiment)
+        for wildcards in study.needed_results()
+        if study.outputs(wildcards)[-1].is_file() and not study.is_whole(wildcards)
+    ]
+
+
+def studies_with_results(experiment: Experiment) -> list[WithResults]:
     """The studies that have records of their own jobs' results."""
     return [study for study in experiment.studies.values() if isinstance(study, WithResults)]
 
@@ -80,5 +93,11 @@ def main() -> None:
     parser = command.parser("benchmarks records", __doc__)
     parser.add_argument("folder", type=Path, help="where the records are written")
     options = parser.parse_args()
-    written = write_records(command.experiment(options), options.folder)
+    experiment = command.experiment(options)
+    written = write_records(experiment, options.folder)
     print(f"{len(written)} record(s) in {options.folder}")
+    for folder in left_out(experiment):
+        print(
+            f"left out: {folder} (of another configuration or folder of results, or its student "
+            "or its images are gone, or not those that it was made of)"
+        )

@@ -5,8 +5,10 @@ would stand in FOLDER, what the job says shapes it, and a hash of both. A table 
 from the result itself. Nothing here needs torch: a plan asks.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +20,16 @@ from manifold.settings.made_by import is_outdated_job, read_record
 from manifold.settings.recorded import RECORDS, Key, packed, recorded, unpacked
 from manifold.training.records import read_run
 
-Row = dict[str, Any]  # the wildcards of a result, by name
+Wildcards = dict[str, Any]  # of a job's outputs, by name
+READ_NUMBERS = ("ap", "ap50", "ap75", "ap_random_classes")  # of each kind of result
+READ = {  # what else a table reads of a run.json
+    **dict.fromkeys(("fingerprint", "source_hash"), str),
+    **dict.fromkeys(("configuration", "result", "environment"), dict),
+    **dict.fromkeys(("wall_seconds", "epochs", "images_seen"), (int, float)),
+    **dict.fromkeys(("parameters", "backbone_parameters"), int),
+    "validation": list,
+}
+CONFIGURED = {"settings": dict, "student_sha256": (str, type(None)), "data": dict}
 
 
 @dataclass(frozen=True)
@@ -27,26 +38,23 @@ class Result:
 
     Attributes:
         study: whose job made it.
-        row: the wildcards of the job.
+        wildcards: those of the job.
         identity: what the job says shapes it, beside the bytes of what it reads.
         run: its run.json.
     """
 
     study: str
-    row: Row
+    wildcards: Wildcards
     identity: Any
     run: dict[str, Any]
 
     def in_words(self) -> str:
-        return f"{self.study} of {', '.join(f'{name} {value}' for name, value in self.row.items())}"
-
-
-KEYS = set(Result.__dataclass_fields__)
+        return ", ".join(f"{name} {value}" for name, value in self.wildcards.items())
 
 
 def is_of_result(path: Path) -> bool:
     """Whether a file is to be such a record, and not that of a cell."""
-    return (read_record(path) or {}).keys() >= {"study", "row"}
+    return (read_record(path) or {}).keys() >= {"study", "wildcards"}
 
 
 def pack_result(result: Result) -> str:
@@ -57,36 +65,84 @@ def unpack_result(path: Path) -> Result:
     """Read a record.
 
     Raises:
-        UserError: it is damaged, altered, or not of one result.
+        UserError: it is damaged, altered, not of one result, or lacks what a table reads.
     """
-    found = Result(**unpacked(path, KEYS))
-    try:
-        is_altered = found.run["fingerprint"] != fingerprint(found.run["configuration"])
-        _ = found.run["result"], found.row["seed"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is no record of a result ({error!r}); leave it out") from error
-    if is_altered:
+    status = path.stat()
+    return _unpacked(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
+def _unpacked(path: Path, *stamp: int) -> Result:
+    """A record, read once as long as it is the same: a plan asks for each several times."""
+    found = Result(**unpacked(path, set(Result.__dataclass_fields__)))
+    fault = _fault_of(found)
+    if fault:
+        raise UserError(f"{path} is no record of a result: {fault}; leave it out")
+    if found.run["fingerprint"] != fingerprint(found.run["configuration"]):
         raise UserError(f"{path} was altered: its configuration is not that of its fingerprint")
     return found
 
 
+def _fault_of(found: Result) -> str:
+    """What a record lacks of what is read of it."""
+    if not (isinstance(found.study, str) and isinstance(found.wildcards, dict)):
+        return "it does not say of what it is"
+    if not isinstance(found.run, dict):
+        return "it holds no run"
+    for what, kinds in ((found.run, READ), (found.run.get("configuration"), CONFIGURED)):
+        for name, kind in kinds.items():
+            if name not in what or not isinstance(what[name], kind):
+                return f"its {name} is {what.get(name)!r}"
+    if not isinstance(found.run["environment"].get("git_commit"), (str, type(None))):
+        return "its environment names no commit"
+    for kind, numbers in found.run["result"].items():
+        if not isinstance(numbers, dict) or not numbers:
+            return f"its result of {kind} is {numbers!r}"
+        for name in READ_NUMBERS:
+            number = numbers.get(name)
+            if not isinstance(number, (int, float)) or not math.isfinite(number):
+                return f"its {name} of {kind} is {number!r}"
+    others = [name for name, value in found.wildcards.items() if found.run.get(name) != value]
+    if others:
+        return f"its {others[0]} is not that of its run"
+    return "" if found.run["result"] else "it holds no number"
+
+
+@cache
+def _digest(path: Path, *stamp: int) -> str:
+    return sha256(path)
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, once as long as it is the same."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
 class WithResults(Study):
-    """A study whose table is made of the run.json of each of a job's results, and of no weights."""
+    """A study whose table is made of the run.json of each of a job's results.
+
+    So a result's weights and predictions may be somewhere else, and its record here.
+    """
 
     recorded_job: ClassVar[str]
     """The job; the last of its outputs is the run.json."""
 
     # ---- what it declares --------------------------------------------------------------------
 
-    def rows(self) -> Iterator[Row]:
-        """The wildcards of every result that the table needs."""
+    def needed_results(self) -> Iterator[Wildcards]:
+        """Of every result that the table needs."""
         raise NotImplementedError
 
     def students_of(self, result: Result) -> dict[Key, str]:
         """The cells whose students a result was made of, and the SHA-256 of each student."""
         raise NotImplementedError
 
-    def is_whole(self, row: Row) -> bool:
+    def other_inputs(self, result: Result) -> str:
+        """What is here, beside students, and other than a result was made of; "" for nothing."""
+        raise NotImplementedError
+
+    def is_whole(self, wildcards: Wildcards) -> bool:
         """Whether all files of a result are here, unharmed, of this very configuration."""
         raise NotImplementedError
 
@@ -96,40 +152,53 @@ class WithResults(Study):
     def recordable(self) -> Job:
         return next(job for job in self.jobs() if job.name == self.recorded_job)
 
-    def outputs(self, row: Row) -> list[Path]:
-        """The files of a result; the record of it is the last."""
-        return [self.experiment.directory / each.format(**row) for each in self.recordable.outputs]
+    def outputs(self, wildcards: Wildcards) -> list[Path]:
+        """The files of a result, its run.json the last."""
+        patterns = self.recordable.outputs
+        return [self.experiment.directory / each.format(**wildcards) for each in patterns]
 
-    def result_path(self, root: Path, row: Row) -> Path:
+    def result_path(self, root: Path, wildcards: Wildcards) -> Path:
         """Where the record of a result stands below a folder of records."""
-        folder = self.outputs(row)[-1].parent.relative_to(self.experiment.directory)
+        folder = self.outputs(wildcards)[-1].parent.relative_to(self.experiment.directory)
         return root / folder.with_name(f"{folder.name}.json")
 
-    def identity_of(self, row: Row) -> Any:
-        return to_plain(self.recordable.identity(**row))
+    def own_result_path(self, wildcards: Wildcards) -> Path:
+        """The same below the experiment's own records."""
+        return self.result_path(self.experiment.directory / RECORDS, wildcards)
 
-    def recorded_result(self, row: Row) -> Result | None:
+    def identity_of(self, wildcards: Wildcards) -> Any:
+        return to_plain(self.recordable.identity(**wildcards))
+
+    def recorded_result(self, wildcards: Wildcards) -> Result | None:
         """The record that stands for a result; None where it is here, or there is none of it.
 
-        One of another configuration, of another student than is here or of code that is not to be
-        kept is none.
+        One of another configuration, of another student or other images than are here or of code
+        that is not to be kept is none.
 
         Raises:
             UserError: the record is damaged or altered.
         """
-        path = self.result_path(self.experiment.directory / RECORDS, row)
-        if not path.is_file() or self.outputs(row)[-1].is_file():
+        path = self.own_result_path(wildcards)
+        if not path.is_file() or self.outputs(wildcards)[-1].is_file():
             return None
         found = unpack_result(path)
-        is_of_this = fingerprint(found.identity) == fingerprint(self.identity_of(row))
-        return found if is_of_this and not self.is_old(found) and self.is_of_these(found) else None
+        stands = (
+            self.is_of_this_configuration(found)
+            and not self.is_outdated(found)
+            and self.is_of_these_students(found)
+            and not self.other_inputs(found)
+        )
+        return found if stands else None
 
-    def is_old(self, found: Result) -> bool:
+    def is_of_this_configuration(self, found: Result) -> bool:
+        return fingerprint(found.identity) == fingerprint(self.identity_of(found.wildcards))
+
+    def is_outdated(self, found: Result) -> bool:
         """Whether the code that made a result is not to be kept."""
         module = self.recordable.run.partition(":")[0]
-        return is_outdated_job(self.experiment, module, found.run.get("source_hash"))
+        return is_outdated_job(self.experiment, module, found.run["source_hash"])
 
-    def is_of_these(self, found: Result) -> bool:
+    def is_of_these_students(self, found: Result) -> bool:
         """Whether the students that a result was made of are those that are here, or recorded."""
         made_of = self.students_of(found)
         return all(self.student_digest(key) == digest for key, digest in made_of.items())
@@ -139,31 +208,33 @@ class WithResults(Study):
         weights = self.experiment.cell_directory(*key) / CELL_FILES[0]
         if (found := recorded(self.experiment, key)) is not None:
             return found.run["files"][weights.name]
-        return sha256(weights) if weights.is_file() else None
+        return digest_of(weights) if weights.is_file() else None
 
     def result_files(self) -> list[Path]:
         """The files of every result; its record, where that is all that is here."""
-        root, paths = self.experiment.directory / RECORDS, []
-        for row in self.rows():
-            is_recorded = self.recorded_result(row) is not None
-            paths += [self.result_path(root, row)] if is_recorded else self.outputs(row)
+        paths = []
+        for wildcards in self.needed_results():
+            is_recorded = self.recorded_result(wildcards) is not None
+            paths += [self.own_result_path(wildcards)] if is_recorded else self.outputs(wildcards)
         return paths
 
-    def run_of(self, row: Row) -> dict[str, Any] | None:
+    def run_of(self, wildcards: Wildcards) -> dict[str, Any] | None:
         """The run.json of a result, or what its record holds of it; None where neither is here.
 
         Raises:
             UserError: it is damaged.
         """
-        path = self.outputs(row)[-1]
+        path = self.outputs(wildcards)[-1]
         if path.is_file():
             return read_run(path)
-        found = self.recorded_result(row)
+        found = self.recorded_result(wildcards)
         return None if found is None else found.run
 
-    def finished_result(self, row: Row) -> Result | None:
+    def finished_result(self, wildcards: Wildcards) -> Result | None:
         """What is known of a result that is here, whole or as a record; None where it is not."""
-        if self.outputs(row)[-1].is_file():
-            is_this, run = self.is_whole(row), self.run_of(row)
-            return Result(self.name, row, self.identity_of(row), run) if is_this else None
-        return self.recorded_result(row)
+        if not self.outputs(wildcards)[-1].is_file():
+            return self.recorded_result(wildcards)
+        if not self.is_whole(wildcards):
+            return None
+        run = self.run_of(wildcards)
+        return Result(self.name, wildcards, self.identity_of(wildcards), run)

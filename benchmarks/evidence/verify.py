@@ -16,6 +16,7 @@ from benchmarks.evidence import sums
 from benchmarks.evidence.anew import differing
 from benchmarks.evidence.folder import experiment_of, given_for
 from benchmarks.evidence.merge import merge
+from benchmarks.evidence.results import is_of_result, unpack_result
 from benchmarks.evidence.students import Verified, verify_published_students, verify_students
 from benchmarks.evidence.study import Study
 from manifold.errors import UserError
@@ -31,8 +32,9 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
         return
     with tempfile.TemporaryDirectory() as folder:
         made = experiment.replaced(results=folder)
+        _read_results(published / RECORDS, found)
         try:
-            merged = merge(made, [published / RECORDS])
+            merged = merge(made, [published / RECORDS], with_results=False)
         except UserError as error:
             found.other.append(str(error))
             return
@@ -64,8 +66,19 @@ def verify_tables(experiment: Experiment, published: Path, found: Verified) -> N
             _hold_tables(study, published, "its records", found)
 
 
+def _read_results(folder: Path, found: Verified) -> None:
+    """Hold the records of results below a folder to their own hashes."""
+    for path in sorted(folder.rglob("*.json")):
+        if is_of_result(path):
+            try:
+                unpack_result(path)
+            except UserError as error:
+                found.other.append(str(error))
+
+
 def verify_own_tables(experiment: Experiment, found: Verified) -> None:
     """Compute the tables of an experiment's folder anew from its runs."""
+    _read_results(experiment.directory / RECORDS, found)
     for study in experiment.studies.values():
         if (experiment.directory / f"{study.name}.csv").is_file():
             _hold_tables(study, experiment.directory, "its runs", found)

@@ -2,6 +2,12 @@
 
 STUDIES = EXPERIMENT.studies
 
+with ending_the_process():
+    BEHIND_TABLES = {
+        name: list(map(str, study.cells() + study.results() + study.reads()))
+        for name, study in STUDIES.items()
+    }
+
 
 for study in STUDIES.values():
     for job in study.jobs():
@@ -44,7 +50,7 @@ for study in STUDIES.values():
         name:
             study.name
         input:
-            list(map(str, study.cells() + study.results() + study.reads())),
+            BEHIND_TABLES[study.name],
             expand(
                 f"{RESULTS}/teachers/{{pair}}/evaluation.json", pair=study.teachers()
             ),
