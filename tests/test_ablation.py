@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -93,11 +94,18 @@ def test_words_follow_the_intervals(finished):
     terms = [line for line in words if line.startswith("Loss terms.")]
     assert "worse than the reference: Manifold, intra-image term" in terms[0]
     assert "not told from it: Manifold without the intra-image term" in terms[0]
-    assert "Teacher. worse than the reference: Pair untrained-teacher" in words[-2]
-    assert "not told from Soft KD: Pair untrained-teacher" in words[-2]
+    assert "Teacher. worse than the reference: Pair untrained-teacher" in words[-3]
+    assert "not told from Soft KD: Pair untrained-teacher" in words[-3]
     last = "told from the reference after Holm's correction over all 4 comparisons, at p < 0.05: "
-    assert words[-1].startswith(last)
-    assert "Pair untrained-teacher" in words[-1] and "without the intra" not in words[-1]
+    assert words[-2].startswith(last)
+    assert "Pair untrained-teacher" in words[-2] and "without the intra" not in words[-2]
+    assert words[-1] == "Gains over Soft KD are of single intervals, and corrected for nothing."
+
+
+def test_a_teacher_without_a_classifier_has_no_accuracy():
+    given = {"teacher_sha256": "0123456789", "teacher_top1": None}
+    assert ablation._teacher(pd.Series(given)) == "01234567"
+    assert ablation._teacher(pd.Series(given | {"teacher_top1": 88.5})) == "01234567 (88.50 %)"
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks.evidence import blocks as module
 from benchmarks.evidence.blocks import blocks, dunnett_probability, residuals
 from benchmarks.evidence.statistics import paired_difference
 
@@ -104,6 +105,27 @@ def test_a_method_of_another_spread_is_left_out_and_widens_no_interval():
     assert found.left_out == ("wild",) and "wild" not in found.gains
     assert found.residual == pytest.approx(blocks(values, "a", 0.95, LEVEL).residual)
     assert blocks(values, "a", 0.95, LEVEL).left_out == ()
+
+
+@pytest.mark.parametrize(("count", "seeds"), [(3, 5), (4, 5), (5, 3)])
+def test_a_method_of_another_spread_is_found_among_few(count, seeds):
+    """The others' mean holds none of it, so its own spread does not hide it."""
+    found = [
+        blocks(drawn([0.3] * (count - 1) + [100.0], seeds, seed=s), "a", 0.95, LEVEL).left_out
+        for s in range(20)
+    ]
+    assert found.count(("abcde"[count - 1],)) >= 19
+
+
+def test_the_spread_of_one_method_is_held_to_an_exact_f(monkeypatch):
+    """Under equal spread its p is uniform: of the first method that is looked at, here."""
+    seen = []
+    monkeypatch.setattr(module, "_p_of_ratio", lambda *given: seen.append(given) or 1.0)
+    for seed in range(2000):
+        module._of_another_spread(drawn([0.3] * 3, seeds=4, seed=seed), "a", LEVEL)
+    ratios, above, below = map(np.array, zip(*seen[::2], strict=True))
+    assert set(above) == {3} and set(below) == {3}
+    assert stats.kstest(ratios, stats.f(3, 3).cdf).pvalue > 0.01
 
 
 @pytest.mark.slow

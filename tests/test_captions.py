@@ -88,7 +88,7 @@ def of_transfer(study, monkeypatch, _):
     def record(study, name, own, seed):
         ways = [("linear-probe", "all"), ("k-nn", "all"), ("k-nn", 5)]
         top1 = value_of(own.method, seed, len(name))
-        fit = {"fits": [{"chosen": 1.0}], "top1": top1}
+        fit = {"fits": [{"chosen": 1.0, "grid": [1.0, 2.0]}], "top1": top1}
         return {
             **{"data": name, "method": own.method, "seed": seed, "fingerprint": ""},
             **{"splits": {"train": 1, "validation": 1, "test": 1}, "classes": [0, 1]},

@@ -1,6 +1,8 @@
 """The cost study: its forms are the suite's losses, its ratios are taken round by round."""
 
 import json
+import os
+import signal
 
 import pandas as pd
 import pytest
@@ -70,8 +72,8 @@ def measured(study):
         },
     }
     for part, value in content.items():
-        study.measured(part).parent.mkdir(parents=True, exist_ok=True)
-        study.measured(part).write_text(json.dumps(value), encoding="utf-8")
+        study.measured_file(part).parent.mkdir(parents=True, exist_ok=True)
+        study.measured_file(part).write_text(json.dumps(value), encoding="utf-8")
     return study
 
 
@@ -144,7 +146,7 @@ def test_operations_take_the_time_of_so_many_products(measured):
 
 
 def test_a_pass_that_a_cohort_saves_is_not_counted(measured):
-    path = measured.measured("steps")
+    path = measured.measured_file("steps")
     content = json.loads(path.read_text(encoding="utf-8"))
     content["uses_teacher"] = measured.settings.steps.methods
     path.write_text(json.dumps(content), encoding="utf-8")
@@ -183,7 +185,7 @@ def test_the_document_has_every_form_method_and_cohort(measured):
 
 @pytest.mark.parametrize("content", [None, "{"])
 def test_measurements_that_are_missing_or_damaged_are_named(measured, content):
-    path = measured.measured("steps")
+    path = measured.measured_file("steps")
     path.unlink()
     if content:
         path.write_text(content, encoding="utf-8")
@@ -270,6 +272,17 @@ def test_memory_is_measured_with_a_batch_of_its_own(experiment, monkeypatch):
     file = write_experiment(experiment(cost=own))
     assert list(steps.two_steps(file, ["none"], torch.device("cpu"))) == [None]
     assert sizes == [5, 5]
+
+
+def killed():
+    yield
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_while_measured_is_told():
+    with pytest.raises(UserError, match=r"\(killed\) ended with exit code -9; .*memory_images"):
+        peak_bytes(killed, device=torch.device("cpu"))
 
 
 @pytest.mark.slow

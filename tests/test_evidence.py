@@ -168,17 +168,18 @@ def test_power_is_that_of_the_noncentral_t(n, effect):
 
 def test_what_is_detectable_and_how_many_seeds_that_takes_are_one():
     # Cohen 1988: an effect of 0.5 takes 34 pairs at 80 %.
-    assert seeds_to_detect(0.5, 1.0, 0.95) == 34
-    assert detectable_difference(2.0, 34, 0.95) == pytest.approx(2 * 0.4946, rel=1e-3)
+    given = (0.95, 0.8)  # confidence, power
+    assert seeds_to_detect(0.5, 1.0, *given) == 34
+    assert detectable_difference(2.0, 34, *given) == pytest.approx(2 * 0.4946, rel=1e-3)
     for n in (2, 5, 17):
-        found = detectable_difference(0.7, n, 0.95) * (1 + 1e-9)  # to the safe side of rounding
-        assert seeds_to_detect(found, 0.7, 0.95) == n
-    assert detectable_difference(0.0, 3, 0.95) == 0.0 and seeds_to_detect(0.1, 0.0, 0.95) == 2
-    assert seeds_to_detect(1e-6, 1.0, 0.95) is None
+        found = detectable_difference(0.7, n, *given) * (1 + 1e-9)  # to the safe side of rounding
+        assert seeds_to_detect(found, 0.7, *given) == n
+    assert detectable_difference(0.0, 3, *given) == 0.0 and seeds_to_detect(0.1, 0.0, *given) == 2
+    assert seeds_to_detect(1e-6, 1.0, *given) is None
     powers = [power_of(effect, n, 0.95) for n in (2, 3, 10, 400) for effect in (5, 20, 30, 1000)]
     assert all(0.4 < power <= 1 for power in powers)  # no nan where a tail vanishes
     with pytest.raises(ValueError, match="at least two pairs"):
-        detectable_difference(1.0, 1, 0.95)
+        detectable_difference(1.0, 1, 0.95, 0.8)
 
 
 # ---- verdicts on claims ----------------------------------------------------------------------
@@ -673,6 +674,15 @@ def test_a_broken_registration_names_its_key(saying, changes, words):
     assert [word for word in words if word not in str(error.value)] == []
 
 
+def test_a_study_cannot_be_decided_by_a_test_that_it_does_not_have(tmp_path):
+    path = tmp_path / "registered.yaml"
+    said = read_yaml(ROOT / "results/registered/mini.yaml")["table1"]
+    path.write_text(yaml.safe_dump({"ablation": said | {"primary": "blocks"}}), encoding="utf-8")
+    study = resolve({"scale": "mini", "registered": str(path)}).studies["ablation"]
+    with pytest.raises(UserError, match="primary: this study has no test 'blocks'; it is one"):
+        _ = study.registered
+
+
 @pytest.mark.parametrize("scale", ["mini", "cifar10"])
 def test_what_was_registered_are_keys_of_the_studies(scale):
     made = resolve({"scale": scale})
@@ -690,8 +700,10 @@ def test_the_test_that_decides_is_the_registered_one(saying, finished):
     for made, decides, other in ((saying(), "block", "Holm"), (finished, "Holm", "block")):
         lines = in_words(made)
         (first,) = [line for line in lines if line.startswith("- the test that decides")]
+        first, _, own_pairs = first.partition(". Of another spread")
         assert decides in first and other not in first
-        assert any(other in line for line in lines if line != first)
+        assert not own_pairs or "judged by their own pairs after Holm" in own_pairs
+        assert any(other in line for line in lines if not line.startswith(first))
 
 
 def test_pooled_gains_are_those_of_the_block_model(finished):
@@ -710,8 +722,6 @@ def test_pooled_gains_are_those_of_the_block_model(finished):
 
 
 def test_a_method_of_another_spread_is_left_to_its_own_pairs(finished):
-    statistics = finished.statistics.replaced(spread_level=0.2)  # three seeds tell little
-    finished = finished.replaced(statistics=statistics)
     for seed, value in enumerate([40.0, 90.0, 15.0]):
         path = finished.cell_directory("deit-cait", "A", 2, "none", seed) / "run.json"
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -719,7 +729,9 @@ def test_a_method_of_another_spread_is_left_to_its_own_pairs(finished):
         path.write_text(json.dumps(record), encoding="utf-8")
     assert any("Of another spread, and judged" in line for line in in_words(finished))
     text = text_of(finished)
-    assert text.count("| spreads otherwise ") == 1
+    rows = table1.measure(finished.studies["table1"]).rows.set_index("method")
+    left = rows.index[rows["spreads_otherwise"].eq(True)]
+    assert "none" in left and text.count("| spreads otherwise ") == len(left) < len(rows) - 1
 
 
 def test_a_row_says_what_its_own_terms_make_of_the_gradient(finished):

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.evidence.kept import is_kept, keep
 from benchmarks.evidence.study import Job, Study
+from manifold.errors import UserError
 from manifold.files import sha256
 from manifold.settings import sources
 from manifold.settings.sources import AND_SUITE, TRAINING, job_hash, source_hash
@@ -120,6 +121,10 @@ def test_a_job_tells_which_code_made_what_holds_no_record_of_it(
     made.directory.mkdir(parents=True)
     monkeypatch.setattr(Study, "jobs", lambda self: [job])
     Study(made, None).do("work", [])
+    monkeypatch.setattr(Study, "name", "mine", raising=False)
+    for words in (["force"], ["seed=x"]):
+        with pytest.raises(UserError, match=f"takes nothing, got {words[0]}"):
+            Study(made, None).do("work", words)
     told = code_file(made.directory / "run.json")
     assert told.is_file() is (is_users or not is_record)
     if told.is_file():

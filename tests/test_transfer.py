@@ -731,6 +731,29 @@ def test_one_data_set_has_words_that_the_docs_can_show(study):
     assert text.count("## In words") == 1 and "## In words by data set" not in text
 
 
+def test_the_seeds_of_the_table_are_the_studys_own(study):
+    """And not those of all studies: what was probed is shown, or said to be missing."""
+    other = study.experiment.replaced(transfer=study.settings.replaced(seeds=[1, 7])).studies[
+        "transfer"
+    ]
+    with pytest.raises(UserError, match="seed-7"):
+        table_module.measure(other)
+
+
+def test_only_a_choice_among_several_falls_on_an_end_of_its_grid():
+    fits = [
+        {"chosen": 1, "grid": [1, 1], "top1": 0.0},  # one image: k is 1
+        {"chosen": 5, "grid": [1, 5], "top1": 0.0},  # five images: 20 neighbours are not offered
+        {"chosen": 1, "grid": [1, 20], "top1": 0.0},
+        {"chosen": 5, "grid": [1, 20], "top1": 0.0},
+    ]
+    result = {"protocol": "k-nn", "shots": 5, "top1": 0.0, "fits": fits}
+    record = {"data": "faces", "method": "none", "seed": 0, "results": [result]}
+    rows = table_module._probe_rows(record | {"environment": {"git_commit": ""}, "fingerprint": ""})
+    words = table_module._words_on_edges(pd.DataFrame(rows))
+    assert "of 3 choices 1 fell on the smallest number of their grid, and 1 on the largest" in words
+
+
 def test_there_is_no_mean_where_a_data_set_lacks_a_protocol(study):
     measured = made_up(study)
     seeds = summarise_seeds(measured[measured["data"] == "faces"], study)
@@ -753,7 +776,7 @@ def test_the_table_is_written_with_every_row(study):
         "Untrained",
         "### Linear probe, C not chosen",
         "The mean weighs every data set alike",
-        "fell on the grid's smallest number, 0.1,",
+        "fell on the smallest number of their grid, and",
         "## In words",
         "none of its transfer results",
         "2 classes, 100 images",

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.evidence.preflight import preflight
-from benchmarks.table1.measure import TOKENS
+from benchmarks.table1.measure import TOKENS, tokens_of
 from benchmarks.transfer.probes import network_of
 from benchmarks.transfer.students import Student
 from manifold.errors import UserError
@@ -101,6 +101,10 @@ def test_a_wider_student_weighs_more_and_its_row_says_what_it_is(trained):
     assert sizes["soft_kd"] < sizes["lift"] == sizes["soft_kd_lift"]
     assert sizes["lift"] < sizes["wide_last"] == sizes["soft_kd_wide_last"]
     assert TOKENS["lifted_student"] == "patch, lifted"
+    imagenet = resolve({"scale": "imagenet"})
+    pairs = ("deit_tiny-cait_s24", "swin_tiny-swin_small")
+    of = {pair: [tokens_of(imagenet, pair, name) for name in ("soft_kd", None)] for pair in pairs}
+    assert of == {pairs[0]: ["patch + class"] * 2, pairs[1]: ["patch"] * 2}
     assert TOKENS["widened_student"] == "patch + class, widened"
 
 

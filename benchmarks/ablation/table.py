@@ -147,15 +147,21 @@ def readable(rows: pd.DataFrame, baseline: str) -> pd.DataFrame:
                 "Epochs": row["epochs"],
                 "Images seen": f"{row['images_seen']:,}",
                 "Recipe": row["recipe"],
-                "Teacher": f"{row['teacher_sha256'][:8]} ({row['teacher_top1']:.2f} %)",
+                "Teacher": _teacher(row),
             }
             for _, row in rows.iterrows()
         ]
     )
 
 
+def _teacher(row: pd.Series) -> str:
+    """Its file, and its accuracy where it has a classifier."""
+    name = row["teacher_sha256"][:8]
+    return name if pd.isna(row["teacher_top1"]) else f"{name} ({row['teacher_top1']:.2f} %)"
+
+
 def in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
-    """Say what the intervals decide, group by group, without a number."""
+    """Say what the intervals decide, group by group, without a number; and what is corrected."""
     lines = []
     for group, own in rows.groupby("group", sort=False):
         said = {}
@@ -171,4 +177,8 @@ def in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
         said |= verdicts(own, "gain", *against(baseline), names="variant")
         lines.append(f"{group}. {sentence(said)}")
     variants = rows[rows["change_mean"].notna()]
-    return [*lines, after_correction(variants, "the reference", confidence, "variant")]
+    return [
+        *lines,
+        after_correction(variants, "the reference", confidence, "variant"),
+        f"Gains over {baseline} are of single intervals, and corrected for nothing.",
+    ]

@@ -126,7 +126,7 @@ class Cost(Study):
         listed = listed if isinstance(listed, dict) else {}
         return {**section, "steps": super().with_methods(steps, own, listed)}
 
-    def measured(self, part: str) -> Path:
+    def measured_file(self, part: str) -> Path:
         """The file of a job's measurements."""
         return self.experiment.directory / "cost" / f"{part}.json"
 
@@ -150,13 +150,13 @@ class Cost(Study):
                 run="benchmarks.cost.steps:run",
                 message="Measuring steps and cohorts; leave the machine to it",
                 outputs=("cost/steps.json",),
-                inputs=lambda: [self.measured("losses")],  # neither disturbs the other
+                inputs=lambda: [self.measured_file("losses")],  # neither disturbs the other
                 identity=lambda: [measured, setting, shape, machine],
             ),
         ]
 
     def results(self) -> list[Path]:
-        return [self.measured(part) for part in ("losses", "steps")]
+        return [self.measured_file(part) for part in ("losses", "steps")]
 
     def build(self) -> Document:
         from benchmarks.cost.figure import draw

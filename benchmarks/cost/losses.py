@@ -34,7 +34,7 @@ def run(experiment: Experiment) -> None:
             shown.update()
     shown.close()
     content = {"environment": describe_environment(device), "measurements": found}
-    write_text(study.measured("losses"), json.dumps(content, indent=2) + "\n")
+    write_text(study.measured_file("losses"), json.dumps(content, indent=2) + "\n")
 
 
 def forms_at(shapes: LossShapes, batch: int) -> list[str]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from manifold.errors import UserError
+
 # Each peak is that of a process of its own, which has imported torch already.
 FORKS = multiprocessing.get_context("forkserver")
 
@@ -17,6 +19,9 @@ def peak_bytes(work: Callable[..., Iterator[None]], *arguments: Any, device: tor
 
     Args:
         work: a generator function of a module, which yields once, when it is prepared.
+
+    Raises:
+        UserError: the process ended before its end, for want of memory as a rule.
     """
     if device.type == "cuda":
         steps = work(*arguments)
@@ -30,7 +35,15 @@ def peak_bytes(work: Callable[..., Iterator[None]], *arguments: Any, device: tor
     process = FORKS.Process(target=_send_peak, args=(sender, work, arguments))
     process.start()
     sender.close()
-    found = receiver.recv()
+    try:
+        found = receiver.recv()
+    except EOFError:
+        process.join()
+        raise UserError(
+            f"a process that measures memory ({work.__name__}) ended with exit code "
+            f"{process.exitcode}; -9 is for want of memory: lower cost.steps.memory_images, "
+            "or the numbers of cost.losses.batches"
+        ) from None
     process.join()
     return found
 

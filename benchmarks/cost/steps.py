@@ -33,7 +33,7 @@ def run(experiment: Experiment) -> None:
     found["peaks"] = peaks(experiment, steps, device)
     found["held_bytes"] = {member.name: held_bytes(member) for member in members}
     content = {"environment": describe_environment(device), **found}
-    write_text(study.measured("steps"), json.dumps(content, indent=2) + "\n")
+    write_text(study.measured_file("steps"), json.dumps(content, indent=2) + "\n")
 
 
 def build(

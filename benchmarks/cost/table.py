@@ -61,7 +61,7 @@ def measure(study: Cost) -> Found:
 
 
 def _read(study: Cost, part: str) -> dict:
-    path = study.measured(part)
+    path = study.measured_file(part)
     try:
         return json.loads(read_text(path))
     except (FileNotFoundError, ValueError) as error:

@@ -1,21 +1,18 @@
 """The detection table: box and mask AP of a detector on each method's backbone."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.detection import CONTROLS, Detection
 from benchmarks.detection.data import annotation_file, read_record, title_of
+from benchmarks.detection.mixed import refuse_mixed
 from benchmarks.evidence.captions import detectable_in_words, least_differences
 from benchmarks.evidence.document import Document
 from benchmarks.evidence.gains import gain_columns
 from benchmarks.evidence.results import Wildcards, unpack_result
-from benchmarks.evidence.runs import differing
-from benchmarks.evidence.runs import in_words as differences_in_words
 from benchmarks.evidence.statistics import gains_over
 from benchmarks.evidence.words import (
     MISSING,
@@ -41,10 +38,6 @@ CURVE_WORDS = (
     "training saw, along one schedule: mean over the seeds. The learning rate falls "
     "to zero along the schedule, so a curve that is flat at its end says nothing of longer ones."
 )
-OF_ONE_RUN = {  # keys of mmdet's settings
-    *("ann_file", "data_prefix", "data_root", "outfile_prefix", "weights"),
-    *("patch_embedding_alone", "experiment_name", "randomness"),
-}
 KINDS = {"bbox": "Box AP", "segm": "Mask AP"}
 
 
@@ -144,7 +137,7 @@ def collect(study: Detection, detector: str) -> dict[str, dict[int, dict]]:
             study.sources.add_job(f"{detector} on {method}", "train", seed, record)
             study.sources.add_machine(f"{detector} on {method}", seed, record)
             records.setdefault(method, {})[seed] = record
-    _refuse_mixed(detector, records)
+    refuse_mixed(detector, records)
     return records
 
 
@@ -160,48 +153,6 @@ def _not_there(study: Detection, wildcards: Wildcards) -> str:
         f"{path} is of others than {others}, or of another configuration or code, so it does not "
         "count; run snakemake again, which trains this detector"
     )
-
-
-def _refuse_mixed(detector: str, records: dict[str, dict[int, dict]]) -> None:
-    """Refuse runs of one detector that were not trained alike.
-
-    Raises:
-        UserError: names the runs, and the keys that differ.
-    """
-    runs = {
-        f"{method}, seed {seed}": {
-            **_trained_with(record["configuration"]["settings"]),
-            "processes": _processes(record),  # each has a batch of its own
-        }
-        for method, own in records.items()
-        for seed, record in own.items()
-    }
-    texts = {name: json.dumps(settings, sort_keys=True) for name, settings in runs.items()}
-    usual = max(reversed(texts.values()), key=list(texts.values()).count)
-    odd = [name for name, text in texts.items() if text != usual]
-    if odd:
-        said = differences_in_words(
-            differing(json.loads(usual), runs[odd[0]]), "in the others", "in it"
-        )
-        raise UserError(
-            f"{detector}: {len(odd)} of {len(runs)} runs were trained with other settings than "
-            f"the rest ({'; '.join(odd)}); of the first, {said}. Delete their folders or records, "
-            "and run snakemake again"
-        )
-
-
-def _processes(record: dict) -> int:
-    machine = record["environment"].get("machine", {})
-    return machine.get("nodes", 1) * machine.get("processes", 1)
-
-
-def _trained_with(settings: Any) -> Any:
-    """Settings without what differs from run to run by intent, and without paths."""
-    if isinstance(settings, dict):
-        return {
-            key: _trained_with(value) for key, value in settings.items() if key not in OF_ONE_RUN
-        }
-    return [_trained_with(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def measure(study: Detection) -> Measured:

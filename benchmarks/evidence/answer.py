@@ -51,7 +51,7 @@ def answer(experiment: Experiment, folder: Path, shown: list[Study], faults: lis
         for suffix, words in (("", in_short), ("_contrasts", _contrasts), ("_claims", _claims)):
             path = folder / f"{IN_SHORT}{suffix}.csv"
             said = len(parts)
-            if path.is_file():
+            if path.is_file() and f"{suffix}.csv" not in experiment.studies[IN_SHORT].absent():
                 with leaving_out(f"{path}: left out of what is in short", faults):
                     parts.append(words(pd.read_csv(path), experiment))
             if len(parts) == said and not suffix:
@@ -65,9 +65,10 @@ def answer(experiment: Experiment, folder: Path, shown: list[Study], faults: lis
 
 
 def in_other_studies(shown: list[Study], folder: Path, faults: list[str]) -> str:
-    """Of each study on the page but the first to answer what its registered test tells, in a line.
+    """Of each study on the page but the first to answer what its deciding test tells, in a line.
 
-    Of one that was not registered it is what Holm's correction leaves.
+    Of one whose words name no such test it is what Holm's correction leaves in each family, also
+    in those that were not registered.
 
     Single intervals are not repeated here: of many some lie beside zero where nothing differs.
     """
@@ -79,8 +80,9 @@ def in_other_studies(shown: list[Study], folder: Path, faults: list[str]) -> str
     if not lines:
         return ""
     head = (
-        "The other studies, by the test that was registered, or else by what Holm's correction "
-        "within each of their families leaves, ahead and behind alike:"
+        "The other studies, by the test that decides where their words name one, or else by what "
+        "Holm's correction within each of their families leaves, registered or not, ahead and "
+        "behind alike:"
     )
     return "\n\n".join([head, "\n".join(lines)])
 

@@ -119,20 +119,28 @@ def _p(gain: float, error: float, comparisons: int, degrees: int) -> float:
 def _of_another_spread(
     values: dict[str, dict[int, float]], baseline: str, spread_level: float
 ) -> list[str]:
-    """Methods whose residuals spread otherwise than all others' together, the oddest first.
+    """Methods that spread otherwise than all others together, the oddest first.
 
-    Each is held, one after another, to the rest that is left: an F test of its variance at
-    ``spread_level`` over the number of methods. The baseline, which all are held to, stays.
+    Each is held, one after another, to the rest that is left: an F test of the spread of its
+    distance to the others' mean, over the others' own residual, at ``spread_level`` over the number
+    of methods. The baseline, which all are held to, stays.
+
+    With k methods and n seeds the distance of one to the mean of the k − 1 others has, seed by
+    seed, a variance of k / (k − 1) times that of one run, and is independent of how the others
+    spread about their mean; so the ratio is F with n − 1 and (k − 2)(n − 1) degrees of freedom.
     """
     kept, odd = dict(values), []
     while len(kept) > 2:
-        spread = np.square(residuals(_table(kept))).sum(axis=1)
-        seeds = len(next(iter(kept.values())))
-        worst, worst_p = None, 1.0
-        for name, own in zip(kept, spread, strict=True):
-            others = (spread.sum() - own) / (len(kept) - 1)
+        table, worst, worst_p = _table(kept), None, 1.0
+        methods, seeds = table.shape
+        for row, name in enumerate(kept):
+            rest = np.delete(table, row, axis=0)
+            distance = table[row] - rest.mean(axis=0)
+            own = distance.var(ddof=1) * (methods - 1) / methods
+            degrees = (methods - 2) * (seeds - 1)
+            others = np.square(residuals(rest)).sum() / degrees
             if name != baseline and others > 0:
-                p = _p_of_ratio(own / others, seeds - 1, (len(kept) - 1) * (seeds - 1))
+                p = _p_of_ratio(own / others, seeds - 1, degrees)
                 worst, worst_p = (name, p) if p < worst_p else (worst, worst_p)
         if worst is None or worst_p >= spread_level / len(values):
             break

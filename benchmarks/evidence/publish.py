@@ -60,6 +60,9 @@ def publish(experiment: Experiment, times_alone: bool = False) -> list[Path]:
             f"{experiment.directory} holds no complete study; let snakemake make one first"
         )
     (PUBLISHED / experiment.name / sums.SUMS).unlink(missing_ok=True)  # of files that follow anew
+    for study in complete:  # what an earlier configuration had made
+        for suffix in study.absent():
+            (PUBLISHED / experiment.name / f"{study.name}{suffix}").unlink(missing_ok=True)
     tables = [path for study in complete for path in study.files()]
     beside = [experiment.directory / name for name in BESIDE]
     paths = [experiment.directory / TIMES] if times_alone else [*tables, *beside]

@@ -12,6 +12,7 @@ from scipy.special import nctdtr, stdtr, stdtrit  # scipy.stats takes ten times 
 
 ENDS = ("low", "high")
 NO_TAIL = 7.5  # standard deviations: below 1e-13
+MOST_SEEDS = 10_000  # more, nobody runs
 HIGHEST = 100.0  # of a percentage, and of what two of them differ by
 
 
@@ -81,15 +82,10 @@ def paired_difference(
     return replace(interval, p=p)
 
 
-def unpaired_difference(
-    first: list[float], second: list[float], confidence: float, most: float = HIGHEST
-) -> Interval:
+def unpaired_difference(first: list[float], second: list[float], confidence: float) -> Interval:
     """Interval and two-sided p of the difference of two means, ``first`` − ``second``.
 
     The spreads need not be equal. ``n`` is the smaller number of values.
-
-    Args:
-        most: what the difference can be at most, either way.
 
     Source: Welch 1947, Biometrika 34, with Satterthwaite's degrees of freedom.
 
@@ -107,7 +103,7 @@ def unpaired_difference(
     degrees = sum(noise) ** 2 / sum(own**2 / (n - 1) for own, n in zip(noise, counts, strict=True))
     half = float(stdtrit(degrees, (1 + confidence) / 2) * error)
     p = float(2 * stdtr(degrees, -abs(mean / error)))
-    return cut_to(Interval(mean, mean - half, mean + half, min(counts), p=p), -most, most)
+    return cut_to(Interval(mean, mean - half, mean + half, min(counts), p=p), -HIGHEST, HIGHEST)
 
 
 def spread_of(first: dict[int, float], second: dict[int, float]) -> float:
@@ -246,7 +242,7 @@ def are_equivalent(
     return bool(abs(np.mean(differences)) + half < margin)
 
 
-def detectable_difference(spread: float, n: int, confidence: float, power: float = 0.8) -> float:
+def detectable_difference(spread: float, n: int, confidence: float, power: float) -> float:
     """The mean paired difference that a two-sided t test tells from zero with this power.
 
     Args:
@@ -269,15 +265,15 @@ def detectable_difference(spread: float, n: int, confidence: float, power: float
 
 
 def seeds_to_detect(
-    difference: float, spread: float, confidence: float, power: float = 0.8, most: int = 10_000
+    difference: float, spread: float, confidence: float, power: float
 ) -> int | None:
-    """The fewest seeds with which a paired difference is told from zero; None beyond ``most``."""
+    """The fewest seeds that tell a paired difference from zero; None beyond ``MOST_SEEDS``."""
     if spread == 0:
         return 2
     low, high = 1, 2
     while power_of(abs(difference) / spread, high, confidence) < power:
         low, high = high, 2 * high
-        if low > most:
+        if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
@@ -285,7 +281,7 @@ def seeds_to_detect(
             low = middle
         else:
             high = middle
-    return high if high <= most else None
+    return high if high <= MOST_SEEDS else None
 
 
 def power_of(effect: float, n: int, confidence: float) -> float:

@@ -104,6 +104,8 @@ class Study:
         *("pair", "recipe", "epochs", "method"),
     )
     """The columns of ``NAME_seeds.csv`` that name a row, as far as it has them."""
+    tests: ClassVar[tuple[Primary, ...]] = ("paired",)
+    """Those that its table has: what may be registered as the one that decides."""
     is_evidence: ClassVar[bool] = True
     """Whether ``all`` makes it; choices and rehearsals are asked for by name."""
 
@@ -147,8 +149,18 @@ class Study:
 
     @property
     def registered(self) -> Registered | None:
-        """What was said of the study before it was run, if anything was."""
-        return registered(self.experiment, self.name)
+        """What was said of the study before it was run, if anything was.
+
+        Raises:
+            UserError: it cannot be read, or names a test that the study does not have.
+        """
+        said = registered(self.experiment, self.name)
+        if said is not None and said.primary not in self.tests:
+            raise UserError(
+                f"{self.experiment.registered}: {self.name}.primary: this study has no test "
+                f"{said.primary!r}; it is one of {', '.join(self.tests)}"
+            )
+        return said
 
     @property
     def primary(self) -> Primary:
@@ -262,7 +274,8 @@ class Study:
             raise unknown(f"python -m benchmarks {self.name}", name, jobs)
         given = dict(word.split("=", 1) for word in words if "=" in word)
         wanted = re.findall(r"{(\w+)}", " ".join(jobs[name].outputs))
-        if set(given) != set(wanted):
+        is_number = re.fullmatch(r"\d+", given.get("seed", "0"))
+        if set(given) != set(wanted) or len(given) != len(words) or not is_number:
             raise UserError(
                 f"python -m benchmarks {self.name} {name} takes "
                 f"{' '.join(f'{key}=…' for key in dict.fromkeys(wanted)) or 'nothing'}, got "

@@ -160,7 +160,7 @@ class Maps(Study):
         """What shapes a seed's numbers and maps, except the bytes of the networks' files."""
         experiment, maps = self.experiment, self.settings
         pair = experiment.pairs[maps.pair]
-        drawn_by_the_figures = ("study", "baseline", "methods", "shown_methods")
+        drawn_by_the_figures = ("study", "baseline", "methods", "shown_methods", "seeds")
         shaping = {
             "settings": {k: v for k, v in vars(maps).items() if k not in drawn_by_the_figures},
             "methods": sorted(self.methods),

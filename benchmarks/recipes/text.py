@@ -52,7 +52,7 @@ def parts(study: Measured, whole: Budgets) -> list[str | list[str] | pd.DataFram
                 "Method": row["title"],
                 "Question": row["question"],
                 "Change of its gain (points)": readable_interval(row, "change", "+"),
-                "The gain is": row["gain"],
+                "By its interval alone it is": row["gain"],
                 "p (Holm)": readable_p(row["p_holm"]),
             }
             for _, row in study.changes.iterrows()

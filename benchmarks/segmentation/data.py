@@ -152,7 +152,7 @@ def open_split(study: Segmentation, found: dict[str, Any], split: str) -> Exampl
 
 
 def examples_of(
-    study: Segmentation, examples: list[Example], classes: int, is_folder: bool = True
+    study: Segmentation, examples: list[Example], classes: int, is_folder: bool
 ) -> Examples:
     data, own = study.settings.data, study.experiment.data
     mean, std = own.mean, own.std

@@ -51,6 +51,7 @@ class Table1(Study):
     question = "Is a method's student ahead of soft KD's, under one recipe and budget?"
     Settings = Table1Settings
     measured = "top1"
+    tests = ("blocks", "paired")
     suffixes = (*FORMATS, CLAIMS, CONTRASTS, "_seeds.csv")
     shown = None
     section: ClassVar[str] = "table1"

@@ -21,13 +21,14 @@ from benchmarks.evidence.statistics import (
     share_ahead,
     spread_of,
 )
-from benchmarks.evidence.words import in_epochs, interval_columns
+from benchmarks.evidence.words import MISSING, in_epochs, interval_columns
 from benchmarks.table1 import TEACHER, Table1
 from manifold.settings import Experiment
 from manifold.training.records import read_teacher, teacher_in_words
 
 LABEL_TERM = "cross_entropy"  # the term that every method that sees labels has
-TOKENS = {  # of the student that a method trains
+WITH_CLASS_TOKEN = ("cait", "deit", "vit")  # what timm's names of such networks begin with
+TOKENS = {  # of the student that a method trains, where it has a class token
     "student": "patch + class",
     "distilled_student": "patch + class + distillation",
     "lifted_student": "patch, lifted",
@@ -44,7 +45,6 @@ class Measured:
         claims: one a claim of claims.csv, with this scale's verdict; None where it judges none.
         seeds: one a method and seed.
         contrasts: one a difference between two methods.
-        pooled: what the block model says, by pair; none of a baseline alone.
         primary: the test that decides.
     """
 
@@ -52,7 +52,6 @@ class Measured:
     claims: pd.DataFrame | None
     seeds: pd.DataFrame
     contrasts: pd.DataFrame
-    pooled: dict[str, Blocks]
     primary: Primary
     caption: str
 
@@ -93,7 +92,6 @@ def measure(study: Table1) -> Measured:
             ("pair",),
             experiment.statistics,
         ),
-        pooled=pooled,
         primary=study.primary,
         caption=_caption(study, records, places, captions, rows, pooled),
     )
@@ -159,7 +157,7 @@ def _method_row(
         "epochs": first["epochs"],
         "images_seen": first["images_seen"],
         "recipe": first["recipe_name"],
-        "tokens": TOKENS[experiment.method_definitions[method].student],
+        "tokens": tokens_of(experiment, pair, method),
         "labels": LABEL_TERM in terms,
         "loss_terms": " + ".join(terms),
         "best_top1_mean": results["best_top1"].mean(),
@@ -176,6 +174,19 @@ def _method_row(
         "own_gradient_share": own_share(shares),
         "decided": _decided(columns, in_blocks, study.primary, experiment.statistics.confidence),
     }
+
+
+def tokens_of(experiment: Experiment, pair: str, method: str | None) -> str:
+    """Which tokens the student of a method has, or a pair's teacher; a dash of a network of none.
+
+    A hierarchical transformer has no class token, and a convolutional teacher no token at all.
+    """
+    networks = experiment.pairs[pair]
+    kind = "student" if method is None else experiment.method_definitions[method].student
+    name = networks.teacher.model.name if method is None else networks.student.name
+    if name.startswith(WITH_CLASS_TOKEN):
+        return TOKENS[kind]
+    return "patch" if name.startswith("swin") else MISSING
 
 
 def _decided(
@@ -202,7 +213,7 @@ def _teacher_row(experiment: Experiment, pair: str, measured: dict) -> dict:
         "epochs": measured["epochs"],
         "images_seen": measured["images_seen"],
         "recipe": measured["recipe_name"],
-        "tokens": "patch + class",
+        "tokens": tokens_of(experiment, pair, None),
         "labels": True,
         "loss_terms": LABEL_TERM,
         "duplicate_share": measured["duplicate_share"],

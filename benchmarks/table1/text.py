@@ -102,8 +102,9 @@ def _parts_on_claims(
             {
                 "Claim": f"{row['id']}: {row['claim']}",
                 "Reported": f"{row['reported']} {row['unit']} ({row['evidence']})",
-                f"Measured at {experiment.name}": f"{readable_interval(row, 'measured', '+')}, "
-                f"n = {row['n']}",
+                f"Measured at {experiment.name}": (
+                    f"{readable_interval(row, 'measured', _sign(row))}, n = {row['n']}"
+                ),
                 "Here": row["direction_here"] or MISSING,
                 "One more run would end in": _predicted(row),
                 "Seeds to tell it": MISSING
@@ -137,7 +138,13 @@ def _parts_on_claims(
 def _predicted(row: pd.Series) -> str:
     if pd.isna(row["predicted_low"]):
         return MISSING
-    return f"[{row['predicted_low']:+.2f}, {row['predicted_high']:+.2f}]"
+    sign = _sign(row)
+    return f"[{row['predicted_low']:{sign}.2f}, {row['predicted_high']:{sign}.2f}]"
+
+
+def _sign(row: pd.Series) -> str:
+    """How a claim's numbers begin: a difference with its sign, an accuracy without."""
+    return "+" if row["unit"] == "points" else ""
 
 
 def _words_on_reported(experiment: Experiment) -> str:

@@ -50,7 +50,7 @@ def _try_fine_tuning(study: Transfer, name: str, splits: Splits, faults: Faults)
     experiment = study.experiment
     machine = experiment.machine.replaced(compile=None)
     tried = type(study)(experiment.replaced(machine=machine), study.settings)
-    made = setting(tried, name, experiment.seeds[0], [], (ALONE, CPU))
+    made = setting(tried, name, study.seeds[0], [], (ALONE, CPU))
     definition = experiment.method_definitions[FINE_TUNING_METHOD]
     cell = Cell(FINE_TUNING_METHOD, definition, made.pair.student, Path(), {})
     try_cohort(made, [cell], None, fine_tuning_splits(study, splits), faults)

@@ -153,7 +153,7 @@ def measure(
     chosen = choose(fit, grid, train, validation) if len(grid) > 1 else grid[0]
     both = tuple(np.concatenate(parts) for parts in zip(train, validation, strict=True))
     model = fit(chosen, both if refit else train)
-    result = {"top1": accuracy(model, test), "chosen": chosen}
+    result = {"top1": accuracy(model, test), "chosen": chosen, "grid": [min(grid), max(grid)]}
     if hasattr(model, "n_iter_"):
         result["iterations"] = int(model.n_iter_.max())
     return result

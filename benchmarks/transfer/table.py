@@ -41,6 +41,7 @@ PROTOCOLS = {
     f"linear-probe{FIXED}": "Linear probe, C not chosen",
     f"k-nn{FIXED}": "k-NN, k not chosen",
 }
+ENDS = ("smallest", "largest")  # of the grid that a number was chosen from
 KEY = ["data", "protocol", "shots"]  # what a comparison of the methods is made within
 
 
@@ -90,7 +91,7 @@ def measure(study: Transfer) -> Measured:
         UserError: a record is missing, damaged, or of another configuration or student.
     """
     measured, sizes = [], {}
-    for seed in study.experiment.seeds:
+    for seed in study.seeds:
         for student in students_of(study, seed):
             for name, entry in study.settings.data.items():
                 if entry.protocols != [FINE_TUNING]:
@@ -140,12 +141,23 @@ def _probe_rows(record: dict) -> list[dict]:
             "shots": str(result["shots"]),
             "top1": result["top1"],
             "chosen": " ".join(f"{fit['chosen']:g}" for fit in result["fits"]),
+            **{f"at_{end}": _choices_at(end, result["fits"]) for end in ENDS},
+            "choices": sum(fit["grid"][0] < fit["grid"][1] for fit in result["fits"]),
             "most_iterations": max(fit.get("iterations", 0) for fit in result["fits"]),
             "git_commit": record["environment"]["git_commit"],
             "fingerprint": record["fingerprint"],
         }
         for result in record["results"]
     ]
+
+
+def _choices_at(end: str, fits: list[dict]) -> int:
+    """How many choices fell on an end of the grid that they were among; one number is no choice."""
+    return sum(
+        fit["chosen"] == fit["grid"][ENDS.index(end)]
+        for fit in fits
+        if fit["grid"][0] < fit["grid"][1]
+    )
 
 
 def _fine_tuning_row(record: dict, name: str) -> dict:
@@ -326,7 +338,7 @@ def _parts_of_text(
             words = in_words(rows, baseline, confidence)
             sections += [f"## In words{title}", from_intervals_alone(confidence), words]
     sections += filter(
-        None, (_words_on_iterations(table.seeds, study), _words_on_edges(table.seeds, study))
+        None, (_words_on_iterations(table.seeds, study), _words_on_edges(table.seeds))
     )
     return sections
 
@@ -345,20 +357,16 @@ def in_words(rows: pd.DataFrame, baseline: str, confidence: float) -> list[str]:
     return lines
 
 
-def _words_on_edges(seeds: pd.DataFrame, study: Transfer) -> str:
+def _words_on_edges(seeds: pd.DataFrame) -> str:
     """How often a choice fell on an end of its grid, beyond which a better one may lie."""
     said = []
-    for protocol, grid in (
-        ("linear-probe", study.settings.linear_probe.regularisation),
-        ("k-nn", study.settings.nearest_neighbours.neighbours),
-    ):
+    for protocol in ("linear-probe", "k-nn"):
         own = seeds[(seeds["protocol"] == protocol) & (seeds["data"] != MEAN)]
-        chosen = [float(number) for row in own["chosen"].dropna() for number in row.split()]
-        low, high = (sum(number == end for number in chosen) for end in (min(grid), max(grid)))
-        if chosen:
+        if choices := int(own["choices"].sum()):
+            low, high = (int(own[f"at_{end}"].sum()) for end in ENDS)
             said.append(
-                f"{PROTOCOLS[protocol]}: of {len(chosen)} choices {low} fell on the grid's "
-                f"smallest number, {min(grid):g}, and {high} on its largest, {max(grid):g}."
+                f"{PROTOCOLS[protocol]}: of {choices} choices {low} fell on the smallest number of "
+                f"their grid, and {high} on the largest (of k, that is at most the images)."
             )
     return " ".join(said)
 
