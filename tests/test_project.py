@@ -252,6 +252,27 @@ def test_the_published_page_is_that_of_the_published_files(scale):
     assert page.stat().st_size < 6e6
 
 
+def test_what_is_said_of_detection_is_what_its_table_says():
+    rows = pd.read_csv(ROOT / "results/published/mini/detection.csv")
+    columns = rows.groupby(["detector", "kind"])
+    assert len(columns) == 3 and (rows["n"] == 2).all()
+    assert (rows["p_holm"].dropna() >= 0.05).all() and rows["p_holm"].notna().sum() == 3 * 4
+    assert {own.loc[own["ap_mean"].idxmin(), "method"] for _, own in columns} == {"soft_kd"}
+    first = [own.loc[own["ap_mean"].idxmax(), "method"] for _, own in columns]
+    assert sorted(first) == ["fitnet", "manifold", "patch_embedding"]
+    controls = rows[rows["method"].isin(["random", "patch_embedding"])]
+    assert ((controls["gain_low"] < 0) & (controls["gain_high"] > 0)).all()
+    told = rows[(rows["over_patch_embedding_high"] < 0) | (rows["over_patch_embedding_low"] > 0)]
+    assert set(zip(told["detector"], told["kind"], told["method"], strict=True)) == {
+        ("mask_rcnn", "bbox", "manifold_full"),
+        ("retinanet", "bbox", "manifold_full"),
+    }
+    assert (told["over_patch_embedding_high"] < 0).all()
+    assert (rows["ap_mean"] > 5 * rows["ap_random_classes_mean"]).all()
+    other = pd.read_csv(ROOT / "results/published/mini-detection/detection.csv")
+    assert rows.equals(other)  # of the records
+
+
 def test_the_terms_at_equal_gradient_are_those_that_were_measured():
     rows = pd.read_csv(ROOT / "results/published/mini/table1.csv").set_index("method")
     pairs = (pair.split("=") for pair in rows.loc["manifold", "gradient_shares"].split())

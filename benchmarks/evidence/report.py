@@ -172,7 +172,9 @@ def show(study: Study, folder: Path, families: Families, runs: Runs, faults: lis
 def _figures(study: Study, folder: Path, caption: str, faults: list[str]) -> Iterable[Figure]:
     text = f"{study.title}, as a figure of its table. {caption}"
     for stem in dict.fromkeys(path.stem for path in study.files() if path.suffix in KINDS):
-        paths = (folder / f"{stem}{suffix}" for suffix in KINDS)
+        # Photographs are pixels in either kind, and take twice the bytes in an SVG.
+        kinds = reversed(KINDS) if stem.endswith("_pictures") else KINDS
+        paths = (folder / f"{stem}{suffix}" for suffix in kinds)
         for path in paths:
             if not path.is_file() or not path.stat().st_size:
                 continue
