@@ -167,6 +167,7 @@ def test_the_document_has_every_form_method_and_cohort(measured):
     assert all((folder / f"cost{suffix}").stat().st_size for suffix in measured.suffixes)
     text = (folder / "cost.md").read_text(encoding="utf-8")
     assert all(title in text for title in table.SHOWN.values())
+    assert "recipe A in float32, " in text
     assert "a processor" in text and "2.5 times its time, 25 times its peak memory" in text
     rows = pd.read_csv(folder / "cost.csv")
     assert "the teacher's pass, bfloat16, takes 0.60 of it in float32" in text

@@ -258,15 +258,16 @@ def _caption(study: Cost, losses: dict, steps: dict) -> str:
     if environment["device"] != "cpu":
         where = f"{environment['device']}, {where}"
     experiment = study.experiment
+    precision = experiment.recipes[own.recipe].precision
     return (
         f"Scale {experiment.name}: {experiment.description}. Medians [quartiles] over "
         f"n = {shapes.rounds} interleaved rounds on {where}, "
         f"{environment['threads']} thread(s), torch {environment['packages']['torch']}. Losses: "
         f"one layer pair, forward and backward, float32, N = {shapes.tokens} tokens of "
         f"{shapes.student_channels} (student) and {shapes.teacher_channels} (teacher) channels, "
-        f"K = {shapes.samples}. Steps: pair {own.pair}, recipe {own.recipe}, {own.images} images, "
-        f"n = {own.rounds} rounds, the teacher's pass in each; their memory: of "
-        f"{own.memory_images} images, networks and optimizers included. Rounds are no seeds: "
+        f"K = {shapes.samples}. Steps: pair {own.pair}, recipe {own.recipe} in {precision}, "
+        f"{own.images} images, n = {own.rounds} rounds, the teacher's pass in each; their memory: "
+        f"of {own.memory_images} images, networks and optimizers included. Rounds are no seeds: "
         "nothing is tested, and so no least gain is said. Other machines have other times; ratios "
         "are taken round by round. GFLOP: floating-point operations of products, convolutions and "
         f"attention, forward and backward; at that rate: what they would take at the rate of a "
