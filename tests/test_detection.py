@@ -313,11 +313,13 @@ def test_a_record_is_made_of_a_detector_that_is_whole(trained, foreign, tmp_path
     ):
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
-        assert study.finished_result(of) is None and left_out(study.experiment)
+        assert study.finished_result(of) is None
+        assert left_out(study.experiment, tmp_path, []) == [trained.directory]
         path.unlink()
         assert study.finished_result(of) is None
         path.write_bytes(content)
-    assert study.finished_result(of) is not None and not left_out(study.experiment)
+    assert study.finished_result(of) is not None
+    assert not left_out(study.experiment, tmp_path, [study.result_path(tmp_path, of)])
 
 
 def test_a_finished_detector_is_left_alone_and_a_damaged_one_is_made_again(trained, capsys):

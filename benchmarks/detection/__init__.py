@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.dense import PATCH_EMBEDDING
 from benchmarks.detection.settings import DetectionSettings
 from benchmarks.evidence.document import Document
-from benchmarks.evidence.results import Result, Wildcards, WithResults, digest_of
+from benchmarks.evidence.results import Result, Wildcards, WithResults
 from benchmarks.evidence.study import FIGURES, Job
 from manifold.errors import UserError
 from manifold.files import read_text
@@ -24,7 +24,7 @@ from manifold.settings import (
     suggest,
 )
 from manifold.settings.messages import refuse_doubles
-from manifold.settings.recorded import Key
+from manifold.settings.recorded import Key, digest_of
 from manifold.settings.syntax import digest as code_digest
 
 # In the place of a method: backbones that show what a student's training adds.

@@ -35,6 +35,11 @@ from manifold.settings.recorded import (
 from manifold.training import command
 from manifold.training.records import evaluation_path
 
+NOT_KEPT = (
+    "than now stands and is not kept (a file of yours was edited, or stale=retrain asks so); leave "
+    "it out, or put that code back"
+)
+
 
 @dataclass
 class Merged:
@@ -117,9 +122,7 @@ def _hold_to_identity(experiment: Experiment, path: Path, found: Recorded) -> No
     if found.run["fingerprint"] == expected:
         if is_outdated_cell(experiment, found):
             raise UserError(
-                f"{path} was made by other code of method {found.run['method']!r} than now stands "
-                "and is not kept (a file of yours was edited, or stale=retrain asks so); leave it "
-                "out, or put that code back"
+                f"{path} was made by other code of method {found.run['method']!r} {NOT_KEPT}"
             )
         return
     own = {**experiment.cell_identity(*found.key), "teacher_sha256": sha256(weights)}
@@ -219,10 +222,7 @@ def _hold_result_to_identity(
             "that it was made with"
         )
     if study.is_outdated(found):
-        raise UserError(
-            f"{path} was made by other code than now stands and is not kept (a file of yours was "
-            "edited, or stale=retrain asks so); leave it out, or put that code back"
-        )
+        raise UserError(f"{path} was made by other code {NOT_KEPT}")
     if others := study.other_inputs(found):
         raise UserError(f"{path} was made of others than {others}; leave it out")
     for key, digest in study.students_of(found).items():

@@ -55,16 +55,20 @@ def write_records(experiment: Experiment, folder: Path) -> list[Path]:
     return written
 
 
-def left_out(experiment: Experiment) -> list[Path]:
-    """The results that are here, and of which no record may be made.
+def left_out(experiment: Experiment, folder: Path, written: list[Path]) -> list[Path]:
+    """The results that are here, and of which ``write_records`` has made no record.
 
     They are of another configuration or folder, damaged, or their student or images are gone.
+
+    Args:
+        written: what it returned for this folder.
     """
     return [
-        study.outputs(wildcards)[-1].parent
+        run.parent
         for study in studies_with_results(experiment)
         for wildcards in study.needed_results()
-        if study.outputs(wildcards)[-1].is_file() and not study.is_whole(wildcards)
+        if (run := study.outputs(wildcards)[-1]).is_file()
+        and study.result_path(folder, wildcards) not in written
     ]
 
 
@@ -96,7 +100,7 @@ def main() -> None:
     experiment = command.experiment(options)
     written = write_records(experiment, options.folder)
     print(f"{len(written)} record(s) in {options.folder}")
-    for folder in left_out(experiment):
+    for folder in left_out(experiment, options.folder, written):
         print(
             f"left out: {folder} (of another configuration or folder of results, or its student "
             "or its images are gone, or not those that it was made of)"

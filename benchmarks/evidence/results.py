@@ -14,10 +14,9 @@ from typing import Any, ClassVar
 
 from benchmarks.evidence.study import Job, Study
 from manifold.errors import UserError
-from manifold.files import sha256
 from manifold.settings import CELL_FILES, fingerprint, to_plain
 from manifold.settings.made_by import is_outdated_job, read_record
-from manifold.settings.recorded import RECORDS, Key, packed, recorded, unpacked
+from manifold.settings.recorded import RECORDS, Key, digest_of, packed, recorded, unpacked
 from manifold.training.records import read_run
 
 Wildcards = dict[str, Any]  # of a job's outputs, by name
@@ -106,17 +105,6 @@ def _fault_of(found: Result) -> str:
     if others:
         return f"its {others[0]} is not that of its run"
     return "" if found.run["result"] else "it holds no number"
-
-
-@cache
-def _digest(path: Path, *stamp: int) -> str:
-    return sha256(path)
-
-
-def digest_of(path: Path) -> str:
-    """The SHA-256 of a file, once as long as it is the same."""
-    status = path.stat()
-    return _digest(path, status.st_mtime_ns, status.st_size)
 
 
 class WithResults(Study):

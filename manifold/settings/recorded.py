@@ -8,7 +8,7 @@ cell itself; whatever needs weights has the cell trained. Nothing here needs tor
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,17 @@ def expected_fingerprint(experiment: Any, key: Key) -> str | None:
     weights = experiment.teacher_weights(key[0])
     if not weights.is_file():
         return None
-    status = weights.stat()
-    digest = _digest(weights, status.st_mtime_ns, status.st_size)
-    return fingerprint({**experiment.cell_identity(*key), "teacher_sha256": digest})
+    return fingerprint({**experiment.cell_identity(*key), "teacher_sha256": digest_of(weights)})
 
 
-@lru_cache
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, read once as long as it is the same."""
+    status = path.stat()
+    return _digest(path, status.st_mtime_ns, status.st_size)
+
+
+@cache
 def _digest(path: Path, *stamp: int) -> str:
-    """The SHA-256 of a file, once as long as it is the same."""
     return sha256(path)
 
 
